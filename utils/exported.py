@@ -1,0 +1,35 @@
+"""What every exporter returns and `saved_model` takes: a TensorFlow function with the variables it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class ExportedFunction:
+    """A converted model, not yet saved.
+
+    call: `(inputs, training)` -> float32 [B, units]; `inputs` is float32 [B, *input_shape], any B; `training` is a
+        Python bool. Traceable by `tf.function` and differentiable by every trainable variable.
+    variables: every variable that `call` reads, by its name in the source checkpoint.
+    trainable: those of `variables` that fine-tuning may change.
+    output: what comes out, "logits" or "features".
+    units: the size of the last dimension of the output.
+    input_shape: (height, width, channels) without the batch; None where any size will do.
+    save_options: what `tf.saved_model.save` must be told for this function, or None.
+    extra_versions: facts for the manifest about what can load the artefact.
+    """
+
+    call: Callable[[tf.Tensor, bool], tf.Tensor]
+    variables: Mapping[str, tf.Variable]
+    trainable: Mapping[str, tf.Variable]
+    output: str
+    units: int
+    input_shape: tuple[int | None, int | None, int]
+    save_options: tf.saved_model.SaveOptions | None = None
+    extra_versions: Mapping[str, str | int] = field(default_factory=dict)
