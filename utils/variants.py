@@ -1,0 +1,316 @@
+"""Every model this project converts: one row joins its files, architecture, preprocessing, accuracy, licence and paper.
+
+Adding a model is adding a row. Nothing here imports a framework. Lengths are in pixels, accuracies in per cent.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from utils.errors import ParameterError
+
+HEADS = ("classification", "fe")
+WEIGHTS = ("official", "synthetic", "custom")
+OPERATIONS = ("xla", "plain")
+NOTEBOOKS = {"convmixer": "conversion_convmixer.ipynb", "mixer": "conversion_mlpmixer.ipynb"}
+
+
+@dataclass(frozen=True)
+class ConvMixerArchitecture:
+    """Sizes of a ConvMixer; `activation` is "gelu" (the exact, erf one) or "relu"."""
+
+    dim: int
+    depth: int
+    kernel_size: int
+    patch_size: int
+    activation: str
+    classes: int
+    batch_norm_epsilon: float = 1e-5  # PyTorch's default, which the upstream definition leaves as it is
+
+
+@dataclass(frozen=True)
+class MixerArchitecture:
+    """Sizes of an MLP-Mixer; the token mixing fixes `image_size`. GELU is Flax's default, the tanh approximation."""
+
+    patch_size: int
+    hidden_dim: int
+    blocks: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    classes: int
+    image_size: int
+    layer_norm_epsilon: float = 1e-6  # Flax's default, which the upstream definition leaves as it is
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Shorter side to `resize`, centre crop to `crop`, then (x - mean) / std by channel on values in [0, 255]."""
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is, and its key layout: "timm" or "sequential" (ConvMixer), "flax" (Mixer)."""
+
+    url: str
+    layout: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One convertible model. `parameters` counts the trainable ones of the classifier; `top1` is ImageNet-1k, per cent."""
+
+    name: str
+    family: str
+    architecture: ConvMixerArchitecture | MixerArchitecture
+    preprocessing: Preprocessing
+    sources: tuple[Source, ...]
+    parameters: int
+    top1: float | None
+    top1_source: str
+    labels: str | None
+    trained_on: str
+    licence: str
+    licence_url: str
+    paper: str
+    paper_url: str
+    upstream_url: str
+    citation: str
+    testing: bool = False
+
+    @property
+    def image_size(self) -> int:
+        return self.preprocessing.crop
+
+
+# timm's `_cfg` of ConvMixer: crop_pct 0.96, bicubic, IMAGENET_DEFAULT_MEAN and _STD (there in [0, 1]).
+_IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+# vision_transformer scales pixels to [-1, 1]; 0.875 is the central fraction of Inception-style evaluation.
+_SIGNED_UNIT = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}
+
+_CONVMIXER_RELEASES = "https://github.com/tmp-iclr/convmixer/releases/download/"
+_CONVMIXER = {
+    "family": "convmixer",
+    "licence": "MIT",
+    "licence_url": "https://github.com/locuslab/convmixer/blob/main/LICENSE",
+    "paper": "Patches Are All You Need?",
+    "paper_url": "https://arxiv.org/abs/2201.09792",
+    "upstream_url": "https://github.com/locuslab/convmixer",
+    "citation": """@article{trockman2022patches,
+  title={Patches Are All You Need?},
+  author={Trockman, Asher and Kolter, J. Zico},
+  journal={arXiv preprint arXiv:2201.09792},
+  year={2022}
+}""",
+}
+
+_MIXER_BUCKET = "https://storage.googleapis.com/mixer_models/"
+_MIXER = {
+    "family": "mixer",
+    "licence": "Apache-2.0",
+    "licence_url": "https://github.com/google-research/vision_transformer/blob/main/LICENSE",
+    "upstream_url": "https://github.com/google-research/vision_transformer",
+}
+_MIXER_CITATION = """@article{tolstikhin2021mixer,
+  title={MLP-Mixer: An all-MLP Architecture for Vision},
+  author={Tolstikhin, Ilya and Houlsby, Neil and Kolesnikov, Alexander and Beyer, Lucas and Zhai, Xiaohua and
+          Unterthiner, Thomas and Yung, Jessica and Steiner, Andreas and Keysers, Daniel and Uszkoreit, Jakob and
+          Lucic, Mario and Dosovitskiy, Alexey},
+  journal={arXiv preprint arXiv:2105.01601},
+  year={2021}
+}"""
+_SAM_CITATION = """@article{chen2021outperform,
+  title={When Vision Transformers Outperform ResNets without Pretraining or Strong Data Augmentations},
+  author={Chen, Xiangning and Hsieh, Cho-Jui and Gong, Boqing},
+  journal={arXiv preprint arXiv:2106.01548},
+  year={2021}
+}"""
+_GSAM_CITATION = """@inproceedings{zhuang2022gsam,
+  title={Surrogate Gap Minimization Improves Sharpness-Aware Training},
+  author={Zhuang, Juntang and Gong, Boqing and Yuan, Liangzhe and Cui, Yin and Adam, Hartwig and Dvornek, Nicha and
+          Tatikonda, Sekhar and Duncan, James and Liu, Ting},
+  booktitle={ICLR},
+  year={2022}
+}"""
+_MIXER_PAPER = {
+    "paper": "MLP-Mixer: An all-MLP Architecture for Vision",
+    "paper_url": "https://arxiv.org/abs/2105.01601",
+    "citation": _MIXER_CITATION,
+}
+_SAM_PAPER = {
+    "paper": "When Vision Transformers Outperform ResNets without Pretraining or Strong Data Augmentations",
+    "paper_url": "https://arxiv.org/abs/2106.01548",
+    "citation": _SAM_CITATION + "\n\n" + _MIXER_CITATION,
+}
+_GSAM_PAPER = {
+    "paper": "Surrogate Gap Minimization Improves Sharpness-Aware Training",
+    "paper_url": "https://arxiv.org/abs/2203.08065",
+    "citation": _GSAM_CITATION + "\n\n" + _MIXER_CITATION,
+}
+# The folders of the bucket: what each holds, by whom it was published, and whose class names it uses.
+_MIXER_FOLDERS = {
+    "imagenet1k": dict(
+        _MIXER_PAPER,
+        labels="imagenet1k",
+        trained_on='ImageNet-1k, from scratch, according to the vision_transformer README ("pre-trained on the '
+        'ImageNet and ImageNet-21k datasets", upstream "ImageNet") and to the folder\'s name. Sources disagree: '
+        "timm's model cards (mixer_b16_224.goog_in21k_ft_in1k, mixer_l16_224.goog_in21k_ft_in1k) say pre-trained on "
+        'ImageNet-21k and fine-tuned on ImageNet-1k, and MLPMixer-jax2tf calls them "ImageNet-1k fine-tuned". The '
+        "accuracies measured there (about 76 and 72) are those that the paper gives for training from scratch.",
+    ),
+    "imagenet21k": dict(
+        _MIXER_PAPER, labels="imagenet21k", trained_on="ImageNet-21k (vision_transformer README)"
+    ),
+    "sam": dict(
+        _SAM_PAPER,
+        labels="imagenet1k",
+        trained_on="ImageNet-1k, from scratch, with sharpness-aware minimisation (SAM)",
+    ),
+    "gsam": dict(
+        _GSAM_PAPER,
+        labels="imagenet1k",
+        trained_on="ImageNet-1k, from scratch, with surrogate-gap guided SAM (GSAM), without strong augmentation",
+    ),
+}
+# hidden_dim, blocks, tokens_mlp_dim, channels_mlp_dim: Table 1 of the MLP-Mixer paper.
+_MIXER_SIZES = {"S": (512, 8, 256, 2048), "B": (768, 12, 384, 3072), "L": (1024, 24, 512, 4096)}
+_CLASSES = {"imagenet1k": 1000, "imagenet21k": 21843}
+
+
+def _convmixer(
+    name: str, file: str, architecture: ConvMixerArchitecture, parameters: int, top1: float, top1_source: str
+) -> Variant:
+    # timm's own release first: it is what timm and its descendants download.
+    sources = (
+        Source(_CONVMIXER_RELEASES + "timm-v1.0/" + file, "timm"),
+        Source(_CONVMIXER_RELEASES + "v1.0/" + file, "sequential"),
+    )
+    preprocessing = Preprocessing(resize=233, crop=224, **_IMAGENET)  # floor(224 / 0.96)
+    return Variant(
+        name=name,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        sources=sources,
+        parameters=parameters,
+        top1=top1,
+        top1_source=top1_source,
+        labels="imagenet1k",
+        trained_on="ImageNet-1k",
+        **_CONVMIXER,
+    )
+
+
+def _mixer(
+    name: str, folder: str, size: str, patch_size: int, parameters: int, top1: float | None, top1_source: str
+) -> Variant:
+    labels = _MIXER_FOLDERS[folder]["labels"]
+    return Variant(
+        name=name,
+        architecture=MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[labels], image_size=224),
+        preprocessing=Preprocessing(resize=256, crop=224, **_SIGNED_UNIT),  # 224 / 0.875
+        sources=(Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax"),),
+        parameters=parameters,
+        top1=top1,
+        top1_source=top1_source,
+        **_MIXER,
+        **_MIXER_FOLDERS[folder],
+    )
+
+
+def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture, parameters: int) -> Variant:
+    convmixer = isinstance(architecture, ConvMixerArchitecture)
+    # 48 / 0.96 and floor(48 / 0.875)
+    preprocessing = Preprocessing(50, 48, **_IMAGENET) if convmixer else Preprocessing(54, 48, **_SIGNED_UNIT)
+    return Variant(
+        name=name,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        sources=(),
+        parameters=parameters,
+        top1=None,
+        top1_source="none: random weights, for tests and dry runs",
+        labels=None,
+        trained_on="nothing: random weights, for tests and dry runs",
+        testing=True,
+        **(_CONVMIXER if convmixer else _MIXER | _MIXER_PAPER),
+    )
+
+
+_CONVMIXER_README = "https://github.com/locuslab/convmixer#evaluation"
+_CONVMIXER_PAPER = "ConvMixer paper, results on ImageNet-1k, https://arxiv.org/abs/2201.09792"
+_PAPER_1K = (
+    "MLP-Mixer paper, trained on ImageNet for 300 epochs at 224 pixels, https://arxiv.org/abs/2105.01601"
+)
+_NO_21K = "none published: this head has ImageNet-21k's classes; the paper reports fine-tuned models only"
+_PAPER_SAM = "SAM paper, results on ImageNet, https://arxiv.org/abs/2106.01548"
+_PAPER_GSAM = "GSAM paper, results on ImageNet, https://arxiv.org/abs/2203.08065"
+
+# fmt: off
+_ROWS = (
+    _convmixer("convmixer_1536_20", "convmixer_1536_20_ks9_p7.pth.tar",
+               ConvMixerArchitecture(1536, 20, 9, 7, "gelu", 1000), 51_625_960, 81.37, _CONVMIXER_README),
+    # The README's warning: ReLU, though the published definition says GELU.
+    _convmixer("convmixer_768_32", "convmixer_768_32_ks7_p7_relu.pth.tar",
+               ConvMixerArchitecture(768, 32, 7, 7, "relu", 1000), 21_110_248, 80.16, _CONVMIXER_PAPER),
+    _convmixer("convmixer_1024_20", "convmixer_1024_20_ks9_p14.pth.tar",
+               ConvMixerArchitecture(1024, 20, 9, 14, "gelu", 1000), 24_383_464, 76.94, _CONVMIXER_PAPER),
+    _mixer("mixer_b16_sam", "sam", "B", 16, 59_880_472, 77.4, _PAPER_SAM),
+    _mixer("mixer_b32_sam", "sam", "B", 32, 60_293_428, 72.4, _PAPER_SAM),
+    _mixer("mixer_b16_i1k", "imagenet1k", "B", 16, 59_880_472, 76.44, _PAPER_1K),
+    _mixer("mixer_l16_i1k", "imagenet1k", "L", 16, 208_196_168, 71.76, _PAPER_1K),
+    _mixer("mixer_b16_i21k", "imagenet21k", "B", 16, 75_908_739, None, _NO_21K),
+    _mixer("mixer_l16_i21k", "imagenet21k", "L", 16, 229_560_243, None, _NO_21K),
+    _mixer("mixer_s8_gsam", "gsam", "S", 8, 20_646_504, 76.8, _PAPER_GSAM),
+    _mixer("mixer_s16_gsam", "gsam", "S", 16, 18_528_264, 75.0, _PAPER_GSAM),
+    _mixer("mixer_s32_gsam", "gsam", "S", 32, 19_104_624, 68.6, _PAPER_GSAM),
+    _mixer("mixer_b16_gsam", "gsam", "B", 16, 59_880_472, 77.8, _PAPER_GSAM),
+    _mixer("mixer_b32_gsam", "gsam", "B", 32, 60_293_428, 73.6, _PAPER_GSAM),
+    _testing("convmixer_tiny", ConvMixerArchitecture(32, 3, 5, 4, "gelu", 10), 8_010),
+    _testing("convmixer_tiny_relu", ConvMixerArchitecture(24, 2, 7, 6, "relu", 7), 6_631),
+    _testing("mixer_tiny", MixerArchitecture(8, 32, 2, 16, 64, 10, image_size=48), 17_618),
+)
+# fmt: on
+VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
+
+
+def get_variant(name: str, family: str | None = None) -> Variant:
+    """Looks a variant up by name; ParameterError names the known ones, or the notebook that converts the other family."""
+    known = [row.name for row in VARIANTS.values() if family in (None, row.family)]
+    variant = VARIANTS.get(name) if isinstance(name, str) else None
+    if variant is None:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ParameterError(f"variant = {name!r} is not known.{hint} Choose one of: {', '.join(known)}.")
+    if name not in known:
+        raise ParameterError(
+            f"variant = {name!r} is of the {variant.family} family, and this converts {family} models. "
+            f"Use {NOTEBOOKS[variant.family]} for it, or choose one of: {', '.join(known)}."
+        )
+    return variant
+
+
+def artefact_name(variant_name: str, head: str, weights: str, operations: str = "xla") -> str:
+    """Name of folder, tarball and manifest: `<variant>_<head>[_plain][_synthetic]`. ParameterError for an unknown part."""
+    get_variant(variant_name)
+    for parameter, value, known in (
+        ("head", head, HEADS),
+        ("weights", weights, WEIGHTS),
+        ("operations", operations, OPERATIONS),
+    ):
+        if value not in known:
+            raise ParameterError(f"{parameter} = {value!r} is not known. Choose one of: {', '.join(known)}.")
+    plain = "_plain" if operations == "plain" else ""
+    synthetic = "_synthetic" if weights == "synthetic" else ""
+    return f"{variant_name}_{head}{plain}{synthetic}"
