@@ -1,0 +1,93 @@
+"""Stage times and peak memory."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from utils import measure
+
+MB = 1_000_000
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux resets the peak")
+
+
+def touch(megabytes: int) -> None:
+    np.ones(megabytes * MB, dtype=np.uint8).sum()
+
+
+def test_a_stage_lasts_as_long_as_its_block():
+    stages = measure.Stages()
+    with stages("load"):
+        time.sleep(0.05)
+    with stages("export"):
+        pass
+    assert 0.05 <= stages.seconds["load"] < 0.5
+    assert stages.seconds["export"] < 0.05
+
+
+def test_a_stage_entered_again_adds_up():
+    stages = measure.Stages()
+    for _ in range(2):
+        with stages("verify"):
+            time.sleep(0.02)
+    assert list(stages.seconds) == ["verify"]
+    assert stages.seconds["verify"] >= 0.04
+
+
+def test_a_failing_stage_is_still_recorded_and_its_error_passes():
+    stages = measure.Stages()
+    with pytest.raises(KeyError), stages("export"):
+        raise KeyError("stem")
+    peak = stages.memory_mb["export"]
+    touch(int(peak) + 50)
+    with stages("save"):
+        pass
+    assert set(stages.seconds) == {"export", "save"}
+    assert stages.memory_mb["export"] == peak < stages.memory_mb["save"]  # it was closed by then
+
+
+def test_peak_memory_is_in_megabytes_and_sees_an_allocation():
+    before = measure.peak_memory_mb()
+    assert 5 < before < 100_000
+    touch(int(before) + 50)  # surely above any earlier peak of this process
+    assert measure.peak_memory_mb() >= before + 50
+
+
+@linux
+def test_each_stage_has_its_own_peak_memory():
+    stages = measure.Stages(per_stage_memory=True)
+    with stages("large"):
+        touch(200)
+    with stages("small"):
+        touch(1)
+    assert stages.per_stage_memory
+    assert stages.memory_mb["large"] - stages.memory_mb["small"] > 150
+    assert stages.peak_memory_mb >= stages.memory_mb["large"]  # the resets do not lose the process's peak
+
+
+@linux
+def test_an_outer_stage_keeps_the_peak_of_its_inner_ones():
+    stages = measure.Stages(per_stage_memory=True)
+    with stages("outer"):
+        with stages("large"):
+            touch(200)
+        with stages("small"):
+            touch(1)
+    assert stages.memory_mb["outer"] >= stages.memory_mb["large"] > stages.memory_mb["small"] + 150
+
+
+def test_where_the_peak_cannot_be_reset_the_process_peak_stands_in(monkeypatch):
+    monkeypatch.setattr(measure, "reset_peak_memory", lambda: False)
+    stages = measure.Stages(per_stage_memory=True)
+    with stages("load"):
+        touch(1)
+    assert not stages.per_stage_memory
+    assert stages.memory_mb["load"] == pytest.approx(measure.peak_memory_mb(), rel=0.2)
+
+
+@linux
+def test_nothing_is_reset_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(measure, "reset_peak_memory", lambda: pytest.fail("reset without being asked to"))
+    with measure.Stages()("load"):
+        touch(1)

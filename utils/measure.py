@@ -1,0 +1,78 @@
+"""Seconds and peak memory of a conversion's stages.
+
+Memory is resident memory of this process in MB of 1,000,000 bytes, frameworks included.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MB = 1_000_000
+# getrusage counts in bytes on macOS and in KiB on Linux.
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def peak_memory_mb() -> float:
+    """The most resident memory this process has held, in MB, since its start or the last reset."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / _MB
+
+
+def reset_peak_memory() -> bool:
+    """Starts the count of peak memory anew; False where the system cannot (only Linux can)."""
+    try:
+        # 5 resets the resident-set high-water mark: see proc(5), "clear_refs".
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+class Stages:
+    """Times named stages: `with stages("load"): ...`, then `stages.seconds["load"]`.
+
+    A stage entered again adds to its seconds. Stages may be nested: the outer one's figures include the inner
+    one's. `memory_mb` holds the peak memory at each stage's end. With `per_stage_memory` it is the stage's
+    own peak, where the system can reset the count (Linux; `per_stage_memory` says False elsewhere): off
+    unless asked for, since the reset also changes what other code in the process reads from getrusage.
+    """
+
+    def __init__(self, per_stage_memory: bool = False) -> None:
+        self.seconds: dict[str, float] = {}
+        self.memory_mb: dict[str, float] = {}
+        self._peak = peak_memory_mb()
+        self._open: list[str] = []
+        self.per_stage_memory = per_stage_memory and reset_peak_memory()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times what runs inside, also when it fails."""
+        self._note_memory()
+        self._open.append(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            self._note_memory()
+            self._open.remove(name)
+
+    @property
+    def peak_memory_mb(self) -> float:
+        """The process's peak, whatever this object has reset in between."""
+        self._note_memory()
+        return self._peak
+
+    def _note_memory(self) -> None:
+        # At each border between stages: what was reached since the last one belongs to every stage that is
+        # open.
+        peak = peak_memory_mb()
+        self._peak = max(self._peak, peak)
+        for name in self._open:
+            self.memory_mb[name] = max(self.memory_mb.get(name, 0.0), peak)
+        if self.per_stage_memory:
+            reset_peak_memory()
