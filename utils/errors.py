@@ -1,6 +1,7 @@
 """Errors meant for the person who runs a conversion.
 
-Each message says what was expected, what was found and what to do next, with the path, key or parameter at fault.
+Each message says what was expected, what was found and what to do next, with the path, key or parameter
+at fault.
 """
 
 

@@ -1,6 +1,6 @@
-"""Every model this project converts: one row joins its files, architecture, preprocessing, accuracy, licence and paper.
+"""Every model this project converts: a row joins files, sizes, preprocessing, accuracy, licence and paper.
 
-Adding a model is adding a row. Nothing here imports a framework. Lengths are in pixels, accuracies in per cent.
+Adding a model is adding a row. Lengths are in pixels, accuracies in per cent.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import difflib
 from dataclasses import dataclass
 
 from utils.errors import ParameterError
+from utils.publications import FAMILIES, MIXER_FOLDERS, PAPERS
 
 HEADS = ("classification", "fe")
 WEIGHTS = ("official", "synthetic", "custom")
@@ -31,7 +32,7 @@ class ConvMixerArchitecture:
 
 @dataclass(frozen=True)
 class MixerArchitecture:
-    """Sizes of an MLP-Mixer; the token mixing fixes `image_size`. GELU is Flax's default, the tanh approximation."""
+    """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
 
     patch_size: int
     hidden_dim: int
@@ -50,7 +51,7 @@ class MixerArchitecture:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shorter side to `resize`, centre crop to `crop`, then (x - mean) / std by channel on values in [0, 255]."""
+    """Shorter side to `resize`, centre crop to `crop`, then (x - mean) / std by channel, x in [0, 255]."""
 
     resize: int
     crop: int
@@ -70,7 +71,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Variant:
-    """One convertible model. `parameters` counts the trainable ones of the classifier; `top1` is ImageNet-1k, per cent."""
+    """One model. `parameters` counts the classifier's trainable ones; `top1` is that of ImageNet-1k."""
 
     name: str
     family: str
@@ -92,6 +93,7 @@ class Variant:
 
     @property
     def image_size(self) -> int:
+        """Height and width of the model's input."""
         return self.preprocessing.crop
 
 
@@ -101,89 +103,7 @@ _IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 _SIGNED_UNIT = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}
 
 _CONVMIXER_RELEASES = "https://github.com/tmp-iclr/convmixer/releases/download/"
-_CONVMIXER = {
-    "family": "convmixer",
-    "licence": "MIT",
-    "licence_url": "https://github.com/locuslab/convmixer/blob/main/LICENSE",
-    "paper": "Patches Are All You Need?",
-    "paper_url": "https://arxiv.org/abs/2201.09792",
-    "upstream_url": "https://github.com/locuslab/convmixer",
-    "citation": """@article{trockman2022patches,
-  title={Patches Are All You Need?},
-  author={Trockman, Asher and Kolter, J. Zico},
-  journal={arXiv preprint arXiv:2201.09792},
-  year={2022}
-}""",
-}
-
 _MIXER_BUCKET = "https://storage.googleapis.com/mixer_models/"
-_MIXER = {
-    "family": "mixer",
-    "licence": "Apache-2.0",
-    "licence_url": "https://github.com/google-research/vision_transformer/blob/main/LICENSE",
-    "upstream_url": "https://github.com/google-research/vision_transformer",
-}
-_MIXER_CITATION = """@article{tolstikhin2021mixer,
-  title={MLP-Mixer: An all-MLP Architecture for Vision},
-  author={Tolstikhin, Ilya and Houlsby, Neil and Kolesnikov, Alexander and Beyer, Lucas and Zhai, Xiaohua and
-          Unterthiner, Thomas and Yung, Jessica and Steiner, Andreas and Keysers, Daniel and Uszkoreit, Jakob and
-          Lucic, Mario and Dosovitskiy, Alexey},
-  journal={arXiv preprint arXiv:2105.01601},
-  year={2021}
-}"""
-_SAM_CITATION = """@article{chen2021outperform,
-  title={When Vision Transformers Outperform ResNets without Pretraining or Strong Data Augmentations},
-  author={Chen, Xiangning and Hsieh, Cho-Jui and Gong, Boqing},
-  journal={arXiv preprint arXiv:2106.01548},
-  year={2021}
-}"""
-_GSAM_CITATION = """@inproceedings{zhuang2022gsam,
-  title={Surrogate Gap Minimization Improves Sharpness-Aware Training},
-  author={Zhuang, Juntang and Gong, Boqing and Yuan, Liangzhe and Cui, Yin and Adam, Hartwig and Dvornek, Nicha and
-          Tatikonda, Sekhar and Duncan, James and Liu, Ting},
-  booktitle={ICLR},
-  year={2022}
-}"""
-_MIXER_PAPER = {
-    "paper": "MLP-Mixer: An all-MLP Architecture for Vision",
-    "paper_url": "https://arxiv.org/abs/2105.01601",
-    "citation": _MIXER_CITATION,
-}
-_SAM_PAPER = {
-    "paper": "When Vision Transformers Outperform ResNets without Pretraining or Strong Data Augmentations",
-    "paper_url": "https://arxiv.org/abs/2106.01548",
-    "citation": _SAM_CITATION + "\n\n" + _MIXER_CITATION,
-}
-_GSAM_PAPER = {
-    "paper": "Surrogate Gap Minimization Improves Sharpness-Aware Training",
-    "paper_url": "https://arxiv.org/abs/2203.08065",
-    "citation": _GSAM_CITATION + "\n\n" + _MIXER_CITATION,
-}
-# The folders of the bucket: what each holds, by whom it was published, and whose class names it uses.
-_MIXER_FOLDERS = {
-    "imagenet1k": dict(
-        _MIXER_PAPER,
-        labels="imagenet1k",
-        trained_on='ImageNet-1k, from scratch, according to the vision_transformer README ("pre-trained on the '
-        'ImageNet and ImageNet-21k datasets", upstream "ImageNet") and to the folder\'s name. Sources disagree: '
-        "timm's model cards (mixer_b16_224.goog_in21k_ft_in1k, mixer_l16_224.goog_in21k_ft_in1k) say pre-trained on "
-        'ImageNet-21k and fine-tuned on ImageNet-1k, and MLPMixer-jax2tf calls them "ImageNet-1k fine-tuned". The '
-        "accuracies measured there (about 76 and 72) are those that the paper gives for training from scratch.",
-    ),
-    "imagenet21k": dict(
-        _MIXER_PAPER, labels="imagenet21k", trained_on="ImageNet-21k (vision_transformer README)"
-    ),
-    "sam": dict(
-        _SAM_PAPER,
-        labels="imagenet1k",
-        trained_on="ImageNet-1k, from scratch, with sharpness-aware minimisation (SAM)",
-    ),
-    "gsam": dict(
-        _GSAM_PAPER,
-        labels="imagenet1k",
-        trained_on="ImageNet-1k, from scratch, with surrogate-gap guided SAM (GSAM), without strong augmentation",
-    ),
-}
 # hidden_dim, blocks, tokens_mlp_dim, channels_mlp_dim: Table 1 of the MLP-Mixer paper.
 _MIXER_SIZES = {"S": (512, 8, 256, 2048), "B": (768, 12, 384, 3072), "L": (1024, 24, 512, 4096)}
 _CLASSES = {"imagenet1k": 1000, "imagenet21k": 21843}
@@ -208,14 +128,15 @@ def _convmixer(
         top1_source=top1_source,
         labels="imagenet1k",
         trained_on="ImageNet-1k",
-        **_CONVMIXER,
+        **FAMILIES["convmixer"],
+        **PAPERS["convmixer"],
     )
 
 
 def _mixer(
     name: str, folder: str, size: str, patch_size: int, parameters: int, top1: float | None, top1_source: str
 ) -> Variant:
-    labels = _MIXER_FOLDERS[folder]["labels"]
+    labels = MIXER_FOLDERS[folder]["labels"]
     return Variant(
         name=name,
         architecture=MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[labels], image_size=224),
@@ -224,19 +145,20 @@ def _mixer(
         parameters=parameters,
         top1=top1,
         top1_source=top1_source,
-        **_MIXER,
-        **_MIXER_FOLDERS[folder],
+        **FAMILIES["mixer"],
+        **MIXER_FOLDERS[folder],
     )
 
 
 def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture, parameters: int) -> Variant:
-    convmixer = isinstance(architecture, ConvMixerArchitecture)
-    # 48 / 0.96 and floor(48 / 0.875)
-    preprocessing = Preprocessing(50, 48, **_IMAGENET) if convmixer else Preprocessing(54, 48, **_SIGNED_UNIT)
+    family = "convmixer" if isinstance(architecture, ConvMixerArchitecture) else "mixer"
+    resize, scaling = {"convmixer": (50, _IMAGENET), "mixer": (54, _SIGNED_UNIT)}[
+        family
+    ]  # 48 / 0.96, 48 / 0.875
     return Variant(
         name=name,
         architecture=architecture,
-        preprocessing=preprocessing,
+        preprocessing=Preprocessing(resize, 48, **scaling),
         sources=(),
         parameters=parameters,
         top1=None,
@@ -244,7 +166,8 @@ def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture,
         labels=None,
         trained_on="nothing: random weights, for tests and dry runs",
         testing=True,
-        **(_CONVMIXER if convmixer else _MIXER | _MIXER_PAPER),
+        **FAMILIES[family],
+        **PAPERS[family],
     )
 
 
@@ -286,7 +209,7 @@ VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
 
 
 def get_variant(name: str, family: str | None = None) -> Variant:
-    """Looks a variant up by name; ParameterError names the known ones, or the notebook that converts the other family."""
+    """Finds a variant; ParameterError lists the known ones, or names the notebook of the other family."""
     known = [row.name for row in VARIANTS.values() if family in (None, row.family)]
     variant = VARIANTS.get(name) if isinstance(name, str) else None
     if variant is None:
@@ -302,7 +225,7 @@ def get_variant(name: str, family: str | None = None) -> Variant:
 
 
 def artefact_name(variant_name: str, head: str, weights: str, operations: str = "xla") -> str:
-    """Name of folder, tarball and manifest: `<variant>_<head>[_plain][_synthetic]`. ParameterError for an unknown part."""
+    """Name of the artefact: `<variant>_<head>[_plain][_synthetic]`. ParameterError for an unknown part."""
     get_variant(variant_name)
     for parameter, value, known in (
         ("head", head, HEADS),
