@@ -1,0 +1,182 @@
+"""The Makefile and .ci/setup: what a person types, as far as it goes without minutes of installing."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NEEDED = (
+    "Makefile",
+    ".ci",
+    "requirements.txt",
+    "requirements-dev.txt",
+    "requirements-onnx-tf.txt",
+    "pyproject.toml",
+)
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+# Stands for an interpreter: answers .ci/setup's questions, notes what pip is asked to do, fails it on demand.
+STUB = """#!/bin/sh
+here=$(dirname "$0")
+case "$*" in
+*"version_info"*) echo "{version}" ;;
+*"ensurepip"*) {ensurepip} ;;
+*"realpath"*) echo "{path}" ;;
+"-m venv"*) for venv; do :; done; mkdir -p "$venv/bin"; cp "{path}" "$venv/bin/python"; echo venv >>"{log}" ;;
+"-m pip install"*) echo "$*" >>"{log}"; [ ! -e "{log}.fail" ] ;;
+"-") exec {python} "$@" ;;
+"- "*) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy, in a folder whose name has a blank and a quote, of the files that setting up needs."""
+    folder = tmp_path / "a person's copy"
+    folder.mkdir()
+    for name in NEEDED:
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / name)
+    return folder
+
+
+def interpreter(folder, version, ensurepip="true", name="stub"):
+    path = folder / name
+    log = folder / "pip.log"
+    text = STUB.format(version=version, ensurepip=ensurepip, path=path, log=log, python=sys.executable)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def make(folder, *arguments, **environment):
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+    inherited = {name: value for name, value in inherited.items() if name not in ("PYTHON", "VENV")}
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=folder,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def installs(folder):
+    log = folder / "pip.log"
+    return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+
+def test_help_is_the_default_and_names_every_target():
+    done = make(ROOT)
+    assert done.returncode == 0
+    for target in ("setup", "convert", "test", "bench", "lint", "clean"):
+        assert f"make {target} " in done.stdout
+
+
+def test_convert_passes_every_variable_on_as_one_word():
+    done = make(
+        ROOT, "-n", "convert", "VARIANT=mixer_tiny", "HEAD=fe", "CHECKPOINT=my files/it's.npz",
+        "OUTPUT_DIR=a  b", "IMAGE_SIZE=0", "SEED=7", "OPERATIONS=plain",
+    )  # fmt: skip
+    command = done.stdout.replace("\\\n", " ").splitlines()[-1]
+    printed = subprocess.run(
+        ["sh", "-c", "shift_to() { printf '%s\\n' \"$@\"; }; shift_to " + command],
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    assert printed[1:] == [
+        "-m", "utils.convert", "--variant", "mixer_tiny", "--head", "fe", "--checkpoint", "my files/it's.npz",
+        "--output-dir", "a  b", "--image-size", "0", "--seed", "7", "--operations", "plain",
+    ]  # fmt: skip
+
+
+def test_convert_alone_takes_the_default_model_and_leaves_the_rest_to_the_notebook():
+    command = make(ROOT, "-n", "convert").stdout
+    assert "'convmixer_768_32'" in command
+    assert "'auto'" in command
+    assert not any(option in command for option in ("--image-size", "--seed", "--operations"))
+
+
+@pytest.mark.parametrize(
+    ("version", "ensurepip", "said"),
+    [
+        ("3.10.4", "true", "3.10.4"),
+        ("3.14.0", "true", "3.14.0"),
+        ("", "true", "does not run"),
+        ("3.12.1", "false", "venv or ensurepip module is missing"),
+    ],
+)
+def test_python_that_cannot_be_used_is_named_with_what_is_wanted(checkout, version, ensurepip, said):
+    path = interpreter(checkout, version, ensurepip)
+    done = make(checkout, "setup", f"PYTHON={path}")
+    assert done.returncode != 0
+    assert "3.11, 3.12 or 3.13 is needed" in done.stderr
+    assert f"{path}: " in done.stderr
+    assert said in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_python_on_path_that_fails_is_passed_over_for_the_next(checkout):
+    folder = checkout / "bin"  # all of PATH, so that no other interpreter of this machine is found
+    folder.mkdir()
+    for tool in ("sh", "make", "cat", "cp", "dirname", "mkdir", "rm", "touch"):
+        (folder / tool).symlink_to(shutil.which(tool))
+    interpreter(folder, "", name="python3")  # as a pyenv shim without its version
+    interpreter(folder, "3.10.1", name="python")
+    assert "python3: is not there or does not run" in make(checkout, "setup", PATH=str(folder)).stderr
+    interpreter(folder, "3.13.2", name="python3.13")
+    done = make(checkout, "setup", PATH=str(folder))
+    assert "Building .venv with Python 3.13.2" in done.stdout
+    assert done.returncode == 0
+
+
+def test_second_setup_does_nothing_and_a_changed_pin_installs_again(checkout):
+    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
+    first = make(checkout, "setup", option)
+    assert first.returncode == 0, first.stderr
+    assert installs(checkout) == [
+        "venv",
+        "-m pip install --quiet -r requirements.txt -r requirements-dev.txt",
+        "-m pip install --quiet --no-deps -r requirements-onnx-tf.txt",
+        "-m pip install --quiet --no-deps --no-build-isolation -e .",
+    ]
+    second = make(checkout, "setup", option)
+    assert (second.stdout, second.stderr, len(installs(checkout))) == ("", "", 4)
+    with (checkout / "requirements-dev.txt").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    make(checkout, "setup", option)
+    assert installs(checkout)[4:] == installs(checkout)[1:4]  # into the environment that is there
+
+
+def test_setup_that_was_cut_off_is_begun_anew(checkout):
+    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
+    (checkout / "pip.log.fail").touch()
+    assert make(checkout, "setup", option).returncode != 0
+    assert not (checkout / ".venv/.ready").exists()
+    (checkout / "pip.log.fail").unlink()
+    done = make(checkout, "setup", option)
+    assert "cut off" in done.stdout
+    assert done.returncode == 0
+    assert installs(checkout).count("venv") == 2
+
+
+def test_clean_removes_the_environment_and_keeps_what_was_exported(checkout):
+    for name in (".venv/pyvenv.cfg", "exports/model.tar.gz", "utils/__pycache__/x.pyc", "precious/file"):
+        path = checkout / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert make(checkout, "clean").returncode == 0
+    assert make(checkout, "clean", "VENV=precious").returncode == 0  # no virtual environment: not touched
+    left = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+    assert {"exports/model.tar.gz", "precious/file"} <= left
+    assert not left & {".venv/pyvenv.cfg", "utils/__pycache__/x.pyc"}
