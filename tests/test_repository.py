@@ -1,0 +1,127 @@
+"""What holds for the files themselves: notebooks as in git, names of places, versions that must agree."""
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
+# Folders of somebody's machine, and documents that only its owner has.
+ELSEWHERE = re.compile(
+    r"(?<![\w.])/(?:work|root|home/\w+|Users/\w+)/|\.\./shared\b|\bdesign\.md\b|\bissue #?\d", re.IGNORECASE
+)
+ABSOLUTE = re.compile(r"""["'](?:~|/\w+)/""")
+
+
+def code_cells(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [dict(cell, source="".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+
+
+def parameter_faults(source):
+    """Lines that are not `name = literal  #@param ...`: papermill's parameters and Colab's form fields."""
+    faults = []
+    for line in source.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            (statement,) = ast.parse(line).body
+            ast.literal_eval(statement.value)
+            plain = isinstance(statement, ast.Assign) and "#@param" in line
+        except (SyntaxError, ValueError, AttributeError):
+            plain = False
+        if not plain:
+            faults.append(line)
+    return faults
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
+def cells(request):
+    return code_cells(request.param)
+
+
+def test_notebook_has_no_outputs(cells):
+    assert [cell["source"] for cell in cells if cell["outputs"] or cell["execution_count"]] == []
+
+
+def test_notebook_has_one_cell_of_plain_parameters_with_form_fields(cells):
+    tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assert parameter_faults(tagged[0]) == []
+
+
+def test_notebook_is_a_story_of_short_cells(cells):
+    assert len(cells) <= 18
+    assert [cell["source"] for cell in cells if len(cell["source"].splitlines()) > 20] == []
+
+
+def test_notebook_has_no_absolute_paths(cells):
+    assert [cell["source"] for cell in cells if ABSOLUTE.search(cell["source"])] == []
+
+
+def test_notebook_has_magics_only_in_the_colab_setup(cells):
+    outside = [cell["source"] for cell in cells if "google.colab" not in cell["source"]]
+    assert [source for source in outside if re.search(r"^\s*[!%]", source, re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["a = 1", "a = b  #@param", "a = 1 + int('2')  #@param", "print(1)  #@param", "a =  #@param"]
+)
+def test_parameter_that_is_no_plain_literal_is_found(line):
+    assert parameter_faults('#@title Parameters\nok = "x"  #@param {type: "string"}\n' + line) == [line]
+
+
+def files_in_git():
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in done.stdout.split("\0") if (ROOT / name).is_file()]
+
+
+def test_no_text_file_names_a_place_on_somebodys_machine():
+    found = []
+    for path in files_in_git():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue
+        for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
+            if ELSEWHERE.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", ["root", "home/ann", "Users/ann", "work"])
+def test_place_on_somebodys_machine_is_found(folder):
+    assert ELSEWHERE.search(f"see /{folder}/file")
+    assert not ELSEWHERE.search(f"https://example.org/{folder}/file")
+
+
+def pins(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
+def test_requirements_are_pinned_exactly(name):
+    assert [pin for pin in pins(name) if not re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9.]*", pin)] == []
+
+
+def test_precommit_hooks_have_the_versions_of_the_requirements():
+    revisions = re.findall(r"rev: v?(\S+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    pinned = dict(pin.split("==") for pin in pins("requirements-dev.txt"))
+    assert revisions == [pinned["ruff"], pinned["nbstripout"]]
+
+
+def test_setup_project_and_workflow_agree_on_the_versions_of_python():
+    setup = (ROOT / ".ci/setup").read_text(encoding="utf-8")
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    matrix = re.findall(r'"(3\.\d+)"', workflow)
+    assert re.findall(r"(3\.\d+)\.\*", setup) == matrix
+    assert f'requires-python = ">={matrix[0]},<3.{int(matrix[-1][2:]) + 1}"' in project

@@ -1,0 +1,16 @@
+"""From official checkpoint to verified SavedModel. Importing this imports no framework, and no module below.
+
+What each module knows, in the order in which a model passes through:
+
+variants                    the table of models, and the names of artefacts; everything reads it
+checkpoints                 fetch, local file or synthetic weights -> a flat dict of checked arrays
+convmixer, mlp_mixer        the source models, in PyTorch and in Flax
+onnx_tf_export, jax_export  source model -> TensorFlow function and variables; they know no model
+saved_model                 the reusable SavedModel's interface; saving and loading
+packaging                   tarball, manifest and model card
+parity                      callables and arrays -> how far apart they are, and whether that passes
+preprocessing               a photograph -> what the model expects
+measure                     seconds and peak memory of each stage
+convert                     the command around a conversion notebook, which execution runs
+errors                      every error meant for the person who runs this
+"""
