@@ -73,11 +73,12 @@ PAPERS = {
 }
 
 _IMAGENET1K_MIXERS = (
-    "ImageNet-1k, from scratch, according to the vision_transformer README, which calls these models pre-trained "
-    "on ImageNet, and to the folder's name. Sources disagree: timm's cards (mixer_b16_224.goog_in21k_ft_in1k, "
-    "mixer_l16_224.goog_in21k_ft_in1k) say pre-trained on ImageNet-21k and fine-tuned on ImageNet-1k, and the "
-    "README of MLPMixer-jax2tf says fine-tuned on ImageNet-1k. The accuracies measured with these weights (76.68 "
-    "and 72.34, mmpretrain's configs/mlp_mixer) are about those of the paper's models trained from scratch."
+    "ImageNet-1k, from scratch, according to the vision_transformer README, which calls these models "
+    "pre-trained on ImageNet, and to the folder's name. Sources disagree: timm's model cards "
+    "(mixer_b16_224.goog_in21k_ft_in1k, mixer_l16_224.goog_in21k_ft_in1k) say pre-trained on ImageNet-21k "
+    "and fine-tuned on ImageNet-1k, and the README of MLPMixer-jax2tf says fine-tuned on ImageNet-1k. "
+    "The accuracies measured with these weights (76.68 and 72.34, mmpretrain's configs/mlp_mixer) are about "
+    "those of the paper's models trained from scratch."
 )
 
 # What is in each folder of the bucket gs://mixer_models: fields of a Variant.
