@@ -1,0 +1,76 @@
+"""What a checkpoint holds against what a variant needs, both ways, with all that differs said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import CheckpointError
+from utils.variants import Variant
+
+_LISTED = 10  # of each kind; the count says how many there are
+
+
+class Problems:
+    """Differences between a file and a variant, until `raise_if_any` makes them one CheckpointError."""
+
+    def __init__(self, path: Path, variant: Variant, resembled: Collection[str] = ()) -> None:
+        self.path = path
+        self.variant = variant
+        self.resembled = resembled  # other variants that the file's keys and shapes fit
+        self._found: dict[str, list[str]] = {}
+
+    def add(self, kind: str, entry: str) -> None:
+        """Notes one entry under a kind, such as "missing"."""
+        self._found.setdefault(kind, []).append(entry)
+
+    def compare_keys(self, found: Collection[str], wanted: Collection[str], allowed: Collection[str]) -> None:
+        """Notes missing and surplus keys; `allowed` ones are neither."""
+        for key in wanted:
+            if key not in found:
+                self.add("missing", key)
+        for key in found:
+            if key not in wanted and key not in allowed:
+                self.add("surplus", str(key))
+
+    def compare_array(
+        self, key: str, expected: tuple[tuple[int, ...], str], found: tuple[tuple[int, ...], str]
+    ) -> bool:
+        """Notes a wrong shape or dtype (each given as shape, dtype name); tells whether both are right."""
+        if found[1] != expected[1]:
+            self.add("wrongly typed", f"{key}: expected {expected[1]}, found {found[1]}")
+        if tuple(found[0]) != tuple(expected[0]):
+            self.add("misshapen", f"{key}: expected {list(expected[0])}, found {list(found[0])}")
+        return tuple(found[0]) == tuple(expected[0]) and found[1] == expected[1]
+
+    def check_values(self, key: str, array: np.ndarray) -> None:
+        """Notes NaN, infinity, and a variance below zero."""
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+            self.add("not finite", f"{key}: {nan} NaN and {infinite} infinite of {array.size} values")
+        elif key.endswith("running_var") and (array < 0).any():
+            self.add("negative variance", f"{key}: smallest {array.min():g}")
+
+    def raise_if_any(self) -> None:
+        """CheckpointError that lists, by kind, what was noted."""
+        if not self._found:
+            return
+        lines = [f"{self.path}: this is not a sound checkpoint of {self.variant.name}."]
+        for kind, entries in self._found.items():
+            more = f"; and {len(entries) - _LISTED} more" if len(entries) > _LISTED else ""
+            lines.append(f"  {len(entries)} {kind}: {'; '.join(entries[:_LISTED])}{more}")
+        lines.append(f"  {self._advice()}")
+        raise CheckpointError("\n".join(lines))
+
+    def _advice(self) -> str:
+        if self.resembled:
+            return f"It looks like {' or '.join(self.resembled)}: set variant to that, or give another file."
+        if "wrongly typed" in self._found:
+            return "Only float32 weights (and int64 counters) are accepted: save the model in float32 again."
+        if self._found.keys() & {"not finite", "negative variance"}:
+            return (
+                "The file is damaged, or its training diverged: get it again, or use an earlier checkpoint."
+            )
+        return f"Give a file of {self.variant.architecture}."
