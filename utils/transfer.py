@@ -1,0 +1,107 @@
+"""HTTP transfer of one big file into an open file: short timeouts, retries, resume, and no short read."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from utils.errors import CheckpointUnavailable
+
+if TYPE_CHECKING:
+    import requests
+
+CONNECT_TIMEOUT_SECONDS = 10
+READ_TIMEOUT_SECONDS = 30
+ATTEMPTS = 3
+BACKOFF_SECONDS = 1.0  # doubled after each failed attempt
+
+_RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_ABSENT_STATUS = {404, 410}
+
+
+class FileAbsent(Exception):
+    """The server answered that it has no such file, so another source is worth a try."""
+
+
+@dataclass
+class _Answer:
+    """What the last attempt taught: the size to reach, and the tag that permits a resume."""
+
+    expected_bytes: int | None = None
+    validator: str | None = None
+
+
+def transfer(url: str, file: BinaryIO, progress: bool) -> None:
+    """Fills an empty file from a URL in a few attempts, resumed where the server can.
+
+    Raises FileAbsent for HTTP 404 or 410, CheckpointUnavailable for anything else that did not end well.
+    """
+    import requests
+
+    state = _Answer()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _attempt(url, file, state, progress)
+        except requests.HTTPError as error:
+            status = error.response.status_code
+            if status in _ABSENT_STATUS:
+                raise FileAbsent(f"HTTP {status}") from error
+            if status == 416:  # what we hold is not a beginning of what the server has
+                state.validator = None
+            elif status not in _RETRIED_STATUS:
+                raise unavailable(url, f"HTTP {status} {error.response.reason}") from error
+            cause: Exception = error
+        except requests.RequestException as error:
+            cause = error
+        # A host that swallows packets will do so again: do not make an offline user wait for it three times.
+        if attempt == ATTEMPTS or isinstance(cause, requests.ConnectTimeout):
+            raise unavailable(url, cause) from cause
+        time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
+
+
+def _attempt(url: str, file: BinaryIO, state: _Answer, progress: bool) -> None:
+    """One attempt, which continues after the bytes in `file` if the server's tag vouches for them."""
+    import pooch
+    import requests
+
+    held = file.seek(0, os.SEEK_END)
+    headers = {"Accept-Encoding": "identity"}  # so that Content-Length counts the bytes that arrive
+    if held and state.validator:
+        headers |= {"Range": f"bytes={held}-", "If-Range": state.validator}
+
+    def on_answer(response: requests.Response, *_: object, **__: object) -> None:
+        if response.is_redirect or response.status_code >= 400:
+            return
+        length = response.headers.get("Content-Length", "")
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        if response.status_code != 206:
+            file.seek(0)
+            file.truncate()
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
+            state.validator = None  # the next attempt starts afresh
+            raise requests.ConnectionError("the server sent another part of the file than was asked for")
+        state.expected_bytes = file.tell() + int(length) if length.isdigit() and not encoded else None
+        tag = response.headers.get("ETag", "")
+        state.validator = tag if tag.startswith('"') else None  # a weak tag does not promise the same bytes
+
+    downloader = pooch.HTTPDownloader(
+        progressbar=progress,
+        chunk_size=1 << 20,
+        headers=headers,
+        hooks={"response": on_answer},
+        timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
+    )
+    downloader(url, file, None)
+    if state.expected_bytes is not None and file.tell() != state.expected_bytes:
+        raise requests.ConnectionError(f"{file.tell()} of {state.expected_bytes} bytes arrived")
+
+
+def unavailable(url: str, cause: object) -> CheckpointUnavailable:
+    """The error that says what could not be fetched, why, and what to do."""
+    return CheckpointUnavailable(
+        f"{url}: the official checkpoint could not be fetched: {cause}. Check the network connection, "
+        "or download the file elsewhere and set checkpoint to its path, "
+        'or set checkpoint to "synthetic" to try the conversion out.'
+    )
