@@ -1,0 +1,57 @@
+"""The inputs on which a model and its export are compared, each there to show a kind of fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from utils.errors import ParameterError
+
+
+def standard_inputs(
+    height: int, width: int, seed: int, photographs: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Inputs that show faults, float32 [B, height, width, 3] by name, with batches of 8, 3 and 1.
+
+    photographs: float32 [height, width, 3], normalised as the model expects; all go into one batch, in their
+    order. ParameterError for sizes below 8 pixels and for photographs of another shape or dtype, or not
+    finite.
+    """
+    if min(height, width) < 8:
+        raise ParameterError(f"inputs of {height} x {width} pixels: expected at least 8 x 8.")
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((8, height, width, 3), dtype=np.float32)
+    # Normalised photographs stay below 2.7; 20 standard deviations of noise reach 90. That is deep in both
+    # arms of GELU and ReLU, where a clipped, approximate or half-precision operation shows, and still far
+    # from overflow.
+    large = 20 * rng.standard_normal((3, height, width, 3), dtype=np.float32)
+    inputs = {"noise": noise, "ramp": _ramp(height, width), "block": _block(height, width), "large": large}
+    if photographs:
+        for name, photograph in photographs.items():
+            _check_photograph(name, photograph, (height, width, 3))
+        inputs["photographs"] = np.stack(list(photographs.values()))
+    return inputs
+
+
+def _ramp(height: int, width: int) -> np.ndarray:
+    """Three images, growing downwards, to the right, along a slant: swapped axes exchange the first two."""
+    down = np.broadcast_to(np.linspace(-2, 2, height)[:, None], (height, width))
+    right = np.broadcast_to(np.linspace(-2, 2, width)[None, :], (height, width))
+    channels = np.array([1.0, -0.5, 0.25])  # differ, so that channels exchanged shows too
+    return (np.stack([down, right, 0.75 * down - 0.25 * right])[..., None] * channels).astype(np.float32)
+
+
+def _block(height: int, width: int) -> np.ndarray:
+    """A flat image with a block above and right of the middle, wider than high: any flip or turn moves it."""
+    image = np.full((1, height, width, 3), -1.0, dtype=np.float32)
+    image[:, height // 8 : height // 4 + 1, width // 2 : width - width // 8] = (2.0, 1.0, -0.5)
+    return image
+
+
+def _check_photograph(name: str, photograph: np.ndarray, shape: tuple[int, int, int]) -> None:
+    if photograph.shape != shape or photograph.dtype != np.float32 or not np.isfinite(photograph).all():
+        raise ParameterError(
+            f"photograph {name!r}: expected finite float32 values of shape {shape}, found {photograph.dtype} "
+            f"of shape {photograph.shape}. Preprocess it for this model first."
+        )

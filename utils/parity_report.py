@@ -1,0 +1,225 @@
+"""The figures of a comparison: as a table, HTML for a notebook, JSON for the manifest, and as an error."""
+
+from __future__ import annotations
+
+import html
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import ParityError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_HEADINGS = ("output", "input", "batch", "max abs", "relative", "RMSE", "top-1", "top-5", "tolerance", "")
+_LEFT = (0, 1, 9)  # columns of words
+_WORST = 5  # of the variables of a model, about 170, in tables
+_IN_ERROR = 10  # lines of an error message
+_NOTE = (
+    "relative: max |error| / max(1, max |reference|); of gradients |error| / |reference| in the L2 norm. "
+    "top-1: of images whose best class the reference tells apart by more than the tolerance."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison of one array.
+
+    max_abs: largest absolute error. relative: the same over max(1, max |reference|). rmse: root of the mean
+    squared error. relative_l2: |error| / |reference| in the L2 norm, where that is what the tolerance is held
+    against. top1, top5: agreement between 0 and 1, or None where it has no meaning. variable: whose figure it
+    is, if one of many. reason: what is wrong besides the numbers. Numbers are NaN where arrays could not be
+    compared.
+    """
+
+    output: str
+    input: str
+    batch: int
+    max_abs: float
+    relative: float
+    rmse: float
+    top1: float | None
+    top5: float | None
+    tolerance: float
+    passed: bool
+    variable: str = ""
+    relative_l2: float | None = None
+    reason: str = ""
+
+    @property
+    def figure(self) -> float:
+        """The error that the tolerance is held against."""
+        return self.relative if self.relative_l2 is None else self.relative_l2
+
+    @property
+    def severity(self) -> float:
+        """The error in tolerances; infinite where it is no number."""
+        ratio = self.figure / self.tolerance
+        return ratio if math.isfinite(ratio) else math.inf
+
+    @property
+    def case(self) -> tuple[str, str, int]:
+        """What was compared, whichever the variable."""
+        return self.output, self.input, self.batch
+
+
+@dataclass(frozen=True)
+class Report:
+    """All rows of a comparison. Passes if there is any row and each passes."""
+
+    rows: Sequence[Row]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison is within its tolerance, and there is one."""
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """The loosest tolerance applied, by output: taken from the rows, so that it cannot claim another."""
+        found: dict[str, float] = {}
+        for row in self.rows:
+            found[row.output] = max(row.tolerance, found.get(row.output, 0.0))
+        return found
+
+    def worst_first(self) -> list[Row]:
+        """Failed rows first, each kind by its error in tolerances."""
+        return sorted(self.rows, key=lambda row: (row.passed, -row.severity))
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest: `passed`, `tolerance` by output, all rows; NaN and Inf as strings."""
+        rows = [{key: _json_number(value) for key, value in asdict(row).items()} for row in self.rows]
+        return {"passed": self.passed, "tolerance": self.tolerances, "rows": rows}
+
+    def require(self) -> None:
+        """Does nothing if the report passes, else raises ParityError with the failed figures, worst first."""
+        if self.passed:
+            return
+        if not self.rows:
+            raise ParityError("parity failed: nothing was compared. Pass at least one output and input.")
+        failed = [row for row in self.worst_first() if not row.passed]
+        lines = [f"  {_describe(row)}" for row in failed[:_IN_ERROR]]
+        if len(failed) > _IN_ERROR:
+            lines.append(f"  and {len(failed) - _IN_ERROR} more")
+        raise ParityError(
+            f"parity failed in {len(failed)} of {len(self.rows)} comparisons: the exported model does not "
+            "compute what its source computes, so do not use it. Worst first:\n" + "\n".join(lines)
+        )
+
+    def table(self) -> str:
+        """The figures as aligned text, a line per output and input; of many variables, the worst."""
+        lines = [_HEADINGS, *(cells for cells, _ in self._lines())]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        aligned = [
+            "  ".join(
+                cell.ljust(width) if index in _LEFT else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([aligned[0], "-" * max(map(len, aligned)), *aligned[1:], "", self._verdict()])
+
+    def _repr_html_(self) -> str:
+        def cell(text: str, index: int, tag: str = "td", style: str = "") -> str:
+            align = "left" if index in _LEFT else "right"
+            return f'<{tag} style="text-align:{align};padding:2px 10px;{style}">{html.escape(text)}</{tag}>'
+
+        head = "".join(cell(text, index, "th") for index, text in enumerate(_HEADINGS))
+        body = []
+        for cells, passed in self._lines():
+            # Colours that can be read on white and on black; the word says the same.
+            verdict = "color:#2e9e5b" if passed else "color:#e0433a;font-weight:bold"
+            styles = [""] * (len(cells) - 1) + [verdict]
+            if not passed:
+                styles[4] = verdict
+            row = "".join(
+                cell(text, i, style=style) for i, (text, style) in enumerate(zip(cells, styles, strict=True))
+            )
+            body.append(f"<tr>{row}</tr>")
+        colour = "#2e9e5b" if self.passed else "#e0433a"
+        return (
+            f'<div><b style="color:{colour}">{html.escape(self._verdict())}</b>'
+            f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+            f'<small style="opacity:0.7">{html.escape(_NOTE)}</small></div>'
+        )
+
+    def plot(self) -> Figure:
+        """Draws the errors by output, input and batch on a log axis, with tolerances and the worst."""
+        from utils.parity_plot import plot
+
+        return plot(self)
+
+    def _verdict(self) -> str:
+        if not self.rows:
+            return "parity FAILED: nothing was compared"
+        worst = self.worst_first()[0]
+        if not self.passed:
+            failed = sum(not row.passed for row in self.rows)
+            return f"parity FAILED in {failed} of {len(self.rows)} comparisons; worst: {_describe(worst)}"
+        return f"parity passed in all {len(self.rows)} comparisons; worst: {_describe(worst)}"
+
+    def _lines(self) -> list[tuple[tuple[str, ...], bool]]:
+        lines = []
+        for _, group in groupby(self.rows, key=lambda row: row.case):
+            rows = list(group)
+            if len(rows) > _WORST:
+                lines.append(_summary(rows))
+                rows = sorted(rows, key=lambda row: (row.passed, -row.severity))[:_WORST]
+                lines += [_line(row, f"  {row.variable}") for row in rows]
+            else:
+                lines += [_line(row, f"{row.output} {row.variable}".strip()) for row in rows]
+        return lines
+
+
+def _summary(rows: list[Row]) -> tuple[tuple[str, ...], bool]:
+    first, passed = rows[0], all(row.passed for row in rows)
+    worst = max(rows, key=lambda row: row.severity)
+    median = statistics.median(row.severity * row.tolerance for row in rows)
+    label = f"{first.output} ({len(rows)}, median {_short(median)})"
+    cells = (label, first.input, str(first.batch or ""), "", _short(worst.figure), "", "", "")
+    return (*cells, _short(first.tolerance), _word(passed)), passed
+
+
+def _line(row: Row, label: str) -> tuple[tuple[str, ...], bool]:
+    errors = (_short(row.max_abs), _short(row.figure), _short(row.rmse))
+    cells = (label, row.input, str(row.batch or ""), *errors, _share(row.top1), _share(row.top5))
+    return (
+        *cells,
+        _short(row.tolerance),
+        _word(row.passed) + (f": {row.reason}" if row.reason else ""),
+    ), row.passed
+
+
+def _describe(row: Row) -> str:
+    where = ", ".join(filter(None, (f"{row.output} {row.variable}".strip(), row.input)))
+    where += f", batch {row.batch}" if row.batch else ""
+    measure = "relative error" if row.relative_l2 is None else "relative L2 error"
+    if math.isnan(row.figure):
+        return f"{where}: {row.reason}"
+    sign = "<=" if row.figure <= row.tolerance else ">"
+    figures = f"{measure} {_short(row.figure)} {sign} {_short(row.tolerance)}, max abs {_short(row.max_abs)}"
+    agreement = "" if row.top1 is None else f", top-1 {_share(row.top1)}"
+    return f"{where}: {figures}, RMSE {_short(row.rmse)}{agreement}" + (
+        f" ({row.reason})" if row.reason else ""
+    )
+
+
+def _short(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
+
+
+def _word(passed: bool) -> str:
+    return "pass" if passed else "FAIL"
+
+
+def _json_number(value: object) -> object:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
