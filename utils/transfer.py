@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,6 +17,7 @@ CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 30
 ATTEMPTS = 3
 BACKOFF_SECONDS = 1.0  # doubled after each failed attempt
+CHUNK_BYTES = 1 << 20  # what a dropped connection can lose
 
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _ABSENT_STATUS = {404, 410}
@@ -74,21 +76,24 @@ def _attempt(url: str, file: BinaryIO, state: _Answer, progress: bool) -> None:
     def on_answer(response: requests.Response, *_: object, **__: object) -> None:
         if response.is_redirect or response.status_code >= 400:
             return
+        if response.status_code == 206:
+            part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if "Range" not in headers or not part or int(part[1]) != held:
+                state.validator = None  # the next attempt starts afresh
+                raise requests.ConnectionError("the server sent another part of the file than was asked for")
+            state.expected_bytes = int(part[2])
+            return
+        file.seek(0)
+        file.truncate()
         length = response.headers.get("Content-Length", "")
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-        if response.status_code != 206:
-            file.seek(0)
-            file.truncate()
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
-            state.validator = None  # the next attempt starts afresh
-            raise requests.ConnectionError("the server sent another part of the file than was asked for")
-        state.expected_bytes = file.tell() + int(length) if length.isdigit() and not encoded else None
+        state.expected_bytes = int(length) if length.isdigit() and not encoded else None
         tag = response.headers.get("ETag", "")
         state.validator = tag if tag.startswith('"') else None  # a weak tag does not promise the same bytes
 
     downloader = pooch.HTTPDownloader(
         progressbar=progress,
-        chunk_size=1 << 20,
+        chunk_size=CHUNK_BYTES,
         headers=headers,
         hooks={"response": on_answer},
         timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
