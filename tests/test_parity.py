@@ -12,6 +12,7 @@ import pytest
 
 from utils.errors import ParameterError, ParityError
 from utils.parity import Report, compare_arrays, compare_gradients, compare_outputs, standard_inputs
+from utils.parity_row import worst_first
 
 HEIGHT, WIDTH, CLASSES = 24, 24, 10
 WEIGHTS = np.random.default_rng(7).normal(size=(HEIGHT * WIDTH * 3, CLASSES)) / 10
@@ -278,6 +279,13 @@ def test_a_gradient_that_only_one_side_has_fails_both_ways():
             report.require()
 
 
+def test_a_gradient_of_none_fails_as_a_missing_one_does():
+    none = gradients() | {"head.bias": None}
+    for pair in ((gradients(), none), (none, gradients()), (none, none)):
+        report = Report(compare_gradients(*pair, "noise", 3))
+        assert [row.variable for row in report.rows if not row.passed] == ["head.bias"]
+
+
 def test_a_gradient_of_zero_must_be_zero_on_both_sides():
     zero = {"head.bias": np.zeros(4, np.float32)}
     noise = {"head.bias": np.full(4, 1e-12, np.float32)}
@@ -318,7 +326,7 @@ def test_the_error_lists_the_failed_figures_worst_first(inputs):
 
 def test_what_is_no_number_counts_as_the_worst(inputs):
     report = Report([*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs).rows])
-    assert "NaN" in report.worst_first()[0].reason
+    assert "NaN" in worst_first(report.rows)[0].reason
 
 
 def test_the_json_is_strict_and_holds_every_row(inputs):
@@ -341,6 +349,15 @@ def test_the_json_is_strict_and_holds_every_row(inputs):
 
 def test_the_json_tells_a_loosened_tolerance(inputs):
     assert compared(rounding, inputs, tolerance=0.5).to_json()["tolerance"] == {"logits": 0.5}
+
+
+def test_a_report_read_back_from_json_shows_the_same(inputs):
+    report = Report(
+        [*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()]
+    )
+    again = Report.from_json(json.loads(json.dumps(report.to_json())))
+    assert (again.passed, again.table()) == (False, report.table())
+    assert again.to_json() == report.to_json()
 
 
 def many_gradients() -> list:

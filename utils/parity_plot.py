@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from utils.parity_row import Row, worst_first
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from utils.parity_report import Report, Row
 
 _PASS, _FAIL, _GATE, _TEXT = "#2f6fb2", "#d6392f", "#8a8f98", "#30343b"
 _FLOOR, _CEILING = 1e-9, 1e2  # float32 resolves 6e-8; what lies outside, zero and NaN too, is drawn here
 
 
-def plot(report: Report) -> Figure:
+def plot(rows: Sequence[Row], passed: bool) -> Figure:
     """A figure with a dot for each row: blue if it passes, red if not, a red cross where it is no number."""
     # pyplot, not a bare Figure: importing it is what teaches a notebook to show figures.
     import matplotlib.pyplot as plt
 
-    lanes = [(case, list(rows)) for case, rows in groupby(report.rows, key=lambda row: row.case)]
+    lanes = [(case, list(group)) for case, group in groupby(rows, key=lambda row: row.case)]
     figure, axes = plt.subplots(figsize=(8, 1.3 + 0.34 * max(1, len(lanes))), layout="constrained")
     figure.set_facecolor("white")
-    for y, (_, rows) in enumerate(lanes):
-        _draw_lane(axes, y, rows)
+    for y, (_, lane) in enumerate(lanes):
+        _draw_lane(axes, y, lane)
     _label_lanes(axes, [case for case, _ in lanes])
-    _style(axes, report)
-    _draw_tolerances(axes, [rows[0].tolerance for _, rows in lanes])
-    if report.rows:
-        _mark_worst(axes, lanes, report.worst_first()[0])
+    _style(axes, rows, passed)
+    _draw_tolerances(axes, [lane[0].tolerance for _, lane in lanes])
+    if rows:
+        _mark_worst(axes, lanes, worst_first(rows)[0])
     plt.close(figure)  # shown once, where the caller puts it
     return figure
 
@@ -90,8 +90,8 @@ def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
         start += size
 
 
-def _style(axes: Axes, report: Report) -> None:
-    positions = [_position(row) for row in report.rows] + list(report.tolerances.values())
+def _style(axes: Axes, rows: Sequence[Row], passed: bool) -> None:
+    positions = [figure for row in rows for figure in (_position(row), row.tolerance)]
     low, high = min(positions, default=_FLOOR), max(positions, default=1)
     axes.set_xscale("log")
     axes.set_xlim(10 ** math.floor(math.log10(low) - 0.3), 10 ** math.ceil(math.log10(high) + 0.3))
@@ -101,8 +101,8 @@ def _style(axes: Axes, report: Report) -> None:
     axes.tick_params(which="both", length=0, colors=_TEXT, labelsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    verdict = "passed" if report.passed else "FAILED"
-    colour = _TEXT if report.passed else _FAIL
+    verdict = "passed" if passed else "FAILED"
+    colour = _TEXT if passed else _FAIL
     axes.set_title(f"Parity {verdict}", loc="left", color=colour, fontsize=11, fontweight="bold")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import ParityError
+from utils.parity_row import Row, worst_first
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,48 +24,6 @@ _NOTE = (
     "relative: max |error| / max(1, max |reference|); of gradients |error| / |reference| in the L2 norm. "
     "top-1: of images whose best class the reference tells apart by more than the tolerance."
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison of one array.
-
-    max_abs: largest absolute error. relative: the same over max(1, max |reference|). rmse: root of the mean
-    squared error. relative_l2: |error| / |reference| in the L2 norm, where that is what the tolerance is held
-    against. top1, top5: agreement between 0 and 1, or None where it has no meaning. variable: whose figure it
-    is, if one of many. reason: what is wrong besides the numbers. Numbers are NaN where arrays could not be
-    compared.
-    """
-
-    output: str
-    input: str
-    batch: int
-    max_abs: float
-    relative: float
-    rmse: float
-    top1: float | None
-    top5: float | None
-    tolerance: float
-    passed: bool
-    variable: str = ""
-    relative_l2: float | None = None
-    reason: str = ""
-
-    @property
-    def figure(self) -> float:
-        """The error that the tolerance is held against."""
-        return self.relative if self.relative_l2 is None else self.relative_l2
-
-    @property
-    def severity(self) -> float:
-        """The error in tolerances; infinite where it is no number."""
-        ratio = self.figure / self.tolerance
-        return ratio if math.isfinite(ratio) else math.inf
-
-    @property
-    def case(self) -> tuple[str, str, int]:
-        """What was compared, whichever the variable."""
-        return self.output, self.input, self.batch
 
 
 @dataclass(frozen=True)
@@ -86,14 +45,21 @@ class Report:
             found[row.output] = max(row.tolerance, found.get(row.output, 0.0))
         return found
 
-    def worst_first(self) -> list[Row]:
-        """Failed rows first, each kind by its error in tolerances."""
-        return sorted(self.rows, key=lambda row: (row.passed, -row.severity))
-
     def to_json(self) -> dict[str, Any]:
         """For the manifest: `passed`, `tolerance` by output, all rows; NaN and Inf as strings."""
         rows = [{key: _json_number(value) for key, value in asdict(row).items()} for row in self.rows]
         return {"passed": self.passed, "tolerance": self.tolerances, "rows": rows}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        """The report that a manifest holds, for showing it again."""
+        figures = ("max_abs", "relative", "rmse", "relative_l2")
+        return cls(
+            [
+                Row(**row | {key: float(row[key]) for key in figures if row.get(key) is not None})
+                for row in data["rows"]
+            ]
+        )
 
     def require(self) -> None:
         """Does nothing if the report passes, else raises ParityError with the failed figures, worst first."""
@@ -101,7 +67,7 @@ class Report:
             return
         if not self.rows:
             raise ParityError("parity failed: nothing was compared. Pass at least one output and input.")
-        failed = [row for row in self.worst_first() if not row.passed]
+        failed = [row for row in worst_first(self.rows) if not row.passed]
         lines = [f"  {_describe(row)}" for row in failed[:_IN_ERROR]]
         if len(failed) > _IN_ERROR:
             lines.append(f"  and {len(failed) - _IN_ERROR} more")
@@ -152,12 +118,12 @@ class Report:
         """Draws the errors by output, input and batch on a log axis, with tolerances and the worst."""
         from utils.parity_plot import plot
 
-        return plot(self)
+        return plot(self.rows, self.passed)
 
     def _verdict(self) -> str:
         if not self.rows:
             return "parity FAILED: nothing was compared"
-        worst = self.worst_first()[0]
+        worst = worst_first(self.rows)[0]
         if not self.passed:
             failed = sum(not row.passed for row in self.rows)
             return f"parity FAILED in {failed} of {len(self.rows)} comparisons; worst: {_describe(worst)}"
@@ -169,7 +135,7 @@ class Report:
             rows = list(group)
             if len(rows) > _WORST:
                 lines.append(_summary(rows))
-                rows = sorted(rows, key=lambda row: (row.passed, -row.severity))[:_WORST]
+                rows = worst_first(rows)[:_WORST]
                 lines += [_line(row, f"  {row.variable}") for row in rows]
             else:
                 lines += [_line(row, f"{row.output} {row.variable}".strip()) for row in rows]
