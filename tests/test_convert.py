@@ -1,0 +1,231 @@
+"""The command around a conversion notebook, with small real notebooks in place of the conversion."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from utils import checkpoints, convert
+from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
+from utils.parity_report import Report
+from utils.parity_row import Row
+from utils.variants import get_variant
+
+REPORT = Report([Row("logits", "noise", 3, 1e-6, 3.5e-7, 1e-7, 1.0, 1.0, 1e-5, True)])
+PARAMETERS = """\
+variant = "convmixer_768_32"  #@param
+head = "classification"  #@param
+checkpoint = "official"  #@param
+image_size = 224  #@param
+output_dir = "exports"  #@param
+seed = 0  #@param"""
+WRITES_ARTEFACTS = f"""\
+import json, pathlib
+out = pathlib.Path(output_dir)
+name = f"{{variant}}_{{head}}" + ("_synthetic" if checkpoint == "synthetic" else "")
+(out / name).mkdir(parents=True)
+(out / f"{{name}}.tar.gz").write_bytes(b"tar")
+seen = dict(variant=variant, head=head, checkpoint=checkpoint, image_size=image_size, seed=seed)
+manifest = dict(weights=checkpoint, seen=seen, parity={REPORT.to_json()!r})
+(out / f"{{name}}.json").write_text(json.dumps(manifest))"""
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Puts a notebook with this code where the command looks for conversion_convmixer.ipynb."""
+    monkeypatch.setattr(convert, "ROOT", tmp_path)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+    def write(code):
+        tagged = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        cells = [tagged, nbformat.v4.new_code_cell(code)]
+        kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+        made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(made, tmp_path / "conversion_convmixer.ipynb")
+
+    return write
+
+
+def run(output_dir, *options):
+    return convert.main(["--variant", "convmixer_tiny", "--output-dir", str(output_dir), *options])
+
+
+def left_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
+
+
+def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(
+    notebook, tmp_path, capfd, monkeypatch
+):
+    notebook(WRITES_ARTEFACTS)
+    monkeypatch.chdir(tmp_path)  # a relative folder is the caller's, wherever the notebook runs
+    assert run("out", "--checkpoint", "synthetic", "--head", "fe", "--seed", "7") == 0
+    name = "convmixer_tiny_fe_synthetic"
+    assert left_in(tmp_path / "out") == [name, f"{name}.ipynb", f"{name}.json", f"{name}.tar.gz"]
+    executed = nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in executed.cells)
+    manifest = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+    assert manifest["seen"] == {
+        "variant": "convmixer_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": 48, "seed": 7,
+    }  # fmt: skip
+    printed, said = capfd.readouterr()
+    assert "IPKernelApp" not in said  # the kernel's own log is no news
+    for made in (f"{name}/", f"{name}.tar.gz", f"{name}.json", f"{name}.ipynb"):
+        assert str(tmp_path / "out" / made) in printed
+    assert left_in(tmp_path / "tmp") == []
+    assert "3.5e-07" in printed
+    assert "parity passed" in printed
+    assert "SYNTHETIC" in printed
+
+
+def test_our_own_error_is_one_message_and_leaves_no_file(notebook, tmp_path, capsys):
+    notebook("class ParityError(ValueError): pass\nraise ParityError('logits differ by 0.5')")
+    assert run(tmp_path / "out", "--checkpoint", "synthetic") == 1
+    said = capsys.readouterr().err
+    assert "error: logits differ by 0.5\n" in said
+    assert "Traceback" not in said
+    kept = Path(said.split("as far as it got: ")[1].strip())
+    assert "logits differ" in kept.read_text()
+    assert left_in(tmp_path / "out") == []
+
+
+def test_missing_notebook_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert, "ROOT", tmp_path)
+    assert run(tmp_path / "out", "--checkpoint", "synthetic") == 1
+    assert f"error: {tmp_path / 'conversion_convmixer.ipynb'} is not there" in capsys.readouterr().err
+
+
+def test_any_other_error_is_named_by_its_kind(notebook, tmp_path, capsys):
+    notebook("{}['missing']")
+    assert run(tmp_path / "out", "--checkpoint", "synthetic") == 1
+    assert "error: KeyError: 'missing'\n" in capsys.readouterr().err
+
+
+def test_notebook_that_wrote_nothing_is_an_error(notebook, tmp_path, capsys):
+    notebook("pass")
+    assert run(tmp_path / "out", "--checkpoint", "synthetic") == 1
+    assert "did not write" in capsys.readouterr().err
+    assert left_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_reaches_the_cell_and_leaves_nothing(notebook, tmp_path, signum):
+    started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+    notebook(
+        "import pathlib, time\ntry:\n"
+        f"    pathlib.Path({str(started)!r}).touch()\n    time.sleep(60)\n"
+        f"finally:\n    pathlib.Path({str(cleaned)!r}).touch()"
+    )
+    code = (
+        "import sys, pathlib; from utils import convert; convert.ROOT = pathlib.Path(sys.argv[1]);"
+        "sys.exit(convert.main(sys.argv[2:]))"
+    )
+    options = [
+        "--variant",
+        "convmixer_tiny",
+        "--checkpoint",
+        "synthetic",
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), *options],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signum)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert cleaned.exists()
+    assert "Interrupted" in said
+    assert "Traceback" not in said
+    assert left_in(tmp_path / "out") == left_in(tmp_path / "tmp") == []
+
+
+def resolving(monkeypatch, error=None):
+    asked = []
+
+    def resolve(variant, checkpoint, seed):
+        asked.append((variant.name, checkpoint))
+        if error:
+            raise error
+
+    monkeypatch.setattr(checkpoints, "resolve", resolve)
+    return asked
+
+
+def test_auto_is_official_where_it_can_be_had(monkeypatch, capsys):
+    asked = resolving(monkeypatch)
+    assert convert.choose_checkpoint(get_variant("convmixer_768_32"), "auto", 0) == "official"
+    assert asked == [("convmixer_768_32", "official")]
+    assert capsys.readouterr().err == ""
+
+
+def test_auto_is_loudly_synthetic_where_the_official_file_cannot_be_had(monkeypatch, capsys):
+    resolving(monkeypatch, CheckpointUnavailable("the host did not answer"))
+    assert convert.choose_checkpoint(get_variant("convmixer_768_32"), "auto", 0) == "synthetic"
+    said = capsys.readouterr().err
+    assert "SYNTHETIC WEIGHTS for convmixer_768_32" in said
+    assert "the host did not answer" in said
+    assert len(said.strip().splitlines()) > 4
+
+
+def test_auto_never_takes_other_weights_for_a_damaged_download(notebook, monkeypatch, tmp_path, capsys):
+    notebook("pass")
+    resolving(monkeypatch, CheckpointError("SHA-256 is 12, 34 was recorded"))
+    assert convert.main(["--variant", "convmixer_768_32", "--output-dir", str(tmp_path / "out")]) == 1
+    assert "error: SHA-256 is 12, 34 was recorded" in capsys.readouterr().err
+    assert left_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("checkpoint", ["official", "synthetic", ""])
+def test_a_chosen_keyword_is_passed_on_without_a_look(monkeypatch, checkpoint):
+    asked = resolving(monkeypatch, AssertionError("must not be asked"))
+    assert convert.choose_checkpoint(get_variant("convmixer_768_32"), checkpoint, 0) == checkpoint
+    assert asked == []
+
+
+def test_local_file_is_the_callers_wherever_the_notebook_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    chosen = convert.choose_checkpoint(get_variant("convmixer_768_32"), "my.pth.tar", 0)
+    assert chosen == str(tmp_path / "my.pth.tar")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"variant": "convmixer_768"}, "convmixer_768_32"),
+        ({"head": "features"}, "classification"),
+        ({"operations": "plain"}, "no parameter operations"),
+        ({"output_dir": " "}, "output_dir is empty"),
+    ],
+)
+def test_wrong_parameter_stops_before_any_download(notebook, monkeypatch, tmp_path, options, said):
+    notebook("pass")
+    asked = resolving(monkeypatch)
+    right = {
+        "variant": "convmixer_768_32",
+        "head": "fe",
+        "checkpoint": "auto",
+        "output_dir": tmp_path / "out",
+    }
+    with pytest.raises(ParameterError, match=said):
+        convert.convert(**(right | options))
+    assert asked == []
+    assert left_in(tmp_path / "out") == []

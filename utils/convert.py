@@ -1,0 +1,158 @@
+"""Runs a variant's conversion notebook as a command: `python -m utils.convert --variant convmixer_768_32`.
+
+What is in the output folder afterwards is the notebook's own work. This adds the executed notebook beside it,
+chooses the checkpoint for `--checkpoint auto`, and prints where everything is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from utils import execution
+from utils.errors import CheckpointUnavailable, ConversionError, ParameterError
+from utils.parity_report import Report
+from utils.parity_row import Row
+from utils.variants import HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
+
+ROOT = Path(__file__).resolve().parent.parent
+KEYWORDS = ("auto", "official", "synthetic")
+
+
+def convert(
+    variant: str,
+    head: str,
+    checkpoint: str,
+    output_dir: str | Path,
+    image_size: int | None = None,
+    seed: int | None = None,
+    operations: str | None = None,
+) -> list[Path]:
+    """Runs the variant's notebook; returns SavedModel folder, tarball, manifest and executed notebook.
+
+    `image_size` None is the variant's own; `seed` and `operations` None are the notebook's defaults. Raises
+    ConversionError for whatever stops the notebook, and KeyboardInterrupt where it was interrupted.
+    """
+    row = get_variant(variant)
+    artefact_name(variant, head, "official", operations or "xla")  # refuses names that are not known
+    if not str(output_dir).strip():
+        raise ParameterError(
+            "output_dir is empty. Name the folder that the artefacts go to, such as exports."
+        )
+    folder = Path(output_dir).expanduser().absolute()
+    parameters = {
+        "variant": variant,
+        "head": head,
+        "checkpoint": checkpoint,
+        "image_size": row.image_size if image_size is None else image_size,
+        "output_dir": str(folder),
+        "seed": seed,
+        "operations": operations,
+    }
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    notebook = ROOT / NOTEBOOKS[row.family]
+    execution.require_parameters(notebook, parameters)
+    parameters["checkpoint"] = chosen = choose_checkpoint(row, checkpoint, seed or 0)  # may download
+
+    weights = chosen if chosen in KEYWORDS else "custom"
+    name = artefact_name(variant, head, weights, operations or "xla")
+    made = [folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json", folder / f"{name}.ipynb"]
+    with execution.executed(notebook, parameters) as written:
+        if missing := [str(path) for path in made[:3] if not path.exists()]:
+            raise ConversionError(f"{notebook.name} ended, but did not write {', '.join(missing)}.")
+        execution.place(written, made[3])
+    return made
+
+
+def choose_checkpoint(variant: Variant, checkpoint: str, seed: int) -> str:
+    """The notebook's `checkpoint`: a keyword, or a local file's absolute path. "auto" is decided here.
+
+    "auto" is "official" unless it cannot be had, then "synthetic" with a warning on stderr. Raises
+    CheckpointError for a download that arrived but is not what was recorded: no reason to take other weights.
+    """
+    if checkpoint != "auto":
+        keep = checkpoint in KEYWORDS or not checkpoint.strip()  # the notebook refuses an empty one
+        return checkpoint if keep else str(Path(checkpoint).expanduser().absolute())
+    if not variant.sources:
+        _warn(variant, "No official checkpoint exists: the variant is for tests and dry runs.")
+        return "synthetic"
+    from utils import checkpoints
+
+    try:
+        checkpoints.resolve(variant, "official", seed)
+    except CheckpointUnavailable as error:
+        _warn(variant, str(error))
+        return "synthetic"
+    return "official"
+
+
+def summary(made: list[Path]) -> str:
+    """Where everything is, and the parity table of the manifest: text for a terminal."""
+    folder, tarball, manifest_path, notebook = made
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    lines = [
+        "",
+        Report([Row(**row) for row in manifest["parity"]["rows"]]).table(),
+        "",
+        f"SavedModel         {folder}{os.sep}",
+        f"Tarball            {tarball} ({tarball.stat().st_size / 1e6:.1f} MB)",
+        f"Manifest           {manifest_path}",
+        f"Executed notebook  {notebook}",
+    ]
+    if manifest.get("weights") == "synthetic":
+        lines += ["", "SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing."]
+    return "\n".join(lines)
+
+
+WARNING = """
+{line}
+!!! SYNTHETIC WEIGHTS for {name}: the official checkpoint is not used.
+!!! {reason}
+!!! The conversion is real, and verified as one of official weights is, but the weights are random numbers:
+!!! the model recognises nothing. Its name, its manifest and its model card say so.
+!!! To stop here instead: make convert CHECKPOINT=official (--checkpoint official).
+{line}
+"""
+
+
+def _warn(variant: Variant, reason: str) -> None:
+    text = WARNING.format(line="!" * 100, name=variant.name, reason=reason.replace("\n", "\n!!! "))
+    print(text, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m utils.convert", description=__doc__.splitlines()[0])
+    parser.add_argument("--variant", default="convmixer_768_32", help=f"one of: {', '.join(VARIANTS)}")
+    parser.add_argument("--head", default="classification", help=f"one of: {', '.join(HEADS)}")
+    parser.add_argument("--checkpoint", default="auto", help=f"{', '.join(KEYWORDS)}, or a local file")
+    parser.add_argument("--output-dir", default="exports", help="where the artefacts go (default: exports)")
+    parser.add_argument("--image-size", type=int, help="pixels; 0: any height and width (ConvMixer)")
+    parser.add_argument("--seed", type=int, help="of synthetic weights and of the inputs compared")
+    parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 converted and verified, 1 an error whose message was printed, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    # Being ended is being interrupted: the notebook's kernel is another process, and must clean up too.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        print(summary(convert(**vars(options))))
+    except ConversionError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nInterrupted: nothing new is in {options.output_dir}.", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
