@@ -1,0 +1,179 @@
+"""Which module of utils/ may import what: a new module needs a row, a new import a place in its row."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+UTILS = Path(__file__).resolve().parent.parent / "utils"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Names separated by blanks: packages on import, packages inside functions only, own modules."""
+
+    imports: str = ""
+    lazily: str = ""
+    utils: str = ""
+
+    def allows(self, name: str, deferred: bool) -> bool:
+        if name.startswith("utils."):
+            return name.removeprefix("utils.") in self.utils.split()
+        return name in self.imports.split() or (deferred and name in self.lazily.split())
+
+
+# One way, no step back: an exporter knows no model, a source model knows no TensorFlow, parity knows only
+# callables and arrays. Only notebooks and tests join the two ends.
+ROOMS = {
+    "__init__": Room(),
+    "errors": Room(),
+    # the table
+    "publications": Room(),
+    "variants": Room(utils="errors publications"),
+    # checkpoints
+    "layouts": Room(utils="variants"),
+    "problems": Room("numpy", utils="errors variants"),
+    "archives": Room(utils="errors"),
+    "npz_file": Room("numpy", utils="archives errors"),
+    "torch_file": Room(lazily="torch", utils="archives errors"),
+    "transfer": Room(lazily="pooch requests", utils="errors"),
+    "download": Room(lazily="pooch", utils="archives errors transfer variants"),
+    "synthetic": Room("numpy", lazily="torch", utils="errors layouts variants"),
+    "checkpoints": Room(
+        "numpy",
+        lazily="torch",
+        utils="archives download errors layouts npz_file problems synthetic torch_file variants",
+    ),
+    # source models
+    "convmixer": Room("numpy torch", utils="errors variants"),
+    "mlp_mixer": Room("flax jax", utils="errors variants"),
+    # exporters
+    "exported": Room(lazily="tensorflow"),
+    "onnx_compat": Room("numpy onnx", lazily="onnx_tf tensorflow", utils="errors"),
+    "onnx_export": Room("onnx torch", utils="errors"),
+    "onnx_tf_export": Room("numpy onnx tensorflow", utils="errors exported onnx_compat"),
+    "jax_export": Room("jax numpy tensorflow", utils="errors exported"),
+    # artefacts
+    "saved_model": Room("tensorflow", utils="errors exported"),
+    "staging": Room(utils="errors"),
+    "extraction": Room(utils="errors"),
+    "tarball": Room(lazily="tqdm", utils="errors"),
+    "manifest": Room(utils="errors variants"),
+    "model_card": Room(utils="errors"),
+    "packaging": Room(utils="errors extraction manifest model_card staging tarball"),
+    # comparison
+    "parity_row": Room(),
+    "parity_inputs": Room("numpy", utils="errors"),
+    "parity_plot": Room(lazily="matplotlib", utils="parity_row"),
+    "parity_report": Room(lazily="matplotlib", utils="errors parity_plot parity_row"),
+    "parity": Room("numpy", utils="errors parity_inputs parity_report parity_row"),
+    # the rest
+    "preprocessing": Room("PIL numpy", utils="errors variants"),
+    "measure": Room(),
+    "execution": Room(lazily="nbclient papermill", utils="errors"),
+    "convert": Room(utils="checkpoints errors execution parity_report parity_row variants"),
+}
+
+
+def imports_of(source: str) -> set[tuple[str, bool]]:
+    """(name, deferred) of every import: a package or `utils.module`; deferred: not run on import."""
+    found = set()
+
+    def visit(node: ast.AST, deferred: bool) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            deferred = True
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for child in node.body:
+                visit(child, True)
+            for child in node.orelse:
+                visit(child, deferred)
+            return
+        for name in names(node):
+            own = name.startswith("utils.")
+            found.add((".".join(name.split(".")[:2]) if own else name.split(".")[0], deferred))
+        for child in ast.iter_child_nodes(node):
+            visit(child, deferred)
+
+    def names(node: ast.AST) -> list[str]:
+        if isinstance(node, ast.Import):
+            return [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, ["utils" if node.level else "", node.module]))
+            return [f"utils.{alias.name}" for alias in node.names] if module == "utils" else [module]
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func).split(".")[-1]
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                return [node.args[0].value]
+        return []
+
+    visit(ast.parse(source), False)
+    return {(name, deferred) for name, deferred in found if name not in sys.stdlib_module_names}
+
+
+def trespasses(source: str, room: Room) -> list[str]:
+    return sorted(
+        f"{name} {'inside a function' if deferred else 'at import time'}"
+        for name, deferred in imports_of(source)
+        if not room.allows(name, deferred)
+    )
+
+
+@pytest.mark.parametrize("path", sorted(UTILS.rglob("*.py")), ids=lambda path: path.stem)
+def test_module_imports_only_what_its_row_allows(path):
+    assert path.stem in ROOMS, f"utils/{path.name} has no row in ROOMS: say what it may import"
+    assert trespasses(path.read_text(encoding="utf-8"), ROOMS[path.stem]) == []
+
+
+def test_every_row_has_its_module():
+    assert sorted(ROOMS) == sorted(path.stem for path in UTILS.rglob("*.py"))
+
+
+def test_the_rows_go_one_way():
+    TopologicalSorter({name: room.utils.split() for name, room in ROOMS.items()}).prepare()  # or CycleError
+
+
+@pytest.mark.parametrize(
+    ("source", "trespass"),
+    [
+        ("import torch", "torch at import time"),
+        ("import torch.nn as nn", "torch at import time"),
+        ("from tensorflow.python import x", "tensorflow at import time"),
+        ("try:\n    import jax\nexcept ImportError:\n    jax = None", "jax at import time"),
+        ("class A:\n    import flax", "flax at import time"),
+        ("def f():\n    import jax", "jax inside a function"),
+        ("def f():\n    from utils.parity import Row", "utils.parity inside a function"),
+        ("from utils import parity", "utils.parity at import time"),
+        ("from . import parity", "utils.parity at import time"),
+        ("from .parity import Row", "utils.parity at import time"),
+        ("import utils.parity", "utils.parity at import time"),
+        ("import importlib\nimportlib.import_module('torch.nn')", "torch at import time"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import jax", "jax inside a function"),
+    ],
+)
+def test_planted_import_is_caught(source, trespass):
+    assert trespasses(source, Room("numpy", lazily="pooch", utils="errors")) == [trespass]
+
+
+def test_lazy_import_is_allowed_in_functions_only():
+    room = Room(lazily="torch", utils="errors")
+    assert trespasses("import os\nfrom utils.errors import X\ndef f():\n    import torch", room) == []
+    assert trespasses("import torch", room) == ["torch at import time"]
+
+
+@pytest.mark.parametrize("module", ["utils", "utils.variants", "utils.errors", "utils.convert"])
+def test_importing_the_table_or_the_command_loads_nothing_outside_the_standard_library(module):
+    code = f"""
+import sys
+before = set(sys.modules)
+import {module}
+loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
+print(*sorted(loaded - set(sys.stdlib_module_names) - {{"utils"}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=UTILS.parent, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr, done.returncode) == ("", "", 0)
