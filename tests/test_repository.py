@@ -44,6 +44,11 @@ def cells(request):
     return code_cells(request.param)
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_asks_for_the_kernel_that_every_environment_has(notebook):
+    assert json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
+
+
 def test_notebook_has_no_outputs(cells):
     assert [cell["source"] for cell in cells if cell["outputs"] or cell["execution_count"]] == []
 
