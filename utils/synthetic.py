@@ -27,18 +27,16 @@ from utils.errors import CheckpointError, ParameterError
 from utils.layouts import COUNTER, expected_shapes, sequential_keys
 from utils.variants import Variant
 
-FORMAT_VERSION = (
-    1  # raise it when the drawn numbers change, so that no older cached file is mistaken for a new one
-)
+# Raise it when the drawn numbers change, so that no older cached file is mistaken for a new one.
+FORMAT_VERSION = 2
 
-_JITTER = 0.2  # standard deviation of scales and variances about their value, and of shifts about zero
-_PRE_ACTIVATION = (1.5, 0.75)  # mean and standard deviation, over channels, of the mean pre-activation
+_JITTER = 0.2  # standard deviation of scales and variances about their value, and of a LayerNorm's bias
+_SHIFT = 0.1  # the same of a BatchNorm's bias and running mean: what they add is the same for every picture
+_PRE_ACTIVATION = (1.5, 0.4)  # mean and standard deviation, over channels, of the mean pre-activation
 _BATCH_NORM_POWER = 1.09  # variance of a jittered BatchNorm's output: (1 + j^2) * E[1 / (1 + j * normal)]
 _GELU_SECOND_MOMENT = 0.4252  # E[gelu(z)^2] for z ~ N(0, 1)
-_LOGITS_GAIN = {
-    "convmixer": 10.0,
-    "mixer": 8.0,
-}  # pooling averages much away: brings logits back to order 1 to 10
+# Pooling averages much away; this brings logits back to order 1 to 10.
+_LOGITS_GAIN = {"convmixer": 10.0, "mixer": 8.0}
 _BIAS = 0.1  # standard deviation of a Mixer's biases
 _BRANCH_GAIN = 0.5  # a Mixer's branches add to the residual stream, depth after depth
 
@@ -124,8 +122,8 @@ def _convolution_and_batch_norm(
     from_input = taps[:, 0] * mean if shape[1] == 1 else (taps * mean).sum(axis=1)
     center = _PRE_ACTIVATION[0] + _PRE_ACTIVATION[1] * normal(f"{convolution}.bias")
     expected, variance = _moments(activation, center)
-    scale, shift = _around_one(normal(f"{batch_norm}.weight")), _JITTER * normal(f"{batch_norm}.bias")
-    running_mean = expected + _JITTER * normal(f"{batch_norm}.running_mean")
+    scale, shift = _around_one(normal(f"{batch_norm}.weight")), _SHIFT * normal(f"{batch_norm}.bias")
+    running_mean = expected + _SHIFT * normal(f"{batch_norm}.running_mean")
     running_var = variance * _around_one(normal(f"{batch_norm}.running_var"))
     arrays = {
         f"{convolution}.weight": weight,
