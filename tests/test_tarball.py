@@ -129,7 +129,7 @@ def test_packing_holds_no_file_in_memory(tmp_path):
     code = (
         "import resource, sys; from utils.tarball import write_tarball; from utils.extraction import *\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak(); path = write_tarball(sys.argv[1], sys.argv[2]); extract_tarball(path, sys.argv[3])\n"
+        "before = peak(); write_tarball(*sys.argv[1:3]); extract_tarball(*sys.argv[2:4])\n"
         "print(peak() - before)"
     )
     arguments = [tmp_path / "model", tmp_path / "a.tar.gz", tmp_path / "unpacked"]
