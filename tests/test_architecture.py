@@ -58,7 +58,8 @@ ROOMS = {
     "onnx_tf_export": Room("numpy onnx tensorflow", utils="errors exported onnx_compat"),
     "jax_export": Room("jax numpy tensorflow", utils="errors exported"),
     # artefacts
-    "saved_model": Room("tensorflow", utils="errors exported"),
+    "labels": Room(utils="errors"),
+    "saved_model": Room("numpy tensorflow", utils="errors exported"),
     "staging": Room(utils="errors"),
     "extraction": Room(utils="errors"),
     "tarball": Room(lazily="tqdm", utils="errors"),

@@ -21,6 +21,8 @@ class ExportedFunction:
     output: what comes out, "logits" or "features".
     units: the size of the last dimension of the output.
     input_shape: (height, width, channels) without the batch; None where any size will do.
+    axes: for a variable stored in another axis order than its source: the source's axes in the variable's order, so
+        that `numpy.transpose(source, axes[name])` is the variable's value (and a source gradient, the variable's).
     save_options: what `tf.saved_model.save` must be told for this function, or None.
     extra_versions: facts for the manifest about what can load the artefact.
     """
@@ -31,5 +33,6 @@ class ExportedFunction:
     output: str
     units: int
     input_shape: tuple[int | None, int | None, int]
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     save_options: tf.saved_model.SaveOptions | None = None
     extra_versions: Mapping[str, str | int] = field(default_factory=dict)

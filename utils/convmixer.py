@@ -1,0 +1,140 @@
+"""ConvMixer in PyTorch, as the official checkpoints define it: the source that every export is compared to.
+
+Paper: "Patches Are All You Need?", https://arxiv.org/abs/2201.09792. The attribute names are those of the
+`timm` key layout, so a checked state dict loads without renaming.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.errors import CheckpointError, ParameterError
+from utils.variants import HEADS, ConvMixerArchitecture
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}  # GELU: exact, by erf
+
+
+class Residual(nn.Module):
+    """`fn(x) + x`."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self.fn(x) + x
+
+
+def convolution_unit(convolution: nn.Conv2d, architecture: ConvMixerArchitecture) -> nn.Sequential:
+    """A convolution, the activation, then BatchNorm: ConvMixer normalises *after* the activation."""
+    return nn.Sequential(
+        convolution,
+        ACTIVATIONS[architecture.activation](),
+        nn.BatchNorm2d(architecture.dim, eps=architecture.batch_norm_epsilon),
+    )
+
+
+class ConvMixer(nn.Module):
+    """Patch embedding, `depth` blocks of depthwise (space) and pointwise (channel) mixing, pooling, linear head.
+
+    Takes float32 [B, 3, H, W], normalised; gives logits [B, classes], or for the head "fe" the pooled
+    features [B, dim]. Raises ParameterError for a head that does not exist.
+    """
+
+    def __init__(self, architecture: ConvMixerArchitecture, head: str = "classification") -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ParameterError(f"head is {head!r}; expected one of {', '.join(HEADS)}")
+        a = architecture
+        self.stem = convolution_unit(nn.Conv2d(3, a.dim, a.patch_size, stride=a.patch_size), a)
+        self.blocks = nn.Sequential(
+            *[
+                nn.Sequential(
+                    Residual(convolution_unit(nn.Conv2d(a.dim, a.dim, a.kernel_size, groups=a.dim, padding="same"), a)),
+                    *convolution_unit(nn.Conv2d(a.dim, a.dim, 1), a),
+                )
+                for _ in range(a.depth)
+            ]
+        )
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(a.dim, a.classes) if head == "classification" else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self.head(self.pooling(self.blocks(self.stem(x))))
+
+
+def build_convmixer(
+    architecture: ConvMixerArchitecture, weights: Mapping[str, np.ndarray], head: str = "classification"
+) -> ConvMixer:
+    """A ConvMixer in evaluation mode with `weights`, canonical names as `checkpoints.read_convmixer` gives them.
+
+    The arrays become the parameters without a copy where they are writable. For the head "fe" the entries
+    `head.weight` and `head.bias` are left out, by name; any other missing, extra or misshapen entry raises
+    CheckpointError.
+    """
+    with torch.device("meta"):  # no time or memory for an initialisation that would be overwritten
+        model = ConvMixer(architecture, head)
+    dropped = {"head.weight", "head.bias"} if head == "fe" else set()
+    state = {name: _as_tensor(array) for name, array in weights.items() if name not in dropped}
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit this ConvMixer ({architecture}): {error}") from error
+    return model.eval()
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as a function of float32 NHWC arrays, to compare with an export of the same interface."""
+
+    def call(inputs: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(_nchw(inputs)).numpy()
+
+    return call
+
+
+def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Gradients of `sum(output ** 2) / batch` by every parameter, in PyTorch's axis order, by parameter name.
+
+    `inputs` is float32 [B, H, W, 3]; the model's own mode (train or eval) is kept.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    loss = (model(_nchw(inputs).to(parameters[0].dtype)) ** 2).sum() / len(inputs)
+    return {n: g.numpy() for n, g in zip(names, torch.autograd.grad(loss, parameters), strict=True)}
+
+
+def rounding_of_gradients(model: nn.Module, inputs: np.ndarray) -> float:
+    """How far PyTorch's own float32 gradients are from exact ones: the largest relative L2 error of a parameter.
+
+    Exact means computed in float64. With ReLU this is far above rounding: units within rounding of zero fall on
+    either side, and each one that does moves the gradients.
+    """
+    exact = gradients(copy.deepcopy(model).double(), inputs)
+    rounded = gradients(model, inputs)
+    return max(float(np.linalg.norm(rounded[n] - g) / np.linalg.norm(g)) for n, g in exact.items())
+
+
+def training_pass(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Output in train mode for float32 [B, H, W, 3], and the BatchNorm statistics that it leaves, by name.
+
+    Works on a copy: the model's own statistics and mode stay as they are.
+    """
+    trained = copy.deepcopy(model).train()
+    with torch.no_grad():
+        output = trained(_nchw(inputs)).numpy()
+    statistics = {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
+    return output, statistics
+
+
+def _nchw(inputs: np.ndarray) -> torch.Tensor:
+    # permute moves the channels and keeps height before width; the tempting transpose(1, 3) would swap them.
+    return torch.from_numpy(inputs).permute(0, 3, 1, 2)

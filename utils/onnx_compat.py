@@ -1,0 +1,159 @@
+"""Lets onnx-tf 1.10 (2022, unmaintained) import and run on today's onnx and TensorFlow.
+
+What it misses, and what stands in:
+- `onnx.mapping` and `onnx.helper.mapping`, dtype tables that onnx has removed: rebuilt from `onnx.helper`.
+- `tensorflow_addons` and `tensorflow_probability`, which have no wheels for today's Python or break beside Keras 3:
+  empty modules, present only while onnx-tf is imported; the two handlers that would use them (Hardmax, Bernoulli)
+  raise when called.
+- operators that came after it: `Gelu` (opset 20), `ReduceMean` with its axes as an input (opset 18), and `Constant`
+  19, which only admits more dtypes than `Constant` 13.
+- a Conv whose bias Grappler can fuse, and a BatchNormalization that keeps channels last and that can train.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+import onnx.helper
+
+from utils.errors import ConversionError
+
+Tensors = Mapping[str, Any]  # what onnx-tf calls a tensor dictionary
+TRAINING = "training"  # key of the tensor dictionary under which handlers find the Python bool
+_DTYPES = [t for t in onnx.TensorProto.DataType.values() if t != onnx.TensorProto.UNDEFINED]
+
+
+@functools.cache
+def import_onnx_tf() -> types.ModuleType:
+    """The module `onnx_tf.backend`, made importable, with the additional handlers registered.
+
+    Raises ConversionError, with the command that installs it, when onnx-tf is not there.
+    """
+    if importlib.util.find_spec("onnx_tf") is None:
+        raise ConversionError(
+            "onnx-tf is not installed. Install it without its outdated dependencies: "
+            "pip install --no-deps -r requirements-onnx-tf.txt"
+        )
+    _supply_onnx_mapping()
+    with _placeholders("tensorflow_addons.seq2seq.hardmax", "tensorflow_probability.distributions.Bernoulli"):
+        backend = importlib.import_module("onnx_tf.backend")
+    # Referred to for good: onnx-tf finds handlers by `__subclasses__()`, which forgets what the collector takes.
+    backend.additional_handlers = _register_handlers()
+    return backend
+
+
+def _supply_onnx_mapping() -> None:
+    """Rebuild `onnx.mapping`, which onnx-tf reads as tables, from the functions that replaced it."""
+    if hasattr(onnx, "mapping"):
+        return
+    mapping = types.ModuleType("onnx.mapping", "dtype tables rebuilt from onnx.helper")
+    mapping.TENSOR_TYPE_TO_NP_TYPE = {t: onnx.helper.tensor_dtype_to_np_dtype(t) for t in _DTYPES}
+    mapping.NP_TYPE_TO_TENSOR_TYPE = {
+        dtype: t for t, dtype in mapping.TENSOR_TYPE_TO_NP_TYPE.items() if dtype != np.dtype(object)
+    }
+    mapping.TENSOR_TYPE_TO_STORAGE_TENSOR_TYPE = {
+        t: onnx.helper.tensor_dtype_to_storage_tensor_dtype(t) for t in _DTYPES
+    }
+    mapping.STORAGE_TENSOR_TYPE_TO_FIELD = {
+        t: onnx.helper.tensor_dtype_to_field(t) for t in set(mapping.TENSOR_TYPE_TO_STORAGE_TENSOR_TYPE.values())
+    }
+    sys.modules["onnx.mapping"] = onnx.mapping = onnx.helper.mapping = mapping
+
+
+@contextmanager
+def _placeholders(*names: str) -> Iterator[None]:
+    """Modules `package.module` whose last part raises when called; gone again afterwards, lest others find them."""
+    added = []
+    for package, module, function in (name.split(".") for name in names):
+        if importlib.util.find_spec(package) is not None:
+            continue
+        outer, inner = types.ModuleType(package), types.ModuleType(f"{package}.{module}")
+        setattr(inner, function, functools.partial(_unavailable, package))
+        setattr(outer, module, inner)
+        sys.modules[package], sys.modules[inner.__name__] = outer, inner
+        added += [package, inner.__name__]
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
+
+
+def _unavailable(package: str, *_args: Any, **_kwargs: Any) -> NoReturn:
+    raise ConversionError(
+        f"this ONNX operator needs {package}, which does not run beside today's TensorFlow; "
+        "no ConvMixer uses it, so the graph is not the one this project exports"
+    )
+
+
+def _register_handlers() -> tuple[type, ...]:
+    """Add handlers by onnx-tf's own extension point: it collects the subclasses of BackendHandler."""
+    import tensorflow as tf
+    from onnx_tf.handlers.backend.constant import Constant
+    from onnx_tf.handlers.backend.conv_mixin import ConvMixin
+    from onnx_tf.handlers.backend.reduce_mean import ReduceMean
+    from onnx_tf.handlers.backend_handler import BackendHandler
+    from onnx_tf.handlers.handler import onnx_op
+
+    Constant.version_19 = Constant.version_13
+
+    def reduce_mean_18(_cls: type, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+        axes = tf.get_static_value(tensor_dict[node.inputs[1]]).tolist()
+        return [tf.reduce_mean(tensor_dict[node.inputs[0]], axes, keepdims=node.attrs.get("keepdims", 1) == 1)]
+
+    ReduceMean.version_18 = classmethod(reduce_mean_18)
+
+    @onnx_op("Gelu")
+    class Gelu(BackendHandler):
+        """tf.nn.gelu's formulation, 0.5 * x * erfc(-x / sqrt(2)), is the exact one that TFLite's converter knows."""
+
+        @classmethod
+        def version_20(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            approximate = node.attrs.get("approximate", "none")
+            approximate = approximate.decode() if isinstance(approximate, bytes) else approximate
+            return [tf.nn.gelu(tensor_dict[node.inputs[0]], approximate=approximate == "tanh")]
+
+    @onnx_op("Conv")
+    class Conv(ConvMixin, BackendHandler):
+        """onnx-tf's convolution, with the bias as a BiasAdd: Grappler fuses that, but not a plain addition."""
+
+        @classmethod
+        def version_11(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            if len(node.inputs) == 2:
+                return cls.conv(node, tensor_dict)
+            without_bias = copy.copy(node)
+            without_bias.inputs = node.inputs[:2]
+            y = tf.transpose(cls.conv(without_bias, tensor_dict)[0], (0, 2, 3, 1))
+            return [tf.transpose(tf.nn.bias_add(y, tensor_dict[node.inputs[2]]), (0, 3, 1, 2))]
+
+    @onnx_op("BatchNormalization")
+    class BatchNormalization(BackendHandler):
+        """Replaces onnx-tf's, which normalises channels-first and updates nothing as PyTorch does."""
+
+        @classmethod
+        def version_15(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            x, scale, offset, mean, variance = (tensor_dict[name] for name in node.inputs)
+            epsilon, momentum = node.attrs.get("epsilon", 1e-5), node.attrs.get("momentum", 0.9)
+            x = tf.transpose(x, (0, 2, 3, 1))
+            if tensor_dict[TRAINING]:
+                # The fused kernel normalises by the biased variance and reports the unbiased one, as PyTorch keeps.
+                y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+                    x, scale, offset, epsilon=epsilon, is_training=True
+                )
+                mean.assign_sub((mean - batch_mean) * (1 - momentum))
+                variance.assign_sub((variance - batch_variance) * (1 - momentum))
+            else:
+                y = tf.nn.batch_normalization(x, mean, variance, offset, scale, epsilon)
+            return [tf.transpose(y, (0, 3, 1, 2))]
+
+    return Gelu, Conv, BatchNormalization
