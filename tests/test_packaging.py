@@ -35,8 +35,7 @@ ROW = {
     "passed": True,
 }
 GRADIENTS = [
-    ROW
-    | {"output": "gradients", "batch": 3, "top1": None, "top5": None, "tolerance": 1e-4, "relative_l2": value}
+    ROW | {"output": "gradients", "batch": 3, "top1": None, "top5": None, "tolerance": 1e-4, "relative_l2": value}
     for value in (2e-7, 5.5e-6, 1e-7)
 ]
 TENSORS = {
@@ -96,9 +95,7 @@ def test_publishing_leaves_folder_tarball_and_manifest_and_nothing_else(tmp_path
     inside = published.folder / "assets.extra" / "manifest.json"
     assert inside.read_bytes() == published.manifest.read_bytes()
     text = published.manifest.read_text(encoding="utf-8")
-    assert (published.folder / "assets.extra" / "README.md").read_text("utf-8") == model_card(
-        json.loads(text)
-    )
+    assert (published.folder / "assets.extra" / "README.md").read_text("utf-8") == model_card(json.loads(text))
 
 
 def test_the_tarball_is_the_folder_and_the_manifest_lists_its_files(tmp_path):
@@ -499,9 +496,7 @@ OFFICIAL = {"weights": "official"}
 WRONG = {
     "parity that failed": {"parity": {"passed": False, "tolerance": {}, "rows": [ROW]}},
     "parity without rows": {"parity": {"passed": True, "tolerance": {}, "rows": []}},
-    "parity with a failed row": {
-        "parity": {"passed": True, "tolerance": {}, "rows": [ROW | {"passed": False}]}
-    },
+    "parity with a failed row": {"parity": {"passed": True, "tolerance": {}, "rows": [ROW | {"passed": False}]}},
     "parity of None": {"parity": None},
     "unknown weights": {"weights": "borrowed"},
     "synthetic weights under a plain name": {"weights": "synthetic"},
@@ -524,9 +519,7 @@ WRONG = {
     "no seconds": {"seconds": {}},
     "no memory": {"peak_memory_mb": 0},
     "no saved_model.pb": {"files": {"other": "ab" * 32}},
-    "itself among the files": {
-        "files": {"saved_model.pb": "ab" * 32, "assets.extra/manifest.json": "ab" * 32}
-    },
+    "itself among the files": {"files": {"saved_model.pb": "ab" * 32, "assets.extra/manifest.json": "ab" * 32}},
     "a hash that is none": {"files": {"saved_model.pb": "sha256"}},
     "a path for a name": {"name": "../convmixer"},
     "NaN in the training history": {"training": {"history": {"loss": [float("nan")]}}},

@@ -103,9 +103,7 @@ def test_another_order_of_summation_passes_with_a_row_per_input(inputs):
 def test_the_figures_are_those_of_the_definition():
     expected = np.array([[4.0, 1.0, 0.0], [2.0, -8.0, 0.0]], np.float32)
     found = expected + np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.03]], np.float32)
-    (row,) = compare_outputs(
-        lambda _: expected, lambda _: found, {"x": np.zeros((2, 1, 1, 3))}, "logits", 0.01
-    )
+    (row,) = compare_outputs(lambda _: expected, lambda _: found, {"x": np.zeros((2, 1, 1, 3))}, "logits", 0.01)
     assert row.max_abs == pytest.approx(0.03)
     assert row.relative == pytest.approx(0.03 / 8)
     assert row.rmse == pytest.approx(0.03 / np.sqrt(6))
@@ -273,9 +271,7 @@ def test_a_gradient_that_only_one_side_has_fails_both_ways():
     extra = Report(compare_gradients(fewer, gradients(), "noise", 3))
     for report, side in ((missing, "candidate"), (extra, "reference")):
         assert not report.passed
-        with pytest.raises(
-            ParityError, match=f"stem.0.weight, noise, batch 3: the {side} has no such variable"
-        ):
+        with pytest.raises(ParityError, match=f"stem.0.weight, noise, batch 3: the {side} has no such variable"):
             report.require()
 
 
@@ -339,9 +335,7 @@ def test_the_json_is_strict_and_holds_every_row(inputs):
     assert found["tolerance"] == {"logits": 1e-5, "gradients": 1e-4, "features": 1e-5}
     assert len(found["rows"]) == len(report.rows)
     assert found["rows"][0]["relative"] == report.rows[0].relative
-    assert {"output", "input", "batch", "max_abs", "relative", "rmse", "top1", "top5"} <= set(
-        found["rows"][0]
-    )
+    assert {"output", "input", "batch", "max_abs", "relative", "rmse", "top1", "top5"} <= set(found["rows"][0])
     assert found["rows"][0]["passed"] is True
     assert [row["max_abs"] for row in found["rows"]].count("nan") == 1
     assert json.loads(json.dumps(Report(rows).to_json(), allow_nan=False))["passed"] is True
@@ -352,9 +346,7 @@ def test_the_json_tells_a_loosened_tolerance(inputs):
 
 
 def test_a_report_read_back_from_json_shows_the_same(inputs):
-    report = Report(
-        [*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()]
-    )
+    report = Report([*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()])
     again = Report.from_json(json.loads(json.dumps(report.to_json())))
     assert (again.passed, again.table()) == (False, report.table())
     assert again.to_json() == report.to_json()
@@ -396,9 +388,7 @@ def test_the_html_is_well_formed_compact_and_escaped(inputs):
 
 
 def test_the_plot_has_a_dot_for_every_row_and_marks_the_worst(inputs, tmp_path):
-    report = Report(
-        [*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()]
-    )
+    report = Report([*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()])
     figure = report.plot()
     figure.savefig(tmp_path / "parity.png")
     (axes,) = figure.axes

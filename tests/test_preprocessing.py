@@ -21,9 +21,7 @@ PLAIN = Preprocessing(resize=8, crop=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0
 def gradient(width: int, height: int) -> Image.Image:
     """Red grows to the right, green downwards: shows any shift, flip or swap of axes."""
     rows, columns = np.mgrid[0:height, 0:width]
-    pixels = np.stack(
-        [columns * 255 // max(width - 1, 1), rows * 255 // max(height - 1, 1), rows * 0], axis=-1
-    )
+    pixels = np.stack([columns * 255 // max(width - 1, 1), rows * 255 // max(height - 1, 1), rows * 0], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))
 
 

@@ -43,9 +43,7 @@ def extract_tarball(
     """
     path, destination = Path(path), Path(destination)
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise PackagingError(
-            f"{destination} already exists. Remove it, or unpack {path.name} somewhere else."
-        )
+        raise PackagingError(f"{destination} already exists. Remove it, or unpack {path.name} somewhere else.")
     partial = None
     with _naming(path) as at_fault:
         try:

@@ -99,9 +99,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
 def check_name(name: object) -> None:
     """PackagingError unless `name` may be an artefact's: it becomes part of file names."""
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise PackagingError(
-            f"name = {name!r}: expected letters, digits, - and _, with a letter or digit first."
-        )
+        raise PackagingError(f"name = {name!r}: expected letters, digits, - and _, with a letter or digit first.")
 
 
 def _rules(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:

@@ -28,28 +28,19 @@ def _title(manifest: Manifest) -> str:
 def _what_it_is(manifest: Manifest) -> str:
     model, training = manifest["model"], manifest.get("training")
     family = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}.get(model["family"], model["family"])
-    head = (
-        "classifier (logits)"
-        if manifest["head"] == "classification"
-        else "feature extractor (pooled features)"
-    )
+    head = "classifier (logits)" if manifest["head"] == "classification" else "feature extractor (pooled features)"
     weights = {
         "official": f"official weights, trained on: {model['trained_on']}",
         "custom": "weights of a local checkpoint file",
         "synthetic": "synthetic (random) weights",
     }[manifest["weights"]]
     lines = [
-        f"{family} `{manifest['variant']}` as a TensorFlow SavedModel: {head}, "
-        f"{manifest['parameters']:,} parameters."
+        f"{family} `{manifest['variant']}` as a TensorFlow SavedModel: {head}, {manifest['parameters']:,} parameters."
     ]
     lines.append(f"It has {weights}.")
     if training:
         lines.append("It was fine-tuned afterwards: see Training.")
-    elif (
-        manifest["weights"] == "official"
-        and manifest["head"] == "classification"
-        and model["top1"] is not None
-    ):
+    elif manifest["weights"] == "official" and manifest["head"] == "classification" and model["top1"] is not None:
         lines.append(f"Reported ImageNet-1k top-1 accuracy: {model['top1']} % ({model['top1_source']}).")
     return "\n".join(lines)
 
@@ -63,9 +54,7 @@ def _interface(manifest: Manifest) -> str:
         "The loaded object can be called, `model(inputs, training=False)`, with the inputs of "
         "`serving_default`, and has `variables`, `trainable_variables` and `regularization_losses`."
     )
-    return (
-        f"## Interface\n\n{_table(('signature', 'inputs', 'outputs'), rows)}\n\nB is any batch size. {rest}"
-    )
+    return f"## Interface\n\n{_table(('signature', 'inputs', 'outputs'), rows)}\n\nB is any batch size. {rest}"
 
 
 def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> str:
@@ -73,15 +62,9 @@ def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> str:
         if sizes is None:
             return "any shape"
         named = ["any" if size is None else str(size) for size in sizes]
-        return (
-            "["
-            + ", ".join(["B" if sizes and sizes[0] is None else named[0], *named[1:]] if sizes else [])
-            + "]"
-        )
+        return "[" + ", ".join(["B" if sizes and sizes[0] is None else named[0], *named[1:]] if sizes else []) + "]"
 
-    return ", ".join(
-        f"`{name}` {tensor['dtype']} {shape(tensor['shape'])}" for name, tensor in tensors.items()
-    )
+    return ", ".join(f"`{name}` {tensor['dtype']} {shape(tensor['shape'])}" for name, tensor in tensors.items())
 
 
 def _preprocessing(manifest: Manifest) -> str:
@@ -195,9 +178,7 @@ def _training(manifest: Manifest) -> str:
         for inner, item in value.items() if isinstance(value, Mapping) else [(None, value)]:
             last = item[-1] if isinstance(item, list) and item else item
             shown = (
-                f"{last:.4g} after {len(item)} epochs"
-                if isinstance(item, list) and isinstance(last, float)
-                else last
+                f"{last:.4g} after {len(item)} epochs" if isinstance(item, list) and isinstance(last, float) else last
             )
             rows.append((key if inner is None else f"{key}: {inner}", str(shown)))
     return f"## Training\n\n{_table(('', ''), rows)}"

@@ -138,9 +138,7 @@ class Staging:
 
     def _require_open(self) -> None:
         if not self._end.alive:
-            raise PackagingError(
-                f"this staging of {self.name} is over: published or discarded. Start another one."
-            )
+            raise PackagingError(f"this staging of {self.name} is over: published or discarded. Start another one.")
 
     def _require_verified(self, what: str, files: Mapping[str, str]) -> None:
         if not self.files:

@@ -153,9 +153,7 @@ def _row(
     )
 
 
-def _failed(
-    output: str, input_name: str, batch: int, tolerance: float, reason: str, variable: str = ""
-) -> Row:
+def _failed(output: str, input_name: str, batch: int, tolerance: float, reason: str, variable: str = "") -> Row:
     nan = float("nan")
     return Row(
         output,
@@ -203,7 +201,5 @@ def _agreement(reference: np.ndarray, candidate: np.ndarray, margin: float) -> t
     ordered = np.take_along_axis(reference, best, axis=-1)
     sure = ordered[:, 0] - ordered[:, 1] > margin if count > 1 else np.zeros(len(reference), dtype=bool)
     top1 = float((best[:, 0] == found[:, 0])[sure].mean()) if sure.any() else None
-    overlap = [
-        len(np.intersect1d(a, b)) / count for a, b in zip(best[:, :count], found[:, :count], strict=True)
-    ]
+    overlap = [len(np.intersect1d(a, b)) / count for a, b in zip(best[:, :count], found[:, :count], strict=True)]
     return top1, float(np.mean(overlap))

@@ -55,10 +55,7 @@ class Report:
         """The report that a manifest holds, for showing it again."""
         figures = ("max_abs", "relative", "rmse", "relative_l2")
         return cls(
-            [
-                Row(**row | {key: float(row[key]) for key in figures if row.get(key) is not None})
-                for row in data["rows"]
-            ]
+            [Row(**row | {key: float(row[key]) for key in figures if row.get(key) is not None}) for row in data["rows"]]
         )
 
     def require(self) -> None:
@@ -102,9 +99,7 @@ class Report:
             styles = [""] * (len(cells) - 1) + [verdict]
             if not passed:
                 styles[4] = verdict
-            row = "".join(
-                cell(text, i, style=style) for i, (text, style) in enumerate(zip(cells, styles, strict=True))
-            )
+            row = "".join(cell(text, i, style=style) for i, (text, style) in enumerate(zip(cells, styles, strict=True)))
             body.append(f"<tr>{row}</tr>")
         colour = "#2e9e5b" if self.passed else "#e0433a"
         return (
@@ -170,9 +165,7 @@ def _describe(row: Row) -> str:
     sign = "<=" if row.figure <= row.tolerance else ">"
     figures = f"{measure} {_short(row.figure)} {sign} {_short(row.tolerance)}, max abs {_short(row.max_abs)}"
     agreement = "" if row.top1 is None else f", top-1 {_share(row.top1)}"
-    return f"{where}: {figures}, RMSE {_short(row.rmse)}{agreement}" + (
-        f" ({row.reason})" if row.reason else ""
-    )
+    return f"{where}: {figures}, RMSE {_short(row.rmse)}{agreement}" + (f" ({row.reason})" if row.reason else "")
 
 
 def _short(value: float) -> str:
