@@ -1,0 +1,104 @@
+"""The Flax source model against what the upstream definition computed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from utils import mlp_mixer
+from utils.errors import CheckpointError, ParameterError
+from utils.variants import get_variant
+
+GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
+ARCHITECTURE = get_variant("mixer_tiny").architecture
+
+# Same framework, same operations: only the order of summation inside XLA can differ.
+TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return dict(np.load(GOLDEN / "mixer_tiny.npz", allow_pickle=False))
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return dict(np.load(GOLDEN / "mixer_tiny.expected.npz", allow_pickle=False))
+
+
+def relative_error(found, expected):
+    return np.abs(np.asarray(found) - expected).max() / max(1.0, np.abs(expected).max())
+
+
+def relative_l2(found, expected):
+    return np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("head", "output"), [("classification", "logits"), ("fe", "features")])
+def test_outputs_equal_the_upstream_definition(weights, expected, head, output):
+    model = mlp_mixer.build(ARCHITECTURE, head)
+    predict = mlp_mixer.predict_function(model)
+    found = predict(mlp_mixer.select_parameters(model, weights), expected["inputs"])
+    assert found.shape == expected[output].shape
+    assert relative_error(found, expected[output]) <= TOLERANCE
+
+
+def test_gradients_equal_the_upstream_definition(weights, expected):
+    model = mlp_mixer.build(ARCHITECTURE)
+    predict = mlp_mixer.predict_function(model)
+    by_parameter, by_input = jax.grad(lambda p, x: (predict(p, x) ** 2).sum(), argnums=(0, 1))(
+        mlp_mixer.select_parameters(model, weights), expected["inputs"]
+    )
+    assert relative_l2(by_input, expected["grad_inputs"]) <= TOLERANCE
+    assert relative_l2(by_parameter["stem/kernel"], expected["grad_stem_kernel"]) <= TOLERANCE
+    assert relative_l2(by_parameter["head/kernel"], expected["grad_head_kernel"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("mixer_b16_i1k", 59_880_472), ("mixer_b32_sam", 60_293_428), ("mixer_l16_i1k", 208_196_168)],
+)
+def test_parameter_counts_are_those_of_the_official_tests(name, parameters):
+    model = mlp_mixer.build(get_variant(name).architecture)
+    assert sum(int(np.prod(shape)) for shape in mlp_mixer.parameter_shapes(model).values()) == parameters
+
+
+def test_every_key_of_the_checkpoint_is_a_parameter_and_back(weights):
+    shapes = mlp_mixer.parameter_shapes(mlp_mixer.build(ARCHITECTURE))
+    assert shapes == {key: array.shape for key, array in weights.items()}
+
+
+def test_feature_extractor_has_no_head(weights):
+    model = mlp_mixer.build(ARCHITECTURE, "fe")
+    kept = mlp_mixer.select_parameters(model, weights)
+    assert set(weights) - set(kept) == set(mlp_mixer.HEAD_PARAMETERS)
+
+
+def test_missing_unexpected_and_misshapen_parameters_are_all_named(weights):
+    faulty = {key: array for key, array in weights.items() if key != "stem/bias"}
+    faulty["stem/extra"] = np.zeros(1, np.float32)
+    faulty["head/kernel"] = weights["head/kernel"].T
+    with pytest.raises(CheckpointError) as error:
+        mlp_mixer.select_parameters(mlp_mixer.build(ARCHITECTURE), faulty)
+    for part in ("missing stem/bias", "unexpected stem/extra", "head/kernel: expected shape (32, 10)"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("head", ["classification", "fe"])
+def test_unexpected_head_like_parameter_is_refused_for_both_heads(weights, head):
+    with pytest.raises(CheckpointError, match="unexpected head/scale"):
+        mlp_mixer.select_parameters(
+            mlp_mixer.build(ARCHITECTURE, head), {**weights, "head/scale": np.ones(1, np.float32)}
+        )
+
+
+def test_unknown_head_is_refused():
+    with pytest.raises(ParameterError, match="'features'"):
+        mlp_mixer.build(ARCHITECTURE, "features")
+
+
+def test_image_that_patches_do_not_fill_is_refused():
+    with pytest.raises(ParameterError, match="image_size"):
+        mlp_mixer.build(replace(ARCHITECTURE, image_size=50))

@@ -1,0 +1,128 @@
+"""MLP-Mixer in Flax: the source model that every exported Mixer is compared with.
+
+Paper: "MLP-Mixer: An all-MLP Architecture for Vision", https://arxiv.org/abs/2105.01601. Sub-module names are
+those of the official checkpoints, so a parameter's path in the tree is its key in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from utils.errors import CheckpointError, ParameterError
+from utils.variants import HEADS, MixerArchitecture
+
+HEAD_PARAMETERS = (
+    "head/kernel",
+    "head/bias",
+)  # what a feature extractor leaves out of a classifier's checkpoint
+
+
+class MlpBlock(nn.Module):
+    """Two dense layers over the last axis, with GELU between them."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., n] -> [..., n]."""
+        width = x.shape[-1]
+        x = nn.Dense(self.hidden)(x)
+        x = nn.gelu(x, approximate=True)  # the official weights were trained with the tanh form
+        return nn.Dense(width)(x)
+
+
+class MixerBlock(nn.Module):
+    """Mixes over tokens, then over channels, each with a residual."""
+
+    architecture: MixerArchitecture
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, tokens, channels] -> the same."""
+        epsilon = self.architecture.layer_norm_epsilon
+        y = nn.LayerNorm(epsilon=epsilon)(x)
+        y = jnp.swapaxes(y, 1, 2)
+        y = MlpBlock(self.architecture.tokens_mlp_dim, name="token_mixing")(y)
+        x = x + jnp.swapaxes(y, 1, 2)
+        y = nn.LayerNorm(epsilon=epsilon)(x)
+        return x + MlpBlock(self.architecture.channels_mlp_dim, name="channel_mixing")(y)
+
+
+class MlpMixer(nn.Module):
+    """The whole model: patches, blocks, pooling, and a head unless `head` is "fe"."""
+
+    architecture: MixerArchitecture
+    head: str = "classification"
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Float32 [B, H, W, 3], H = W = image_size -> logits [B, classes] or features [B, hidden_dim]."""
+        patch = (self.architecture.patch_size,) * 2
+        x = nn.Conv(self.architecture.hidden_dim, patch, strides=patch, padding="VALID", name="stem")(inputs)
+        x = x.reshape(x.shape[0], -1, x.shape[-1])  # patches in row order
+        for i in range(self.architecture.blocks):
+            x = MixerBlock(self.architecture, name=f"MixerBlock_{i}")(x)
+        x = nn.LayerNorm(epsilon=self.architecture.layer_norm_epsilon, name="pre_head_layer_norm")(x)
+        x = jnp.mean(x, axis=1)
+        return x if self.head == "fe" else nn.Dense(self.architecture.classes, name="head")(x)
+
+
+def build(architecture: MixerArchitecture, head: str = "classification") -> MlpMixer:
+    """The model for an architecture and a head.
+
+    Raises ParameterError for an unknown head or an image that whole patches do not fill.
+    """
+    if head not in HEADS:
+        raise ParameterError(f"head: expected one of {', '.join(HEADS)}, found {head!r}.")
+    if architecture.image_size % architecture.patch_size:
+        raise ParameterError(
+            f"image_size: expected a multiple of the patch size {architecture.patch_size}, "
+            f"found {architecture.image_size}. Use the size that the model was trained on."
+        )
+    return MlpMixer(architecture, head)
+
+
+def parameter_shapes(model: MlpMixer) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by its key, without computing or allocating any."""
+    size = model.architecture.image_size
+    inputs = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    tree = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+    return {key: leaf.shape for key, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def select_parameters(model: MlpMixer, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `model` from a checkpoint's flat `a/b/c` arrays, in the model's own order.
+
+    A feature extractor drops `head/kernel` and `head/bias`, by name; nothing else may be left over, and none
+    missing. Raises CheckpointError that lists missing keys, unexpected keys and wrong shapes.
+    """
+    shapes = parameter_shapes(model)
+    dropped = HEAD_PARAMETERS if model.head == "fe" else ()
+    problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in arrays]
+    problems += [f"unexpected {key}" for key in arrays if key not in shapes and key not in dropped]
+    problems += [
+        f"{key}: expected shape {shape}, found {tuple(arrays[key].shape)}"
+        for key, shape in shapes.items()
+        if key in arrays and tuple(arrays[key].shape) != shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"These parameters do not fit a Mixer with {model.architecture} and head {model.head!r}: "
+            f"{'; '.join(problems)}. Choose the variant that the checkpoint was trained as."
+        )
+    return {key: arrays[key] for key in shapes}
+
+
+def predict_function(model: MlpMixer) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    """`(parameters, inputs)` -> the model's output; the parameters as `select_parameters` returns them."""
+
+    def predict(parameters: Mapping[str, Any], inputs: jax.Array) -> jax.Array:
+        return model.apply({"params": unflatten_dict(dict(parameters), sep="/")}, inputs)
+
+    return predict
