@@ -1,8 +1,8 @@
-"""A JAX function to a TensorFlow function by way of jax2tf: one `XlaCallModule` forward, one for the gradients.
+"""A JAX function to a TensorFlow function by way of jax2tf: an `XlaCallModule` forward, one for gradients.
 
-Knows no model. It does what `jax2tf.convert(..., with_gradient=True)` does, in two halves: `jax.export` lowers
-the function to StableHLO, jax2tf wraps that in a TensorFlow operation. In between, the module is written again for
-the oldest TensorFlow that can run it: straight from JAX 0.10 it runs on TensorFlow 2.21 only.
+Knows no model. It does what `jax2tf.convert(..., with_gradient=True)` does, in two halves: `jax.export`
+lowers the function to StableHLO, jax2tf wraps that in a TensorFlow operation. In between, the module is written
+again for the oldest TensorFlow that can run it: straight from JAX 0.10 it needs the newest.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from utils.exported import ExportedFunction
 
 PLATFORMS = ("cpu", "cuda", "tpu")  # without names the artefact is tied to the converting machine's kind
 
-# What TensorFlow 2.14 can read, measured with benchmarks/compat.py; 2.13 stops at calling convention 5. StableHLO
-# 0.9.0 is the oldest version that JAX can write. JAX's own convention is 10: since 8, convention 9 added the tokens
-# of side effects, which `_check` refuses, and 10 an attribute on partitioning over devices, which is not used here.
+# What TensorFlow 2.14 can read, measured with benchmarks/compat.py; 2.13 stops at calling convention 5.
+# StableHLO 0.9.0 is the oldest version that JAX can write. JAX's own convention is 10: since 8, convention 9
+# added the tokens of side effects, which `_check` refuses, and 10 an attribute on partitioning over devices,
+# which is not used here.
 STABLEHLO_VERSION = "0.9.0"
 CALLING_CONVENTION_VERSION = 8
 MINIMUM_TENSORFLOW = "2.14"
@@ -107,8 +108,8 @@ def _check(exported: jax.export.Exported, batch: object) -> None:
 def _for_old_tensorflow(exported: jax.export.Exported) -> jax.export.Exported:
     """The same module, written as `STABLEHLO_VERSION` and without source locations.
 
-    The locations are what old TensorFlow cannot read, whatever the StableHLO version: JAX writes line ranges, an
-    attribute that older MLIR does not know (https://github.com/openxla/stablehlo/issues/2724).
+    The locations are what old TensorFlow cannot read, whatever the StableHLO version: JAX writes line ranges,
+    an attribute that older MLIR does not know (https://github.com/openxla/stablehlo/issues/2724).
     """
     context = ir.Context()
     stablehlo.register_dialect(context)
