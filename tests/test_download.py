@@ -204,6 +204,8 @@ def test_wrong_part_of_the_file_is_not_appended(server, tmp_path):
 
     server.answers["/timm"] = once(with_ranges(), once(wrong_part, whole))
     assert fetch(server.variant(), tmp_path, progress=False).sha256 == SHA256
+    assert "Range" in server.requests[1][1]
+    assert "Range" not in server.requests[2][1], "such a server is asked for the whole"
     (tmp_path / WHOLE[0]).unlink()
     server.answers["/timm"] = once(wrong_part, whole)  # nobody asked for a part
     assert fetch(server.variant(), tmp_path, progress=False).sha256 == SHA256
@@ -259,9 +261,7 @@ def test_other_file_under_the_same_address_is_an_error(server, tmp_path):
     fetch(server.variant(), tmp_path, progress=False).path.unlink()
     other = (REPOSITORY / "tests/data/golden/convmixer_tiny_relu.timm.pth.tar").read_bytes()
     server.answers["/timm"] = lambda handler: respond(handler, other)
-    with pytest.raises(
-        CheckpointError, match=r"differs from the one downloaded here before.*delete .*\.json"
-    ):
+    with pytest.raises(CheckpointError, match=r"differs from the one downloaded here before.*delete .*\.json"):
         fetch(server.variant(), tmp_path, progress=False)
     (tmp_path / WHOLE[1]).unlink()
     assert fetch(server.variant(), tmp_path, progress=False).path.read_bytes() == other
@@ -281,9 +281,7 @@ def test_closed_port_is_reported_with_what_to_do(tmp_path, monkeypatch):
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/file"
     variant = dataclasses.replace(get_variant("convmixer_tiny"), sources=(Source(url, "timm"),))
-    with pytest.raises(
-        CheckpointUnavailable, match=rf"{url}.*set checkpoint to its path.*synthetic"
-    ) as raised:
+    with pytest.raises(CheckpointUnavailable, match=rf"{url}.*set checkpoint to its path.*synthetic") as raised:
         fetch(variant, tmp_path, progress=False)
     assert isinstance(raised.value.__cause__, OSError)
     assert files(tmp_path) == []

@@ -78,7 +78,7 @@ def _attempt(url: str, file: BinaryIO, state: _Answer, progress: bool) -> None:
             return
         if response.status_code == 206:
             part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-            if "Range" not in headers or not part or int(part[1]) != held:
+            if not part or int(part[1]) != held:
                 state.validator = None  # the next attempt starts afresh
                 raise requests.ConnectionError("the server sent another part of the file than was asked for")
             state.expected_bytes = int(part[2])
