@@ -229,9 +229,7 @@ def bad_files(tmp_path):
     (tmp_path / "text").write_text("version https://git-lfs.github.com/spec/v1\n")
     (tmp_path / "plain pickle").write_bytes(pickle.dumps({"stem.0.weight": [1.0]}))
     (tmp_path / "pickle bomb").write_bytes(pickle.dumps(Touch(tmp_path / "executed")))
-    torch.save(
-        {"state_dict": state_dict(), "args": Touch(tmp_path / "executed")}, tmp_path / "zip bomb object"
-    )
+    torch.save({"state_dict": state_dict(), "args": Touch(tmp_path / "executed")}, tmp_path / "zip bomb object")
     torch.save(
         {"state_dict": state_dict(), "args": Touch(tmp_path / "executed")},
         tmp_path / "legacy bomb object",
@@ -312,9 +310,7 @@ ZEROS = bytes(200 << 20)
 
 def peak_of(code, *arguments):
     """Runs Python code in a process of its own; returns what it printed and its peak memory in bytes."""
-    report = (
-        "import json, resource; print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))"
-    )
+    report = "import json, resource; print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))"
     run = [sys.executable, "-c", f"import sys\n{code}\n{report}", *map(str, arguments)]
     result = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     *printed, peak = result.stdout.splitlines()
@@ -354,12 +350,8 @@ def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, kind):
         assert sum(member.file_size for member in archive.infolist()) > len(ZEROS)
     assert bomb.stat().st_size < 1 << 20
     variant = TINY.name if kind == "pytorch" else TINY_MIXER.name
-    (message, base), peak = peak_of(
-        READ.format(imports="import torch" if kind == "pytorch" else ""), variant, bomb
-    )
-    wanted = {"member": "unpacked, it would take", "surplus": "surplus: bomb", "pytorch": "not compressed"}[
-        kind
-    ]
+    (message, base), peak = peak_of(READ.format(imports="import torch" if kind == "pytorch" else ""), variant, bomb)
+    wanted = {"member": "unpacked, it would take", "surplus": "surplus: bomb", "pytorch": "not compressed"}[kind]
     assert wanted in message
     assert peak - int(base) < 100 << 20
 
@@ -369,9 +361,7 @@ def test_pytorch_file_that_declares_too_much_is_refused(tmp_path):
     with zipfile.ZipFile(heavy, "w") as archive:
         archive.writestr("archive/data.pkl", b"")
         archive.infolist()[0].file_size = 4 << 30  # what the directory will say
-    with pytest.raises(
-        CheckpointError, match=r"would take 4,294,967,296 bytes, and this variant needs 33,888"
-    ):
+    with pytest.raises(CheckpointError, match=r"would take 4,294,967,296 bytes, and this variant needs 33,888"):
         read_convmixer(heavy, TINY)
 
 

@@ -20,9 +20,7 @@ TINY = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"]
 
 
 def write(variant, path, seed=0, **layout):
-    (synthetic.write_mixer if variant.family == "mixer" else synthetic.write_convmixer)(
-        variant, path, seed, **layout
-    )
+    (synthetic.write_mixer if variant.family == "mixer" else synthetic.write_convmixer)(variant, path, seed, **layout)
     return path
 
 
@@ -74,9 +72,7 @@ def test_npz_has_the_members_of_the_official_one(tmp_path):
 @pytest.mark.parametrize("name", TINY)
 def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, name):
     variant = get_variant(name)
-    first, again, other = (
-        write(variant, tmp_path / str(i), seed).read_bytes() for i, seed in enumerate((5, 5, 6))
-    )
+    first, again, other = (write(variant, tmp_path / str(i), seed).read_bytes() for i, seed in enumerate((5, 5, 6)))
     assert first == again != other
 
 
@@ -84,9 +80,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, name):
 def test_nothing_is_left_at_a_default(name):
     """All-default BatchNorm statistics, scales of one or biases of zero would hide conversion errors."""
     variant = get_variant(name)
-    arrays = dict(
-        (synthetic.mixer_arrays if variant.family == "mixer" else synthetic.convmixer_arrays)(variant, 0)
-    )
+    arrays = dict((synthetic.mixer_arrays if variant.family == "mixer" else synthetic.convmixer_arrays)(variant, 0))
     for key, array in arrays.items():
         if array.ndim:
             assert array.std() > 0.02, key
@@ -126,9 +120,7 @@ def convmixer_signals(variant, images):
     deviations = []
     for layer in [model.stem, *model.blocks]:
         # Over pictures and positions, by channel: a signal that is the same everywhere carries nothing.
-        layer.register_forward_hook(
-            lambda _, __, out: deviations.append(float(out.std(dim=(0, 2, 3)).mean()))
-        )
+        layer.register_forward_hook(lambda _, __, out: deviations.append(float(out.std(dim=(0, 2, 3)).mean())))
     with torch.inference_mode():
         logits = model(torch.from_numpy(images).permute(0, 3, 1, 2))
     return np.array(deviations), logits.numpy()
@@ -161,10 +153,7 @@ def mixer_outputs(variant, images):
 @pytest.mark.parametrize(
     "name",
     ["mixer_tiny"]
-    + [
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("mixer_s32_gsam", "mixer_b16_i1k", "mixer_b16_i21k")
-    ],
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("mixer_s32_gsam", "mixer_b16_i1k", "mixer_b16_i21k")],
 )
 def test_mixers_tell_pictures_apart(name):
     variant = VARIANTS[name]

@@ -59,12 +59,7 @@ def counted(architecture):
     token_mixing = 2 * tokens * a.tokens_mlp_dim + tokens + a.tokens_mlp_dim
     channel_mixing = 2 * a.hidden_dim * a.channels_mlp_dim + a.hidden_dim + a.channels_mlp_dim
     norms = 2 * 2 * a.hidden_dim
-    return (
-        stem
-        + a.blocks * (token_mixing + channel_mixing + norms)
-        + 2 * a.hidden_dim
-        + (a.hidden_dim + 1) * a.classes
-    )
+    return stem + a.blocks * (token_mixing + channel_mixing + norms) + 2 * a.hidden_dim + (a.hidden_dim + 1) * a.classes
 
 
 def incomplete(variant):
@@ -92,9 +87,7 @@ def test_variant_lacks_nothing(name):
     assert variant.name == name
     assert incomplete(variant) == []
     assert variant.licence in ("MIT", "Apache-2.0")
-    assert all(
-        url.startswith("https://") for url in (variant.licence_url, variant.paper_url, variant.upstream_url)
-    )
+    assert all(url.startswith("https://") for url in (variant.licence_url, variant.paper_url, variant.upstream_url))
     assert variant.citation.count("{") == variant.citation.count("}") > 0
     if variant.top1 is None:
         assert variant.top1_source.startswith("none")
@@ -103,9 +96,7 @@ def test_variant_lacks_nothing(name):
         assert "https://" in variant.top1_source
 
 
-@pytest.mark.parametrize(
-    "field", ["sources", "top1", "top1_source", "labels", "licence", "paper", "parameters"]
-)
+@pytest.mark.parametrize("field", ["sources", "top1", "top1_source", "labels", "licence", "paper", "parameters"])
 def test_row_without_a_field_would_be_noticed(field):
     emptied = dataclasses.replace(VARIANTS["mixer_b16_sam"], **{field: None})
     assert incomplete(emptied) == [field]
@@ -129,9 +120,7 @@ def test_urls_are_the_official_ones(name):
 def test_parameter_count_is_that_of_the_architecture(name):
     variant = VARIANTS[name]
     assert variant.parameters == counted(variant.architecture)
-    trained = {
-        k: s for k, s in expected_shapes(variant).items() if "running_" not in k and "tracked" not in k
-    }
+    trained = {k: s for k, s in expected_shapes(variant).items() if "running_" not in k and "tracked" not in k}
     assert variant.parameters == sum(math.prod(shape) for shape in trained.values())
 
 
@@ -166,9 +155,7 @@ def test_published_file_size_agrees_with_the_count(name):
     arrays = expected_shapes(VARIANTS[name])
     # Per array an .npz has a header of 128 bytes and its name twice, in about 150 bytes of directory.
     overhead = sum(280 + 2 * len(key) for key in arrays) if name in MIXERS else 0
-    assert 4 * sum(math.prod(shape) for shape in arrays.values()) + overhead == pytest.approx(
-        size, abs=tolerance
-    )
+    assert 4 * sum(math.prod(shape) for shape in arrays.values()) + overhead == pytest.approx(size, abs=tolerance)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -178,9 +165,7 @@ def test_preprocessing_is_that_of_the_upstream_evaluation(name):
     assert variant.image_size == (48 if variant.testing else 224)
     assert variant.preprocessing.resize == math.floor(variant.image_size / share)
     assert variant.preprocessing.interpolation == "bicubic"
-    black = [
-        -mean / std for mean, std in zip(variant.preprocessing.mean, variant.preprocessing.std, strict=True)
-    ]
+    black = [-mean / std for mean, std in zip(variant.preprocessing.mean, variant.preprocessing.std, strict=True)]
     if variant.family == "mixer":
         assert black == [-1, -1, -1]
         assert variant.architecture.image_size == variant.image_size
@@ -246,13 +231,7 @@ def test_artefact_name(parts, name):
 
 
 def test_artefact_names_never_collide():
-    names = [
-        artefact_name(v, h, w, o)
-        for v in MIXERS
-        for h in HEADS
-        for w in WEIGHTS[:2]
-        for o in ("xla", "plain")
-    ]
+    names = [artefact_name(v, h, w, o) for v in MIXERS for h in HEADS for w in WEIGHTS[:2] for o in ("xla", "plain")]
     assert len(set(names)) == len(names)
 
 

@@ -37,9 +37,7 @@ def regular_file(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
-    raise CheckpointError(
-        f"{path}: expected a checkpoint file, found {kind}. Give the path of the file itself."
-    )
+    raise CheckpointError(f"{path}: expected a checkpoint file, found {kind}. Give the path of the file itself.")
 
 
 def why_not_checkpoint(path: Path) -> str | None:
@@ -49,11 +47,7 @@ def why_not_checkpoint(path: Path) -> str | None:
     if not start:
         return "is empty"
     if start.startswith(_ZIP_MAGIC):
-        return (
-            None
-            if zipfile.is_zipfile(path)
-            else "is a zip archive cut short: its directory, at the end, is missing"
-        )
+        return None if zipfile.is_zipfile(path) else "is a zip archive cut short: its directory, at the end, is missing"
     if start.startswith(_TORCH_LEGACY_MAGIC):
         return None
     if start.lstrip().lower().startswith(_WEB_PAGES):

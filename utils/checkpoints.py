@@ -69,9 +69,7 @@ def resolve(
     return Checkpoint(path, "custom", None, sha256_of(path))
 
 
-def read_convmixer(
-    path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()
-) -> dict[str, np.ndarray]:
+def read_convmixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Reads a PyTorch checkpoint, in either key layout, into the canonical keys; float32, counters int64.
 
     The arrays may be views of the file mapped into memory. `drop` names keys, exactly, that are neither
@@ -81,12 +79,8 @@ def read_convmixer(
     path, wanted = regular_file(path), _wanted(variant, "convmixer", drop)
     _require_family(path, variant)
     # The largest of the family, so that another variant's file is told by its shapes, not by its size.
-    largest = max(
-        _bytes(expected_shapes(other)) for other in VARIANTS.values() if other.family == variant.family
-    )
-    entries = read_state_dict(
-        path, _TORCH_COPIES * largest + _TORCH_SLACK_BYTES, _bytes(expected_shapes(variant))
-    )
+    largest = max(_bytes(expected_shapes(other)) for other in VARIANTS.values() if other.family == variant.family)
+    entries = read_state_dict(path, _TORCH_COPIES * largest + _TORCH_SLACK_BYTES, _bytes(expected_shapes(variant)))
     shapes = {key: tuple(getattr(value, "shape", ())) for key, value in entries.items()}
     problems = Problems(path, variant, _resembled(variant, shapes))
     entries = _canonical(entries, variant)
@@ -99,9 +93,7 @@ def read_convmixer(
     return arrays
 
 
-def read_mixer(
-    path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()
-) -> dict[str, np.ndarray]:
+def read_mixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Reads an .npz with flat Flax keys, one float32 array at a time; else as `read_convmixer`."""
     path, wanted = regular_file(path), _wanted(variant, "mixer", drop)
     _require_family(path, variant)

@@ -46,8 +46,7 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"The cache folder {folder} cannot be made: {error}. "
-            f"Set {CACHE_VARIABLE} to a folder you can write to."
+            f"The cache folder {folder} cannot be made: {error}. Set {CACHE_VARIABLE} to a folder you can write to."
         ) from error
     return folder
 
@@ -97,8 +96,7 @@ def recorded_sha256(target: Path) -> str | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: the record of the download cannot be read ({error}). "
-            f"Delete it and {target.name} to fetch again."
+            f"{path}: the record of the download cannot be read ({error}). Delete it and {target.name} to fetch again."
         ) from error
 
 

@@ -59,9 +59,7 @@ def mixer_shapes(architecture: MixerArchitecture) -> Shapes:
         ):
             shapes |= _dense(f"{name}/{mlp}/Dense_0", (width, inner))
             shapes |= _dense(f"{name}/{mlp}/Dense_1", (inner, width))
-    return (
-        shapes | _layer_norm("pre_head_layer_norm", hidden) | _dense("head", (hidden, architecture.classes))
-    )
+    return shapes | _layer_norm("pre_head_layer_norm", hidden) | _dense("head", (hidden, architecture.classes))
 
 
 def _layer(name: str, weight: tuple[int, ...]) -> Shapes:

@@ -56,9 +56,7 @@ class NpzFile:
         except CheckpointError:
             raise
         except _DAMAGE as error:
-            raise CheckpointError(
-                f"{self.path}: the archive is damaged: {error}. Get the file again."
-            ) from error
+            raise CheckpointError(f"{self.path}: the archive is damaged: {error}. Get the file again.") from error
 
 
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], str]:

@@ -70,7 +70,5 @@ class Problems:
         if "wrongly typed" in self._found:
             return "Only float32 weights (and int64 counters) are accepted: save the model in float32 again."
         if self._found.keys() & {"not finite", "negative variance"}:
-            return (
-                "The file is damaged, or its training diverged: get it again, or use an earlier checkpoint."
-            )
+            return "The file is damaged, or its training diverged: get it again, or use an earlier checkpoint."
         return f"Give a file of {self.variant.architecture}."

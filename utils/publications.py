@@ -60,8 +60,7 @@ PAPERS = {
         "citation": _MIXER_CITATION,
     },
     "sam": {
-        "paper": "When Vision Transformers Outperform ResNets without Pretraining or Strong Data "
-        "Augmentations",
+        "paper": "When Vision Transformers Outperform ResNets without Pretraining or Strong Data Augmentations",
         "paper_url": "https://arxiv.org/abs/2106.01548",
         "citation": _SAM_CITATION + "\n\n" + _MIXER_CITATION,
     },

@@ -46,9 +46,7 @@ def _load(path: Path, limit: int, needed: int) -> Any:
     if zipped:
         # torch.save never compresses, and mapping a compressed file would take its packed bytes for weights.
         if any(member.compress_type != zipfile.ZIP_STORED for member in members(path)):
-            raise CheckpointError(
-                f"{path}: PyTorch files are not compressed, but this one is. Get the original."
-            )
+            raise CheckpointError(f"{path}: PyTorch files are not compressed, but this one is. Get the original.")
         refuse_bomb(path, limit, needed)
         check_crc(path)
     try:

@@ -152,9 +152,7 @@ def _mixer(
 
 def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture, parameters: int) -> Variant:
     family = "convmixer" if isinstance(architecture, ConvMixerArchitecture) else "mixer"
-    resize, scaling = {"convmixer": (50, _IMAGENET), "mixer": (54, _SIGNED_UNIT)}[
-        family
-    ]  # 48 / 0.96, 48 / 0.875
+    resize, scaling = {"convmixer": (50, _IMAGENET), "mixer": (54, _SIGNED_UNIT)}[family]  # 48 / 0.96, 48 / 0.875
     return Variant(
         name=name,
         architecture=architecture,
@@ -173,9 +171,7 @@ def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture,
 
 _CONVMIXER_README = "https://github.com/locuslab/convmixer#evaluation"
 _CONVMIXER_PAPER = "ConvMixer paper, results on ImageNet-1k, https://arxiv.org/abs/2201.09792"
-_PAPER_1K = (
-    "MLP-Mixer paper, trained on ImageNet for 300 epochs at 224 pixels, https://arxiv.org/abs/2105.01601"
-)
+_PAPER_1K = "MLP-Mixer paper, trained on ImageNet for 300 epochs at 224 pixels, https://arxiv.org/abs/2105.01601"
 _NO_21K = "none published: this head has ImageNet-21k's classes; the paper reports fine-tuned models only"
 _PAPER_SAM = "SAM paper, results on ImageNet, https://arxiv.org/abs/2106.01548"
 _PAPER_GSAM = "GSAM paper, results on ImageNet, https://arxiv.org/abs/2203.08065"
