@@ -1,0 +1,72 @@
+"""The tiny ConvMixers of the golden data, from file to TensorFlow function; what is only read is made once."""
+
+import functools
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from utils.checkpoints import read_convmixer
+from utils.variants import get_variant
+
+GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
+NAMES = ("convmixer_tiny", "convmixer_tiny_relu")
+LAYOUTS = ("timm", "sequential")
+OUTPUTS = {"classification": "logits", "fe": "features"}
+
+
+@functools.cache
+def expected(name):
+    """What upstream's own code computed: `inputs` [4, 48, 48, 3], `logits`, `features`, gradients."""
+    with np.load(GOLDEN / f"{name}.expected.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    for array in arrays.values():
+        array.flags.writeable = False
+    return MappingProxyType(arrays)
+
+
+def architecture(name):
+    return get_variant(name).architecture
+
+
+def weights(name, layout="timm"):
+    """Checked arrays of the golden checkpoint; read anew, so that a test may change them."""
+    read = read_convmixer(GOLDEN / f"{name}.{layout}.pth.tar", get_variant(name))
+    return {key: array.copy() for key, array in read.items()}
+
+
+def source(name, head="classification", layout="timm"):
+    """The PyTorch model, with weights of its own."""
+    from utils.convmixer import build_convmixer
+
+    return build_convmixer(architecture(name), weights(name, layout), head)
+
+
+@functools.cache
+def _onnx_bytes(name, head):
+    from utils.onnx_export import export_onnx
+
+    return export_onnx(source(name, head), OUTPUTS[head]).SerializeToString()
+
+
+def graph(name, head="classification"):
+    """The ONNX graph, a copy that a test may edit."""
+    import onnx
+
+    return onnx.load_from_string(_onnx_bytes(name, head))
+
+
+def exported(name, head="classification", image_size=None):
+    """The TensorFlow function, with variables of its own."""
+    from utils.onnx_tf_export import export_tensorflow
+
+    return export_tensorflow(graph(name, head), weights(name), image_size, OUTPUTS[head])
+
+
+def relative_error(found, reference):
+    """Max |error| / max |reference|."""
+    return np.abs(np.asarray(found, np.float64) - reference).max() / np.abs(reference).max()
+
+
+def relative_l2(found, reference):
+    return np.linalg.norm(np.asarray(found, np.float64) - reference) / np.linalg.norm(reference)
