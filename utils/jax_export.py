@@ -87,21 +87,22 @@ def _lower(
     (batch,) = jax.export.symbolic_shape("batch")
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in parameters.items()}
     inputs = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
-    forward = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(shapes, inputs)
-    _check(forward, batch)
+    function = jax.jit(predict)
+    _check(function.trace(shapes, inputs), batch)
+    forward = jax.export.export(function, platforms=PLATFORMS)(shapes, inputs)
     return _for_old_tensorflow(forward), _for_old_tensorflow(forward.vjp())
 
 
-def _check(exported: jax.export.Exported, batch: object) -> None:
-    if exported.ordered_effects or exported.unordered_effects:
+def _check(traced: jax.stages.Traced, batch: object) -> None:
+    if traced.jaxpr.effects:
         raise ConversionError(
-            f"{exported.fun_name} has side effects, such as a print or a callback, which a SavedModel cannot "
+            f"{traced.fun_name} has side effects, such as a print or a callback, which a SavedModel cannot "
             "carry. Export a pure function."
         )
-    found = [(aval.shape, str(aval.dtype)) for aval in exported.out_avals]
+    found = [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(traced.out_info)]
     if len(found) != 1 or len(found[0][0]) != 2 or found[0][0][0] != batch or found[0][1] != "float32":
         raise ConversionError(
-            f"{exported.fun_name} should return one float32 array of shape [batch, units], found {found}."
+            f"{traced.fun_name} should return one float32 array of shape [batch, units], found {found}."
         )
 
 
