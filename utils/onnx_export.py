@@ -70,7 +70,7 @@ def export_onnx(model: nn.Module, output: str) -> onnx.ModelProto:
                 output_names=[output],
                 dynamic_axes={"inputs": {0: "batch", 1: "height", 2: "width"}, output: {0: "batch"}},
             )
-        graph = _restore_names(onnx.load_from_string(buffer.getvalue()))
+        graph = _branch_channels_last(_restore_names(onnx.load_from_string(buffer.getvalue())))
         onnx.checker.check_model(graph, full_check=True)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ConversionError(f"{type(model).__name__} could not be exported to ONNX: {error}") from error
@@ -112,4 +112,33 @@ def _restore_names(graph: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.graph.node:
         for position, name in enumerate(node.input):
             node.input[position] = weights.get(name, name)
+    return graph
+
+
+def _branch_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Let tensors that go several ways do so channels-last, by putting back a pair of inverse transposes.
+
+    The exporter cancels such pairs, so a layer and a residual connection part at a channels-first tensor. For
+    inference that is as good; but there gradients are summed, and TensorFlow would transpose each of them.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    ordered: dict[str, onnx.NodeProto] = {}  # by output, where it is first needed
+    for node in graph.graph.node:
+        result = node.output[0]
+        ordered.setdefault(result, node)
+        turned = [reader for reader in readers.get(result, []) if reader.op_type == "Transpose"]
+        others = [reader for reader in readers.get(result, []) if reader.op_type != "Transpose"]
+        if node.op_type == "Transpose" or not turned or not others:
+            continue
+        last, first = turned[0].output[0], f"{result}_channels_first"
+        ordered[last] = turned[0]
+        ordered[first] = onnx.helper.make_node("Transpose", [last], [first], name=first, perm=(0, 3, 1, 2))
+        for reader in others:
+            reader.input[0] = first
+    nodes = [copy.deepcopy(node) for node in ordered.values()]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
     return graph
