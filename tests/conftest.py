@@ -1,6 +1,8 @@
-"""Order and environment of the test run; imports no framework, so that collecting stays fast."""
+"""Order, environment and shared models of the test run; imports no framework, so that collecting stays fast."""
 
 import os
+
+import pytest
 
 # Read by TensorFlow when it is first imported, in notebooks' kernels too: its banner would hide what matters.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -9,3 +11,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 def pytest_collection_modifyitems(items):
     """Fast tests first: a fault that they show should not wait for the notebooks."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """SavedModel folders of the tiny ConvMixers by (name, head, image_size), each written once and only read."""
+    folder, kept = tmp_path_factory.mktemp("saved"), {}
+
+    def get(name, head="classification", image_size=None):
+        import tiny
+
+        from utils.saved_model import save_model
+
+        key = name, head, image_size
+        if key not in kept:
+            kept[key] = save_model(tiny.exported(*key), folder / f"{name}_{head}_{image_size}")
+        return kept[key]
+
+    return get
