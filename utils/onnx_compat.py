@@ -39,6 +39,19 @@ def import_onnx_tf() -> types.ModuleType:
 
     Raises ConversionError, with the command that installs it, when onnx-tf is not there.
     """
+    backend = import_plain_onnx_tf()
+    # Referred to for good: onnx-tf finds handlers by `__subclasses__()`, which forgets what the collector takes.
+    backend.additional_handlers = _register_handlers()
+    return backend
+
+
+@functools.cache
+def import_plain_onnx_tf() -> types.ModuleType:
+    """The module `onnx_tf.backend`, made importable and otherwise as it is, to compare with.
+
+    Its handlers are onnx-tf's own as long as nothing in the process has called `import_onnx_tf`, which cannot be
+    undone. Raises ConversionError as that does.
+    """
     if importlib.util.find_spec("onnx_tf") is None:
         raise ConversionError(
             "onnx-tf is not installed. Install it without its outdated dependencies: "
@@ -46,10 +59,7 @@ def import_onnx_tf() -> types.ModuleType:
         )
     _supply_onnx_mapping()
     with _placeholders("tensorflow_addons.seq2seq.hardmax", "tensorflow_probability.distributions.Bernoulli"):
-        backend = importlib.import_module("onnx_tf.backend")
-    # Referred to for good: onnx-tf finds handlers by `__subclasses__()`, which forgets what the collector takes.
-    backend.additional_handlers = _register_handlers()
-    return backend
+        return importlib.import_module("onnx_tf.backend")
 
 
 def _supply_onnx_mapping() -> None:

@@ -1,0 +1,180 @@
+"""Seconds and memory of a conversion, PyTorch model to SavedModel folder: ours against plain onnx-tf.
+
+Each sample is a fresh process, the two sides take turns. Before the clock starts a process has imported everything
+(by converting the tiny variant, so that what is imported late is there too) and holds the PyTorch model, on both
+sides. Peak memory is counted above what was resident after the imports, so it includes the model, on both sides.
+Afterwards the SavedModel is loaded and compared with the PyTorch model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.processes import Worker
+from utils import checkpoints
+from utils.measure import Stages, reset_peak_memory
+from utils.parity import Report, compare_outputs
+from utils.variants import Variant, get_variant
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SEED = 0  # of the synthetic weights and of the images
+ONNX_FILE = "model.onnx"  # what the plain side leaves beside its SavedModel; ONNX Runtime reads it
+SAVED_MODEL = "saved_model"
+WARM_UP = "convmixer_tiny"
+_MB = 1_000_000
+
+# (variant, PyTorch model, its weights, empty folder, stage timer): leaves folder/SAVED_MODEL
+Conversion = Callable[[Variant, "nn.Module", Mapping[str, np.ndarray], Path, Stages], None]
+
+
+def convert_ours(
+    variant: Variant, model: nn.Module, weights: Mapping[str, np.ndarray], folder: Path, stages: Stages
+) -> None:
+    """The conversion of this repository, without packaging and the parity gate."""
+    from utils.onnx_export import export_onnx
+    from utils.onnx_tf_export import export_tensorflow
+    from utils.saved_model import save_model
+
+    with stages("torch.onnx.export"):
+        graph = export_onnx(model, "logits")
+    with stages("to TensorFlow"):
+        exported = export_tensorflow(graph, weights, variant.image_size, "logits")
+    with stages("save"):
+        save_model(exported, folder / SAVED_MODEL)
+
+
+def convert_plain(
+    variant: Variant, model: nn.Module, _weights: Mapping[str, np.ndarray], folder: Path, stages: Stages
+) -> None:
+    """What one writes without this repository: torch.onnx.export, then onnx-tf's prepare and export_graph."""
+    import onnx
+    import torch
+
+    from utils.onnx_compat import import_plain_onnx_tf
+
+    backend = import_plain_onnx_tf()
+    if hasattr(backend, "additional_handlers"):
+        raise RuntimeError("this process has changed onnx-tf's handlers: it is no longer the plain one")
+    file = folder / ONNX_FILE
+    with stages("torch.onnx.export"):
+        torch.onnx.export(
+            model,
+            (torch.zeros(1, 3, variant.image_size, variant.image_size),),
+            file,
+            dynamo=False,  # the other exporter starts at opset 18
+            opset_version=17,  # the last that onnx-tf knows
+            input_names=["inputs"],
+            output_names=["logits"],
+            dynamic_axes={"inputs": {0: "batch"}, "logits": {0: "batch"}},
+        )
+    with stages("to TensorFlow"):
+        representation = backend.prepare(onnx.load(file))
+    with stages("save"):
+        representation.export_graph(str(folder / SAVED_MODEL))
+
+
+SIDES: dict[str, Conversion] = {"ours": convert_ours, "plain": convert_plain}
+# From NHWC to what the side's SavedModel takes: plain onnx-tf keeps PyTorch's order.
+AXES = {"ours": (0, 1, 2, 3), "plain": (0, 3, 1, 2)}
+
+
+def converted(side: str, variant: str, folder: Path) -> dict[str, Any]:
+    """Convert in a fresh process; `folder` then holds the SavedModel, and from the plain side the ONNX file.
+
+    Returns the sample: `side`, `variant`, `seconds`, `stages` (seconds by name), `peak_mb` (above what is resident
+    after imports), `model_mb` (the part of it that the PyTorch model held before the clock started), and
+    `relative_error` of the SavedModel. Raises RuntimeError when the SavedModel does not compute what the model does.
+    """
+    with Worker(f"{side} conversion of {variant}", prepare, side, variant) as worker:
+        return {"side": side, "variant": variant, **worker(folder)}
+
+
+def samples(variants: list[str], repeats: int) -> Iterator[dict[str, Any]]:
+    """`converted` for each variant and side, `repeats` times, the sides taking turns."""
+    for variant in variants:
+        for repeat in range(repeats):
+            # The other one first every other time, lest one side always gets the busier disk.
+            for side in sorted(SIDES, reverse=bool(repeat % 2)):
+                with tempfile.TemporaryDirectory() as folder:
+                    yield {**converted(side, variant, Path(folder)), "repeat": repeat}
+
+
+def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
+    """Imports and the PyTorch model, for the process of one sample; the function measures one conversion."""
+    variant, convert = get_variant(variant_name, "convmixer"), SIDES[side]
+    with tempfile.TemporaryDirectory() as folder:
+        warm_up = get_variant(WARM_UP, "convmixer")
+        model, weights = load(warm_up)
+        convert(warm_up, model, weights, Path(folder), Stages())
+        _check(model, warm_up, side, Path(folder))
+    imports_mb = memory_mb("VmRSS")
+    model, weights = load(variant)
+
+    def measure(folder: Path) -> dict[str, Any]:
+        stages, model_mb = Stages(), memory_mb("VmRSS")
+        if not reset_peak_memory():
+            raise RuntimeError("peak memory cannot be measured here: /proc/self/clear_refs, of Linux, is needed")
+        started = time.perf_counter()
+        convert(variant, model, weights, folder, stages)
+        seconds = time.perf_counter() - started
+        peak_mb = memory_mb("VmHWM")
+        return {
+            "seconds": seconds,
+            "stages": dict(stages.seconds),
+            "peak_mb": peak_mb - imports_mb,
+            "model_mb": model_mb - imports_mb,
+            "relative_error": _check(model, variant, side, folder),
+        }
+
+    return measure
+
+
+def load(variant: Variant) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """The PyTorch model with its synthetic weights, and these as arrays (which share the model's memory)."""
+    from utils.convmixer import build_convmixer
+
+    checkpoint = checkpoints.resolve(variant, "synthetic", SEED, progress=False)
+    weights = checkpoints.read_convmixer(checkpoint.path, variant)
+    return build_convmixer(variant.architecture, weights), weights
+
+
+def memory_mb(key: str) -> float:
+    """Resident memory of this process in MB of 1,000,000 bytes, now ("VmRSS") or at most since a reset ("VmHWM").
+
+    Not from getrusage: what that reports starts at the peak of the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024 / _MB  # "kB" there are KiB
+    raise RuntimeError(f"/proc/self/status has no {key}; Linux is needed to measure memory")
+
+
+def noise(count: int, image_size: int) -> np.ndarray:
+    """The images that everything here runs on: standard normal float32 [count, image_size, image_size, 3]."""
+    return np.random.default_rng(SEED).standard_normal((count, image_size, image_size, 3), dtype=np.float32)
+
+
+def _check(model: nn.Module, variant: Variant, side: str, folder: Path) -> float:
+    """The SavedModel's error relative to the PyTorch model; ParityError when it is beyond rounding."""
+    import tensorflow as tf
+
+    from utils.convmixer import as_nhwc
+
+    loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
+    serve = loaded.signatures["serving_default"]
+    rows = compare_outputs(
+        as_nhwc(model),
+        lambda images: serve(inputs=tf.constant(images.transpose(AXES[side])))["logits"].numpy(),
+        {"noise": noise(1, variant.image_size)},
+        f"logits of {side}",
+    )
+    Report(rows).require()
+    return rows[0].relative

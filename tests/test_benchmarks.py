@@ -1,0 +1,170 @@
+"""The benchmark's tables follow from its samples, and a quick run of all of it leaves both."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from benchmarks import processes, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTES = {"machine": "a machine", "command": "a command"}
+
+
+def conversion_sample(side, seconds, peak_mb):
+    return {
+        "side": side,
+        "variant": "v",
+        "seconds": seconds,
+        "stages": {"save": seconds / 2},
+        "peak_mb": peak_mb,
+    }
+
+
+def latency_samples(ours, plain, pytorch=1.0, batch=8, onednn="1"):
+    other = "0" if onednn == "1" else "1"
+    seconds = {
+        ("ours", onednn): ours,
+        ("plain", onednn): plain,
+        ("pytorch", None): pytorch,
+        ("onnxruntime", None): 0.5,
+        ("ours", other): 0.001,
+        ("plain", other): 0.001,
+    }
+    return [
+        {"variant": "v", "batch": batch, "contender": contender, "onednn": setting, "seconds": value}
+        for (contender, setting), value in seconds.items()
+    ]
+
+
+def cells(table, first):
+    """The row of a markdown table that starts with these cells."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return next(row for row in rows if row[: len(first)] == list(first))
+
+
+def test_conversion_ratios_are_of_medians():
+    samples = [conversion_sample("ours", s, 100) for s in (1.0, 2.0, 90.0)]
+    samples += [conversion_sample("plain", s, 250) for s in (7.0, 8.0, 0.1)]
+    table = tables.conversion_table(samples)
+    assert cells(table, ("v", "time")) == ["v", "time", "2.0 s", "7.0 s", "plain / ours 3.50", "≥ 4", "no"]
+    assert cells(table, ("v", "peak memory"))[2:] == ["100 MB", "250 MB", "ours / plain 0.40", "≤ 0.5", "yes"]
+    assert cells(table, ("v", "save")) == ["v", "save", "1.0 s", "3.5 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "peak_mb", "met"),
+    [(2.0, 50, ("yes", "yes")), (2.001, 50.001, ("no", "no"))],  # a bound itself is met; rounding does not help
+)
+def test_conversion_targets_are_computed(seconds, peak_mb, met):
+    table = tables.conversion_table([conversion_sample("ours", seconds, peak_mb), conversion_sample("plain", 8.0, 100)])
+    assert (cells(table, ("v", "time"))[-1], cells(table, ("v", "peak memory"))[-1]) == met
+
+
+@pytest.mark.parametrize(
+    ("batch", "onednn", "ours", "plain", "verdicts"),
+    [
+        (8, "1", 0.9, 0.9, ["0.90", "≤ 0.9", "yes", "1.00", "≤ 1", "yes"]),
+        (8, "1", 0.904, 0.9, ["0.90", "≤ 0.9", "no", "1.00", "≤ 1", "no"]),
+        (1, "1", 1.2, 2.4, ["1.20", "≤ 1.2", "yes", "0.50", "≤ 1", "yes"]),
+        (8, "0", 1.5, 1.2, ["1.50", "≤ 1.4", "no", "1.25", "≤ 1", "no"]),
+        (3, "1", 1.5, 3.0, ["1.50", "", "", "0.50", "≤ 1", "yes"]),
+    ],
+)
+def test_latency_targets_are_computed(batch, onednn, ours, plain, verdicts):
+    table = tables.latency_table(latency_samples(ours, plain, batch=batch, onednn=onednn))
+    row = cells(table, ("v", str(batch), {"1": "on", "0": "off"}[onednn]))
+    assert row[3:7] == [f"{1000 * ours:.1f}", f"{1000 * plain:.1f}", "1000.0", "500.0"]
+    assert row[7:] == verdicts
+
+
+def test_table_and_samples_are_written_together(tmp_path):
+    samples = latency_samples(0.9, 1.0)
+    path = tables.write(tmp_path / "new", "x", "A title", NOTES, tables.latency_table(samples), samples)
+    text = path.read_text(encoding="utf-8")
+    assert tables.latency_table(samples) in text
+    assert "- machine: a machine\n- command: a command\n" in text
+    assert json.loads(path.with_suffix(".json").read_text()) == {"notes": NOTES, "samples": samples}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["x.json", "x.md"]
+
+
+def adder(environment_name):
+    """What a worker process prepares: sums, and a look at its own environment."""
+
+    def call(*numbers):
+        if not numbers:
+            return os.getpid(), os.environ.get(environment_name)
+        return sum(numbers)
+
+    return call
+
+
+def ends(code):
+    def call():
+        os._exit(code)
+
+    return call
+
+
+def test_a_worker_is_another_process_with_its_own_environment():
+    before = dict(os.environ)
+    with processes.Worker("sums", adder, "SOME_SWITCH", environment={"SOME_SWITCH": "1"}) as worker:
+        assert worker(1, 2) == 3
+        pid, switch = worker()
+        assert pid != os.getpid()
+        assert switch == "1"
+        assert worker() == (pid, "1")  # the same one, call after call
+    assert dict(os.environ) == before
+
+
+def test_a_failure_in_a_worker_is_told_with_its_traceback():
+    with (
+        processes.Worker("sums", adder, "X") as worker,
+        pytest.raises(RuntimeError, match=r"for sums failed:(?s:.*)TypeError"),
+    ):
+        worker(1, "a")
+
+
+def test_a_worker_that_dies_is_told():
+    with (
+        processes.Worker("death", ends, 7) as worker,
+        pytest.raises(RuntimeError, match="death ended with exit code 7"),
+    ):
+        worker()
+
+
+@pytest.mark.slow
+def test_quick_run_writes_tables_whose_ratios_follow_from_the_samples(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.convmixer", "--quick", "--repeats", "2", "--output-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"convmixer_{part}.{kind}" for part in ("conversion", "latency") for kind in ("json", "md")
+    ]
+
+    samples = json.loads((tmp_path / "convmixer_conversion.json").read_text())["samples"]
+    assert sorted((s["side"], s["repeat"]) for s in samples) == [(s, r) for s in ("ours", "plain") for r in (0, 1)]
+    assert all(s["peak_mb"] >= s["model_mb"] >= 0 for s in samples)
+    assert all(sum(s["stages"].values()) == pytest.approx(s["seconds"], rel=0.05) for s in samples)
+    ours, plain = (median(s["seconds"] for s in samples if s["side"] == side) for side in ("ours", "plain"))
+    table = (tmp_path / "convmixer_conversion.md").read_text(encoding="utf-8")
+    row = cells(table, ("convmixer_tiny", "time"))
+    assert float(row[4].split()[-1]) == pytest.approx(plain / ours, abs=0.006)
+    assert row[-1] == ("yes" if plain / ours >= 4 else "no")
+
+    samples = json.loads((tmp_path / "convmixer_latency.json").read_text())["samples"]
+    assert len(samples) == 2 * 6 * 2  # batches, runs, rounds
+    assert all(s["seconds"] > 0 for s in samples)
+    seconds = {
+        run: median(s["seconds"] for s in samples if (s["batch"], s["contender"], s["onednn"]) == (8, *run))
+        for run in (("ours", "0"), ("pytorch", None))
+    }
+    table = (tmp_path / "convmixer_latency.md").read_text(encoding="utf-8")
+    row = cells(table, ("convmixer_tiny", "8", "off"))
+    assert float(row[7]) == pytest.approx(seconds["ours", "0"] / seconds["pytorch", None], abs=0.006)
+    for fact in ("machine", "versions", "date", "command", "weights: synthetic"):
+        assert f"- {fact}" in table
