@@ -35,11 +35,19 @@ class ReusableModel(tf.__internal__.tracking.AutoTrackable):
         self.variables = list(exported.variables.values())
         self.trainable_variables = list(exported.trainable.values())
         self.regularization_losses = []
-        # An attribute, not a method: TensorFlow would trace a bound method once more for every look at it.
-        self.__call__ = tf.function(lambda inputs, training=False: exported.call(inputs, training), autograph=False)
         inputs = tf.TensorSpec([None, *exported.input_shape], tf.float32, name="inputs")
-        for training in (False, True):
+        # The model is traced here, once a mode. Saving traces `__call__` again, which then is a call of one of these.
+        modes = {training: _traced(exported, training, inputs) for training in (False, True)}
+        # An attribute, not a method: TensorFlow would trace a bound method once more for every look at it.
+        self.__call__ = tf.function(lambda inputs, training=False: modes[bool(training)](inputs), autograph=False)
+        for training in modes:
             self.__call__.get_concrete_function(inputs, training=training)
+
+
+def _traced(
+    exported: ExportedFunction, training: bool, inputs: tf.TensorSpec
+) -> tf.types.experimental.ConcreteFunction:
+    return tf.function(lambda inputs: exported.call(inputs, training), autograph=False).get_concrete_function(inputs)
 
 
 def save_model(
