@@ -57,6 +57,7 @@ ROOMS = {
     "onnx_export": Room("onnx torch", utils="errors"),
     "onnx_tf_export": Room("numpy onnx tensorflow", utils="errors exported onnx_compat"),
     "jax_export": Room("jax numpy tensorflow", utils="errors exported"),
+    "plain_mixer_export": Room("numpy tensorflow", utils="exported variants"),
     # artefacts
     "labels": Room(utils="errors"),
     "saved_model": Room("numpy tensorflow", utils="errors exported"),
@@ -75,8 +76,12 @@ ROOMS = {
     # the rest
     "preprocessing": Room("PIL numpy", utils="errors variants"),
     "measure": Room(),
+    "parameters": Room(utils="errors variants"),
+    "display": Room("numpy", lazily="PIL matplotlib"),
+    "quiet": Room(),
+    "colab": Room(),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
-    "convert": Room(utils="checkpoints errors execution parity_report parity_row variants"),
+    "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
 }
 
 

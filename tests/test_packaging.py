@@ -50,7 +50,7 @@ def manifest(files: dict[str, str] | None = None, **changes) -> dict:
         "variant": VARIANT,
         "head": "classification",
         "weights": "custom",
-        "source": {"url": None, "path": "/home/someone/private/tiny.pth.tar", "sha256": "ab" * 32},
+        "source": {"url": None, "path": "/somewhere/private/tiny.pth.tar", "sha256": "ab" * 32},
         "versions": {"tensorflow": "2.21.0", "onnx-tf": "1.10.0"},
         "parameters": 8010,
         "signatures": {"serving_default": TENSORS},

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from utils import execution
-from utils.errors import CheckpointUnavailable, ConversionError, ParameterError
+from utils.errors import CheckpointUnavailable, ConversionError
+from utils.parameters import check_conversion
 from utils.parity_report import Report
 from utils.parity_row import Row
 from utils.variants import HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
@@ -38,17 +39,16 @@ def convert(
     ConversionError for whatever stops the notebook, and KeyboardInterrupt where it was interrupted.
     """
     row = get_variant(variant)
-    artefact_name(variant, head, "official", operations or "xla")  # refuses names that are not known
-    if not str(output_dir).strip():
-        raise ParameterError(
-            "output_dir is empty. Name the folder that the artefacts go to, such as exports."
-        )
+    size = row.image_size if image_size is None else image_size
+    # "auto" becomes "official" or "synthetic", and about the latter nothing can be wrong.
+    checked = "synthetic" if checkpoint == "auto" else checkpoint
+    check_conversion(row.family, variant, head, checked, size, str(output_dir), seed or 0, operations or "xla")
     folder = Path(output_dir).expanduser().absolute()
     parameters = {
         "variant": variant,
         "head": head,
         "checkpoint": checkpoint,
-        "image_size": row.image_size if image_size is None else image_size,
+        "image_size": size,
         "output_dir": str(folder),
         "seed": seed,
         "operations": operations,

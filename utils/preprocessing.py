@@ -9,6 +9,7 @@ import struct
 import warnings
 import zlib
 from os import PathLike
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -17,11 +18,17 @@ from PIL import Image, ImageOps
 from utils.errors import ParameterError
 from utils.variants import Preprocessing
 
+SAMPLES = Path(__file__).resolve().parent.parent / "assets" / "images"
 # Pillow also opens formats that start another program (EPS starts Ghostscript) or hold no photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pillow raises all of these for damaged files, depending on the format and on where the damage is.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+
+
+def sample_photographs() -> dict[str, Image.Image]:
+    """The photographs that come with the repository, by name; none is square."""
+    return {path.stem: load_image(path) for path in sorted(SAMPLES.glob("*.jpg"))}
 
 
 def load_image(path: str | PathLike | BinaryIO) -> Image.Image:

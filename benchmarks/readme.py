@@ -1,0 +1,76 @@
+"""Puts the tables and pictures that runs have written into README.md: `python -m benchmarks.readme [NOTEBOOK]`.
+
+A table stands in the README between `<!-- table: NAME -->` and `<!-- end -->`. "variants_FAMILY" comes from the registry, any
+other from assets/tables/NAME.md. With an executed conversion notebook, its pictures become assets/pictures/*.png.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from pathlib import Path
+
+from utils.variants import VARIANTS, Variant
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ROOT / "assets" / "tables"
+PICTURES = {"parity": "report.plot()", "photographs": "plot_predictions("}  # name: what the cell's source has
+_BLOCK = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """`text` with each table's block filled. Raises KeyError for a table that no run has written."""
+    return _BLOCK.sub(lambda match: f"{match[1]}{_table(match['name'])}\n{match[3]}", text)
+
+
+def _table(name: str) -> str:
+    if name.startswith("variants_"):
+        return variants_table(name.removeprefix("variants_"))
+    path = TABLES / f"{name}.md"
+    if not path.is_file():
+        raise KeyError(f"README.md asks for the table {name!r}, which {path} would hold. Run `make bench`.")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def variants_table(family: str) -> str:
+    """The registry's rows of one family, without the tiny ones, as Markdown."""
+    rows = [v for v in VARIANTS.values() if v.family == family and not v.testing]
+    lines = ["| variant | parameters | trained on | ImageNet-1k top-1 | checkpoint |", "|---|---:|---|---:|---|"]
+    return "\n".join([*lines, *(_row(v) for v in rows)])
+
+
+def _row(variant: Variant) -> str:
+    top1 = f"{variant.top1:.2f} %" if variant.top1 is not None else "not confirmed"
+    url = variant.sources[0].url
+    file = f"[`{url.rsplit('/', 1)[1]}`]({url})"
+    return f"| `{variant.name}` | {variant.parameters:,} | {variant.trained_on} | {top1} | {file} |"
+
+
+def extract_pictures(notebook: Path) -> list[Path]:
+    """Writes the pictures of an executed conversion notebook; returns their paths."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    written = []
+    for name, mark in PICTURES.items():
+        for cell in cells:
+            if mark not in "".join(cell["source"]):
+                continue
+            for output in cell.get("outputs", []):
+                if png := output.get("data", {}).get("image/png"):
+                    path = ROOT / "assets" / "pictures" / f"{name}.png"
+                    path.write_bytes(base64.b64decode(png))
+                    written.append(path)
+    return written
+
+
+def main(arguments: list[str]) -> None:
+    """Fill README.md; extract the pictures of the notebooks named."""
+    for notebook in arguments:
+        print(*extract_pictures(Path(notebook)), sep="\n")
+    readme = ROOT / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""Pictures and small tables for the notebooks."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+_COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
+
+
+class Facts:
+    """A table of two columns: what, and its value. In a notebook as HTML, elsewhere as text."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts = {name: str(value) for name, value in facts.items()}
+
+    def __str__(self) -> str:
+        width = max(map(len, self.facts), default=0)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.facts.items())
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self.facts.items()
+        )
+        return f"<table>{''.join(rows)}</table>"
+
+
+class Notice:
+    """A line that cannot be overlooked."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"!!! {self.text}"
+
+    def _repr_html_(self) -> str:
+        style = "padding:0.6em 1em;border-left:6px solid #c44e52;background:#fbe9e7;color:#7b1c1c;font-weight:bold"
+        return f"<div style='{style}'>{html.escape(self.text)}</div>"
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float64, over the last axis."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def plot_predictions(
+    photographs: Mapping[str, Image.Image],
+    predictions: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    top_k: int = 5,
+    note: str = "",
+) -> Figure:
+    """Each photograph beside a bar chart of the best classes of each model.
+
+    predictions: probabilities [photographs, classes] by the model's title. names: of the classes, in their order.
+    """
+    from matplotlib import pyplot as plt
+
+    rows, columns = len(photographs), 1 + len(predictions)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 2.5 * rows), squeeze=False, layout="constrained")
+    for row, (title, photograph) in enumerate(photographs.items()):
+        axes[row, 0].imshow(photograph)
+        axes[row, 0].set_title(title, fontsize=10)
+        axes[row, 0].axis("off")
+        for column, (model, probabilities) in enumerate(predictions.items(), start=1):
+            _bars(axes[row, column], probabilities[row], names, top_k, _COLOURS[(column - 1) % len(_COLOURS)])
+            if row == 0:
+                axes[row, column].set_title(model, fontsize=10)
+    if note:
+        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
+    plt.close(figure)  # the caller shows it; pyplot would show it again
+    return figure
+
+
+def _bars(axis: Any, probabilities: np.ndarray, names: Sequence[str], top_k: int, colour: str) -> None:
+    best = np.argsort(-probabilities, kind="stable")[:top_k][::-1]
+    bars = axis.barh([_shortened(names[i]) for i in best], probabilities[best], color=colour)
+    axis.bar_label(bars, [f"{p:.4f}" for p in probabilities[best]], fontsize=8, padding=3)
+    axis.set_xlim(0, max(0.05, 1.25 * probabilities[best].max()))
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _shortened(name: str, length: int = 28) -> str:
+    first = name.split(",")[0]
+    return first if len(first) <= length else first[: length - 1] + "…"
+
+
+def plot_features(
+    photographs: Mapping[str, Image.Image], expected: np.ndarray, found: np.ndarray, note: str = ""
+) -> Figure:
+    """Each photograph beside its features, [photographs, width], of the source against those of the export."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        len(photographs), 2, figsize=(9.2, 2.5 * len(photographs)), squeeze=False, layout="constrained"
+    )
+    for row, (title, photograph) in enumerate(photographs.items()):
+        axes[row, 0].imshow(photograph)
+        axes[row, 0].set_title(title, fontsize=10)
+        axes[row, 0].axis("off")
+        axes[row, 1].plot(expected[row], found[row], ".", markersize=2, color=_COLOURS[0])
+        axes[row, 1].set_xlabel("feature in the source framework", fontsize=8)
+        axes[row, 1].set_ylabel("in TensorFlow", fontsize=8)
+        axes[row, 1].tick_params(labelsize=8)
+    if note:
+        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
+    plt.close(figure)
+    return figure

@@ -1,0 +1,85 @@
+"""Validates the conversion notebooks' parameters, all of them, before anything is downloaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from utils.errors import ParameterError
+from utils.variants import HEADS, OPERATIONS, Preprocessing, Variant, get_variant
+
+
+def check_conversion(
+    family: str,
+    variant: str,
+    head: str,
+    checkpoint: str,
+    image_size: int,
+    output_dir: str,
+    seed: int,
+    operations: str = "xla",
+) -> Variant:
+    """The variant's record, if every parameter makes sense together with the others.
+
+    family: "convmixer" or "mixer", the notebook's. image_size is in pixels; 0 means any size, for a ConvMixer.
+    Raises ParameterError, naming the parameter, what it was and what it may be.
+    """
+    record = get_variant(variant, family)
+    _one_of("head", head, HEADS)
+    _one_of("operations", operations, OPERATIONS)
+    if not isinstance(checkpoint, str) or not checkpoint.strip():
+        raise ParameterError(f'checkpoint is {checkpoint!r}; expected "official", "synthetic" or the path of a file')
+    if checkpoint not in ("official", "synthetic") and not Path(checkpoint).expanduser().is_file():
+        raise ParameterError(
+            f"checkpoint is {checkpoint!r}, and there is no such file; "
+            'expected "official", "synthetic" or the path of a checkpoint file'
+        )
+    if checkpoint == "official" and not record.sources:
+        raise ParameterError(
+            f"{variant} is a tiny model for tests, without an official file; use checkpoint='synthetic' or a path"
+        )
+    _whole_number("seed", seed, 0, 2**32 - 1)
+    _check_image_size(record, image_size)
+    _check_output_dir(output_dir)
+    return record
+
+
+def preprocessing_for(variant: Variant, image_size: int) -> Preprocessing:
+    """The variant's preprocessing, scaled to `image_size` pixels (0: the trained size) at the same crop fraction."""
+    trained = variant.preprocessing
+    if image_size in (0, trained.crop):
+        return trained
+    return dataclasses.replace(trained, crop=image_size, resize=round(image_size * trained.resize / trained.crop))
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def _whole_number(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ParameterError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+
+
+def _check_image_size(variant: Variant, image_size: int) -> None:
+    _whole_number("image_size", image_size, 0, 4096)
+    patch, trained = variant.architecture.patch_size, variant.image_size
+    if variant.family == "mixer" and image_size != trained:
+        raise ParameterError(
+            f"image_size is {image_size}; {variant.name} mixes {variant.architecture.tokens} tokens, "
+            f"so it takes only the size that it was trained on: {trained}"
+        )
+    if image_size % patch:
+        below = max(patch, image_size - image_size % patch)
+        raise ParameterError(
+            f"image_size is {image_size}, not a multiple of {variant.name}'s patch of {patch} pixels: the rest of "
+            f"the image would be cut off unseen. Use {below} or {below + patch}, or 0 for any height and width"
+        )
+
+
+def _check_output_dir(output_dir: str) -> None:
+    if not isinstance(output_dir, str) or not output_dir.strip():
+        raise ParameterError(f"output_dir is {output_dir!r}; expected the path of a folder, such as 'exports'")
+    if Path(output_dir).expanduser().exists() and not Path(output_dir).expanduser().is_dir():
+        raise ParameterError(f"output_dir is {output_dir!r}, which is a file; expected the path of a folder")
