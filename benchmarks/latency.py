@@ -22,7 +22,7 @@ from utils.parity import OUTPUT_TOLERANCE, Report, compare_arrays
 
 BATCHES = (1, 8)
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate
-PAUSE_SECONDS = 0.05  # thread pools spin for some milliseconds before they sleep
+PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
 
 # (contender, what TF_ENABLE_ONEDNN_OPTS is): the others have no such switch
 RUNS = (
