@@ -50,7 +50,7 @@ ROOMS = {
     ),
     # source models
     "convmixer": Room("numpy torch", utils="errors variants"),
-    "mlp_mixer": Room("flax jax", utils="errors variants"),
+    "mlp_mixer": Room("flax jax numpy", utils="errors variants"),
     # exporters
     "exported": Room(lazily="tensorflow"),
     "onnx_compat": Room("numpy onnx", lazily="onnx_tf tensorflow", utils="errors"),

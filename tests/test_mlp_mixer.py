@@ -39,8 +39,8 @@ def relative_l2(found, expected):
 @pytest.mark.parametrize(("head", "output"), [("classification", "logits"), ("fe", "features")])
 def test_outputs_equal_the_upstream_definition(weights, expected, head, output):
     model = mlp_mixer.build(ARCHITECTURE, head)
-    predict = mlp_mixer.predict_function(model)
-    found = predict(mlp_mixer.select_parameters(model, weights), expected["inputs"])
+    function = mlp_mixer.as_function(model, mlp_mixer.select_parameters(model, weights))
+    found = function(expected["inputs"])
     assert found.shape == expected[output].shape
     assert relative_error(found, expected[output]) <= TOLERANCE
 
@@ -63,6 +63,14 @@ def test_gradients_equal_the_upstream_definition(weights, expected):
 def test_parameter_counts_are_those_of_the_official_tests(name, parameters):
     model = mlp_mixer.build(get_variant(name).architecture)
     assert sum(int(np.prod(shape)) for shape in mlp_mixer.parameter_shapes(model).values()) == parameters
+
+
+def test_gradients_vanish_exactly_where_a_layer_norm_hides_the_parameter(weights, expected):
+    model = mlp_mixer.build(ARCHITECTURE)
+    found = mlp_mixer.gradients(model, mlp_mixer.select_parameters(model, weights), expected["inputs"])
+    largest = max(np.abs(array).max() for array in found.values())
+    vanishing = {key for key, array in found.items() if np.abs(array).max() < 1e-6 * largest}
+    assert vanishing == set(filter(mlp_mixer.without_influence, found)) != set()
 
 
 def test_every_key_of_the_checkpoint_is_a_parameter_and_back(weights):

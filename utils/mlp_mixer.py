@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from utils.errors import CheckpointError, ParameterError
@@ -126,3 +127,29 @@ def predict_function(model: MlpMixer) -> Callable[[Mapping[str, Any], jax.Array]
         return model.apply({"params": unflatten_dict(dict(parameters), sep="/")}, inputs)
 
     return predict
+
+
+def as_function(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as a function of float32 NHWC arrays, to compare with an export of the same interface."""
+    predict, parameters = jax.jit(predict_function(model)), jax.device_put(dict(parameters))
+    return lambda inputs: np.asarray(predict(parameters, inputs))
+
+
+def gradients(model: MlpMixer, parameters: Mapping[str, Any], inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Gradients of `sum(output ** 2) / batch` by every parameter, by key, for float32 [B, H, W, 3]."""
+    predict = predict_function(model)
+
+    @jax.jit
+    def gradient(parameters: dict[str, jax.Array], inputs: jax.Array) -> dict[str, jax.Array]:
+        return jax.grad(lambda p: (predict(p, inputs) ** 2).sum() / len(inputs))(parameters)
+
+    return {key: np.asarray(value) for key, value in gradient(dict(parameters), inputs).items()}
+
+
+def without_influence(key: str) -> bool:
+    """Whether a parameter's gradient is zero but for rounding, so that its relative error says nothing.
+
+    The last bias of the token mixing adds the same to every channel of a token, and every LayerNorm after it takes
+    that away again.
+    """
+    return key.endswith("token_mixing/Dense_1/bias")
