@@ -1,7 +1,8 @@
 """Puts the tables and pictures that runs have written into README.md: `python -m benchmarks.readme [NOTEBOOK]`.
 
-A table stands in the README between `<!-- table: NAME -->` and `<!-- end -->`. "variants_FAMILY" comes from the registry, any
-other from assets/tables/NAME.md. With an executed conversion notebook, its pictures become assets/pictures/*.png.
+A table stands in the README between `<!-- table: NAME -->` and `<!-- end -->`. "variants_FAMILY" comes from the
+registry, any other from assets/tables/NAME.md. The pictures of an executed conversion notebook become
+assets/pictures/*.png.
 """
 
 from __future__ import annotations

@@ -179,7 +179,5 @@ import {module}
 loaded = {{name.split(".")[0] for name in set(sys.modules) - before}}
 print(*sorted(loaded - set(sys.stdlib_module_names) - {{"utils"}}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=UTILS.parent, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=UTILS.parent, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr, done.returncode) == ("", "", 0)

@@ -65,12 +65,13 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
     assert manifest["weights"] == "custom"
     assert manifest["parity"]["passed"]
     assert {row["output"] for row in manifest["parity"]["rows"]} == {
+        "variables",
         tiny.OUTPUTS[head],
         "gradients",
         f"{tiny.OUTPUTS[head]}, training mode",
         "moving statistics",
     }
-    assert {row["batch"] for row in manifest["parity"]["rows"]} == {1, 3, 8}
+    assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3, 8}
     shown = text_of(notebook)
     assert "image/png" in shown
     assert "SYNTHETIC" not in shown

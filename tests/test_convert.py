@@ -62,9 +62,7 @@ def left_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
 
 
-def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(
-    notebook, tmp_path, capfd, monkeypatch
-):
+def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(notebook, tmp_path, capfd, monkeypatch):
     notebook(WRITES_ARTEFACTS)
     monkeypatch.chdir(tmp_path)  # a relative folder is the caller's, wherever the notebook runs
     assert run("out", "--checkpoint", "synthetic", "--head", "fe", "--seed", "7") == 0

@@ -56,9 +56,7 @@ def interpreter(folder, version, ensurepip="true", name="stub"):
 
 
 def make(folder, *arguments, **environment):
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
-    }
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     inherited = {name: value for name, value in inherited.items() if name not in ("PYTHON", "VENV")}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],

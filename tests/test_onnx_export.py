@@ -161,8 +161,15 @@ def test_weight_that_the_graph_does_not_read_is_an_error_that_names_it():
 
 
 def test_weight_that_an_exporter_renames_is_an_error_that_names_both(monkeypatch):
-    monkeypatch.setattr(onnx_export, "_restore_names", lambda graph: graph)
-    with pytest.raises(ConversionError, match=r"lost weights .*'stem\.0\.weight'.*unknown .*'stem\.0\.layer\.weight'"):
+    def rename(graph):
+        graph.graph.input[1].name = "other"
+        for node in graph.graph.node:
+            for position, name in enumerate(node.input):
+                node.input[position] = "other" if name == "stem.0.weight" else name
+        return graph
+
+    monkeypatch.setattr(onnx_export, "_branch_channels_last", rename)
+    with pytest.raises(ConversionError, match=r"lost weights \['stem\.0\.weight'\] and has unknown ones \['other'\]"):
         onnx_export.export_onnx(tiny.source("convmixer_tiny"), "logits")
 
 

@@ -26,9 +26,7 @@ def require_parameters(notebook: Path, names: Iterable[str]) -> None:
         raise ConversionError(f"{notebook} is not there: run this from a whole checkout of the repository.")
     known = papermill.inspect_notebook(str(notebook))
     if unknown := sorted(set(names) - set(known)):
-        raise ParameterError(
-            f"{notebook.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}."
-        )
+        raise ParameterError(f"{notebook.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
 
 
 @contextmanager

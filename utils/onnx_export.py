@@ -38,6 +38,24 @@ class GlobalAveragePool(nn.Module):
         return x.mean((1, 2), keepdim=True)
 
 
+class WeightsAsInputs(nn.Module):
+    """A model that takes its weights as further inputs: the exporter handles parameters' bytes, but not inputs'."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+        self._model = (model,)  # in a tuple, so that its parameters are not found to be this module's
+
+    def forward(self, x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        (model,) = self._model
+        for name, weight in zip(self.weights, weights, strict=True):
+            layer, _, attribute = name.rpartition(".")
+            # What lies in __dict__ is found before parameters and buffers. (torch.func.functional_call does the same
+            # in a cleaner way, but refuses to be traced.)
+            model.get_submodule(layer).__dict__[attribute] = weight
+        return model(x)
+
+
 SPATIAL_LAYERS = {
     nn.Conv2d: ChannelsLast,
     nn.BatchNorm2d: ChannelsLast,
@@ -51,7 +69,7 @@ def export_onnx(model: nn.Module, output: str) -> onnx.ModelProto:
     The weights are further graph inputs, under their names in `model.state_dict()` and in PyTorch's axis order.
     Raises ConversionError when the exporter or ONNX's checker refuses the model, or a weight is lost on the way.
     """
-    skeleton = _channels_last(_without_weights(model)).eval()
+    skeleton = WeightsAsInputs(_channels_last(_without_weights(model)).eval())
     stride = max(layer.stride[0] for layer in model.modules() if isinstance(layer, nn.Conv2d))
     probe = torch.zeros(1, _PROBE_PATCHES * stride, (_PROBE_PATCHES + 1) * stride, 3)
     buffer = io.BytesIO()
@@ -60,17 +78,16 @@ def export_onnx(model: nn.Module, output: str) -> onnx.ModelProto:
             warnings.simplefilter("ignore", DeprecationWarning)
             torch.onnx.export(
                 skeleton,
-                (probe,),
+                (probe, *skeleton.weights.values()),
                 buffer,
                 dynamo=False,
-                export_params=False,
                 do_constant_folding=False,
                 opset_version=OPSET,
-                input_names=["inputs"],
+                input_names=["inputs", *(name.replace(".layer.", ".") for name in skeleton.weights)],
                 output_names=[output],
                 dynamic_axes={"inputs": {0: "batch", 1: "height", 2: "width"}, output: {0: "batch"}},
             )
-        graph = _branch_channels_last(_restore_names(onnx.load_from_string(buffer.getvalue())))
+        graph = _branch_channels_last(onnx.load_from_string(buffer.getvalue()))
         onnx.checker.check_model(graph, full_check=True)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ConversionError(f"{type(model).__name__} could not be exported to ONNX: {error}") from error
@@ -84,13 +101,10 @@ def export_onnx(model: nn.Module, output: str) -> onnx.ModelProto:
 
 
 def _without_weights(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose tensors have shapes but (being one number, repeated) no memory.
-
-    Each gets another number, or the exporter would merge "equal" weights into one.
-    """
+    """A copy of `model` whose tensors have shapes but (being one number, repeated) no memory."""
     stand_ins = {}
-    for number, tensor in enumerate([*model.parameters(), *model.buffers()], start=1):
-        repeated = torch.full((), number, dtype=tensor.dtype).expand(tensor.shape)
+    for tensor in (*model.parameters(), *model.buffers()):
+        repeated = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
         is_parameter = isinstance(tensor, nn.Parameter)
         stand_ins[id(tensor)] = nn.Parameter(repeated, requires_grad=False) if is_parameter else repeated
     return copy.deepcopy(model, stand_ins)
@@ -102,17 +116,6 @@ def _channels_last(model: nn.Module) -> nn.Module:
         wrap = SPATIAL_LAYERS.get(type(child))
         setattr(model, name, wrap(child) if wrap else _channels_last(child))
     return model
-
-
-def _restore_names(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Take the wrapper's own name, `.layer`, out of the weights' names."""
-    weights = {v.name: v.name.replace(".layer.", ".") for v in graph.graph.input}
-    for value in graph.graph.input:
-        value.name = weights[value.name]
-    for node in graph.graph.node:
-        for position, name in enumerate(node.input):
-            node.input[position] = weights.get(name, name)
-    return graph
 
 
 def _branch_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -6,7 +6,9 @@ Knows no particular model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +25,10 @@ STORED_AXES = {
     ("Conv", 1): (2, 3, 1, 0),  # OIHW -> HWIO
     ("Gemm", 1): (1, 0),  # [out, in] -> [in, out]; PyTorch's Linear exports with transB
 }
+# Chains of these, each feeding only the next, are the repeated units of a network. Units alike in attributes and
+# shapes share one trace, as a nested function, which makes tracing and saving several times faster. TensorFlow
+# inlines nested functions before it optimises or runs anything.
+CHAINED = {"Transpose", "Conv", "Gelu", "Relu", "BatchNormalization"}
 # BatchNormalization's moving mean and variance: state of the layer that no gradient changes.
 STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
 
@@ -63,20 +69,19 @@ def export_tensorflow(
     result = graph.graph.output[0]
     units = result.type.tensor_type.shape.dim[1].dim_value
 
+    chains = {training: _chains(nodes, statistics if training else set()) for training in (False, True)}
+    traces: dict[Hashable, Callable] = {}
+
     def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        tensors = {"inputs": inputs, TRAINING: training}
+        tensors = {"inputs": inputs}
         for name, variable in variables.items():
-            # Handlers assign to the statistics, so those stay variables.
-            tensors[name] = (
-                tf.transpose(variable, np.argsort(axes[name]))
-                if name in axes
-                else variable
-                if name in statistics
-                else tf.convert_to_tensor(variable)
-            )
-        for node in nodes:
-            produced = handlers[node.op_type].handle(node, tensor_dict=tensors, strict=True)
-            tensors.update(zip(node.outputs, produced, strict=True))
+            tensors[name] = tf.transpose(variable, np.argsort(axes[name])) if name in axes else variable
+        for chain in chains[training]:
+            if len(chain) > 1:
+                arguments = [tf.convert_to_tensor(tensors[name]) for name in _arguments(chain)]
+                tensors[chain[-1].outputs[0]] = _shared(traces, handlers, chain, arguments)(*arguments)
+            else:
+                tensors.update(_run(handlers, chain, tensors | {TRAINING: training}))
         return tf.ensure_shape(tensors[result.name], [None, units])
 
     side = image_size or None
@@ -89,6 +94,57 @@ def export_tensorflow(
         input_shape=(side, side, 3),
         axes=axes,
     )
+
+
+def _chains(nodes: list[Any], updated: set[str]) -> list[list[Any]]:
+    """The nodes, in order, grouped into chains; a node that updates variables stays alone, since it must see them."""
+    uses = Counter(name for node in nodes for name in node.inputs)
+    chains: list[list[Any]] = []
+    for node in nodes:
+        chainable = node.op_type in CHAINED and not updated.intersection(node.inputs)
+        last = chains[-1][-1] if chains and chainable else None
+        if (
+            last
+            and last.op_type in CHAINED
+            and not updated.intersection(last.inputs)
+            and (node.inputs[0] == last.outputs[0] and uses[last.outputs[0]] == 1)
+        ):
+            chains[-1].append(node)
+        else:
+            chains.append([node])
+    return chains
+
+
+def _arguments(chain: list[Any]) -> list[str]:
+    """Names of what a chain reads from outside: its first input, then the weights in order."""
+    return [chain[0].inputs[0], *(name for node in chain for name in node.inputs[1:])]
+
+
+def _shared(
+    traces: dict[Hashable, Callable], handlers: Mapping[str, Any], chain: list[Any], arguments: list[tf.Tensor]
+) -> Callable:
+    """The trace of chains like this one, by operators, attributes, dtypes and shapes; made when there is none yet."""
+    specs = tuple(tf.TensorSpec(argument.shape, argument.dtype) for argument in arguments)
+    key = (*((node.op_type, len(node.inputs), repr(sorted(node.attrs.items()))) for node in chain), specs)
+    if key not in traces:
+
+        def unit(*values: tf.Tensor) -> tf.Tensor:
+            tensors = dict(zip(_arguments(chain), values, strict=True)) | {TRAINING: False}
+            return _run(handlers, chain, tensors)[chain[-1].outputs[0]]
+
+        with tf.init_scope():  # outside the graph that is being traced, which others share too
+            traces[key] = tf.function(unit, autograph=False).get_concrete_function(*specs)
+    return traces[key]
+
+
+def _run(handlers: Mapping[str, Any], chain: list[Any], tensors: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    """What each node of the chain puts out, by name."""
+    known, produced = dict(tensors), {}
+    for node in chain:
+        outputs = handlers[node.op_type].handle(node, tensor_dict=known, strict=True)
+        produced |= zip(node.outputs, outputs, strict=True)
+        known |= produced
+    return produced
 
 
 def _check_shapes(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from utils.parity_report import Report
 from utils.parity_row import Row
 
 __all__ = [
+    "EXACT",
     "GRADIENT_TOLERANCE",
     "OUTPUT_TOLERANCE",
     "STATISTICS_TOLERANCE",
@@ -43,6 +44,10 @@ GRADIENT_TOLERANCE = 1e-4
 # 0.1, by 0.1 / n.
 TRAINING_TOLERANCE = 1e-4
 STATISTICS_TOLERANCE = 1e-5
+
+# Variables are copied, not computed: any difference is a fault, however small its effect on the outputs. (Not zero,
+# because errors are counted in tolerances; a float32 that differs at all differs by more.)
+EXACT = 1e-30
 
 Model = Callable[[np.ndarray], np.ndarray]
 

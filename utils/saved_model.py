@@ -7,10 +7,12 @@ The interface is TF Hub's "reusable SavedModel": `__call__(inputs, training)`, `
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +68,13 @@ def save_model(
     directory = Path(directory)
     if directory.exists():
         raise PackagingError(f"{directory} exists already; remove it or choose another output_dir")
-    model = ReusableModel(exported)
-    serving = _serving_default(model, exported)
-    signatures = {"serving_default": serving, **(image_signatures(serving) if image_signatures else {})}
     beside = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        tf.saved_model.save(model, str(beside), signatures=signatures, options=exported.save_options)
+        with _without_collections():
+            model = ReusableModel(exported)
+            serving = _serving_default(model, exported)
+            signatures = {"serving_default": serving, **(image_signatures(serving) if image_signatures else {})}
+            tf.saved_model.save(model, str(beside), signatures=signatures, options=exported.save_options)
         os.replace(beside, directory)
     except (OSError, tf.errors.OpError) as error:
         no_space = isinstance(error, tf.errors.ResourceExhaustedError) or (
@@ -82,6 +85,18 @@ def save_model(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return directory
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """No garbage collection: tracing makes a million objects that stay, which it would look through again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _serving_default(model: ReusableModel, exported: ExportedFunction) -> tf.types.experimental.ConcreteFunction:
