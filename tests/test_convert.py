@@ -140,9 +140,11 @@ def test_interrupt_reaches_the_cell_and_leaves_nothing(notebook, tmp_path, signu
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
         stderr=subprocess.PIPE,
         text=True,
+        # Started in the background, as CI may be, these tests would pass on that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not started.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signum)

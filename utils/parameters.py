@@ -80,6 +80,7 @@ def _check_image_size(variant: Variant, image_size: int) -> None:
 
 def _check_output_dir(output_dir: str) -> None:
     if not isinstance(output_dir, str) or not output_dir.strip():
-        raise ParameterError(f"output_dir is {output_dir!r}; expected the path of a folder, such as 'exports'")
+        found = "empty" if isinstance(output_dir, str) else repr(output_dir)
+        raise ParameterError(f"output_dir is {found}; expected the path of a folder, such as 'exports'")
     if Path(output_dir).expanduser().exists() and not Path(output_dir).expanduser().is_dir():
         raise ParameterError(f"output_dir is {output_dir!r}, which is a file; expected the path of a folder")
