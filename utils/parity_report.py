@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("output", "input", "batch", "max abs", "relative", "RMSE", "top-1", "top-5", "tolerance", "")
 _LEFT = (0, 1, 9)  # columns of words
+_EXACT = 1e-20  # a tolerance below this stands for equality
 _WORST = 5  # of the variables of a model, about 170, in tables
 _IN_ERROR = 10  # lines of an error message
 _NOTE = (
@@ -113,7 +114,9 @@ class Report:
         """Draws the errors by output, input and batch on a log axis, with tolerances and the worst."""
         from utils.parity_plot import plot
 
-        return plot(self.rows, self.passed)
+        # An exact comparison that passed has no error to show on a logarithmic axis.
+        drawn = [row for row in self.rows if row.tolerance > _EXACT or not row.passed] or self.rows
+        return plot(drawn, self.passed)
 
     def _verdict(self) -> str:
         if not self.rows:
