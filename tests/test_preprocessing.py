@@ -14,8 +14,9 @@ from utils.variants import Preprocessing, get_variant
 
 VARIANTS = ("convmixer_768_32", "mixer_b16_sam", "convmixer_tiny", "mixer_tiny")
 # Both sides round to whole levels after each of two passes, from numbers that differ in their seventh digit. A value
-# that close to a half may fall on either side, once a pass. It is rare: one value in a thousand at most was seen.
-MAX_LEVELS, MEAN_LEVELS = 2.001, 0.005
+# that close to a half may fall on either side, once a pass. That is rare, one in ten thousand in photographs; where
+# the scale is a ratio of small numbers (here 1.35) exact halves are common, and one value in 160 was seen.
+MAX_LEVELS, MEAN_LEVELS = 2.001, 0.02
 SIZES = {
     "wide": (601, 300),
     "tall": (299, 500),
@@ -91,9 +92,10 @@ def test_in_tf_data_and_as_a_graph_it_is_the_same_as_eagerly():
     settings, files = get_variant("convmixer_tiny").preprocessing, list(sample_files().values())
     eager = preprocess_bytes(tf.constant(files), settings).numpy()
     data = tf.data.Dataset.from_tensor_slices(files).batch(2).map(lambda files: preprocess_bytes(files, settings))
-    np.testing.assert_array_equal(np.concatenate([batch.numpy() for batch in data]), eager)
+    # In a graph the division by a constant becomes a multiplication: a rounding step.
+    np.testing.assert_allclose(np.concatenate([batch.numpy() for batch in data]), eager, rtol=1e-6)
     graph = tf.function(lambda files: preprocess_bytes(files, settings))
-    np.testing.assert_array_equal(graph(tf.constant(files)), eager)
+    np.testing.assert_allclose(graph(tf.constant(files)), eager, rtol=1e-6)
     assert next(iter(data)).shape[1:] == (48, 48, 3)
     assert data.element_spec.shape.as_list() == [None, 48, 48, 3]  # static, as models want it
 
