@@ -81,6 +81,7 @@ ROOMS = {
     "parameters": Room(utils="errors variants"),
     "display": Room("numpy", lazily="PIL matplotlib"),
     "quiet": Room(),
+    "devices": Room(),
     "colab": Room(),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
