@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
+from google.protobuf.message import Message
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"  # where Serving looks for it
 # Field numbers, from tensorflow_serving/apis: prediction_log.proto, predict.proto and model.proto.
@@ -19,30 +20,30 @@ _KEY, _VALUE = 1, 2  # of an entry of a map, by the protobuf encoding
 _LENGTH_DELIMITED = 2  # the wire type of strings, bytes and messages
 
 
-def write_warmup(model_dir: str | os.PathLike, height: int, width: int) -> Path:
+def write_warmup(model_dir: str | os.PathLike, size: int) -> Path:
     """Writes one request for each signature of a model with image signatures into its SavedModel folder.
 
-    height, width: of the grey image in the requests, in pixels: what `serving_default` takes.
+    size: height and width of the one grey image in each request, in pixels: what `serving_default` takes.
     """
     path = Path(model_dir) / WARMUP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
-        for signature, argument, tensor in _requests(height, width):
+        for signature, argument, tensor in _requests(size):
             file.write(_prediction_log(signature, argument, tensor))
     return path
 
 
-def _requests(height: int, width: int) -> Iterator[tuple[str, str, tf.core.framework.tensor_pb2.TensorProto]]:
+def _requests(size: int) -> Iterator[tuple[str, str, Message]]:
     # One value stands for all of a tensor's: TensorFlow repeats the last one.
-    shape = tf.TensorShape([1, height, width, 3]).as_proto()
+    shape = tf.TensorShape([1, size, size, 3]).as_proto()
     proto = type(tf.make_tensor_proto(0.0))
     yield "serving_default", "inputs", proto(dtype=tf.float32.as_datatype_enum, tensor_shape=shape, float_val=[0.0])
     yield "serving_image", "images", proto(dtype=tf.uint8.as_datatype_enum, tensor_shape=shape, int_val=[128])
-    jpeg = tf.io.encode_jpeg(tf.fill([height, width, 3], tf.constant(128, tf.uint8))).numpy()
+    jpeg = tf.io.encode_jpeg(tf.fill([size, size, 3], tf.constant(128, tf.uint8))).numpy()
     yield "serving_image_bytes", "image_bytes", tf.make_tensor_proto([jpeg])
 
 
-def _prediction_log(signature: str, argument: str, tensor: tf.core.framework.tensor_pb2.TensorProto) -> bytes:
+def _prediction_log(signature: str, argument: str, tensor: Message) -> bytes:
     """A `PredictionLog` of a `PredictRequest`. No model's name: whoever starts the server gives it one."""
     model_spec = _field(_SIGNATURE_NAME, signature.encode())
     inputs = _field(_KEY, argument.encode()) + _field(_VALUE, tensor.SerializeToString())
