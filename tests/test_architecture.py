@@ -67,6 +67,11 @@ ROOMS = {
     "manifest": Room(utils="errors variants"),
     "model_card": Room(utils="errors"),
     "packaging": Room(utils="errors extraction manifest model_card staging tarball"),
+    "warmup": Room("google tensorflow"),
+    # using what was made
+    "pretrained": Room(lazily="tensorflow_hub", utils="errors extraction labels manifest tarball variants"),
+    "image_source": Room(lazily="google requests", utils="errors photographs"),
+    "predictions": Room("numpy"),
     # comparison
     "parity_row": Room(),
     "parity_inputs": Room("numpy", utils="errors"),

@@ -46,7 +46,7 @@ def test_photographs_become_what_torchvision_transforms_make_of_them(path, varia
         size = (settings.resize, int(settings.resize * height / width))
     else:
         size = (int(settings.resize * width / height), settings.resize)
-    resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
+    resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)  # all are wide
     top = round((resized.shape[0] - settings.crop) / 2.0)
     left = round((resized.shape[1] - settings.crop) / 2.0)
     cropped = resized[top : top + settings.crop, left : left + settings.crop]

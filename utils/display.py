@@ -59,13 +59,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def plot_predictions(
     photographs: Mapping[str, Image.Image],
     predictions: Mapping[str, np.ndarray],
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[str, Sequence[str]],
     top_k: int = 5,
     note: str = "",
 ) -> Figure:
     """Each photograph beside a bar chart of the best classes of each model.
 
-    predictions: probabilities [photographs, classes] by the model's title. names: of the classes, in their order.
+    predictions: probabilities [photographs, classes] by the model's title. names: of the classes, in their order; by
+    title where the models' classes differ.
     """
     from matplotlib import pyplot as plt
 
@@ -76,7 +77,8 @@ def plot_predictions(
         axes[row, 0].set_title(title, fontsize=10)
         axes[row, 0].axis("off")
         for column, (model, probabilities) in enumerate(predictions.items(), start=1):
-            _bars(axes[row, column], probabilities[row], names, top_k, _COLOURS[(column - 1) % len(_COLOURS)])
+            named = names[model] if isinstance(names, Mapping) else names
+            _bars(axes[row, column], probabilities[row], named, top_k, _COLOURS[(column - 1) % len(_COLOURS)])
             if row == 0:
                 axes[row, column].set_title(model, fontsize=10)
     if note:
@@ -116,6 +118,29 @@ def plot_features(
         axes[row, 1].set_xlabel("feature in the source framework", fontsize=8)
         axes[row, 1].set_ylabel("in TensorFlow", fontsize=8)
         axes[row, 1].tick_params(labelsize=8)
+    if note:
+        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
+    plt.close(figure)
+    return figure
+
+
+def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray], note: str = "") -> Figure:
+    """A matrix of cosine similarities, [N, N] between `titles`, for each model's title, with its numbers written in."""
+    from matplotlib import pyplot as plt
+
+    size = 1.6 + 0.75 * len(titles)
+    figure, axes = plt.subplots(
+        1, len(similarities), figsize=(size * len(similarities), size), squeeze=False, layout="constrained"
+    )
+    for axis, (model, matrix) in zip(axes[0], similarities.items(), strict=True):
+        axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
+        axis.set_title(model, fontsize=10)
+        axis.set_xticks(range(len(titles)), titles, rotation=30, ha="right", fontsize=8)
+        axis.set_yticks(range(len(titles)), titles, fontsize=8)
+        for row, values in enumerate(matrix):
+            for column, value in enumerate(values):
+                dark = abs(value) > 0.6
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
     if note:
         figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
     plt.close(figure)

@@ -89,7 +89,10 @@ def pillow_preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.nd
     _check(preprocessing)
     width, height = _resized(image.size, preprocessing.resize)
     crop = preprocessing.crop
-    resized = image.convert("RGB").resize((width, height), _RESAMPLING[preprocessing.interpolation])
+    # Columns, then rows, as Pillow did when these models came out; since version 13 it takes tall images the other
+    # way round, which rounds other values.
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    resized = image.convert("RGB").resize((width, image.height), resampling).resize((width, height), resampling)
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     pixels = np.asarray(resized.crop((left, top, left + crop, top + crop)), dtype=np.float32)
     mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))

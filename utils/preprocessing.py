@@ -34,15 +34,19 @@ def preprocess_bytes(image_bytes: tf.Tensor, preprocessing: Preprocessing) -> tf
     for bytes that are no whole JPEG or PNG.
     """
     _check(preprocessing)
-    crop = preprocessing.crop
+    image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
+    return _normalised(tf.cast(_decoded_and_cropped(image_bytes, preprocessing), tf.float32), preprocessing)
+
+
+@tf.function(autograph=False)  # also for eager callers: only in a graph do the turns of the loop run side by side
+def _decoded_and_cropped(image_bytes: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """String [B] -> uint8 [B, crop, crop, 3]. Each image has its own size: before the crop there is no batch."""
 
     def one(encoded: tf.Tensor) -> tf.Tensor:
         return tf.cast(_cropped(decode(encoded)[tf.newaxis], preprocessing)[0], tf.uint8)
 
-    signature = tf.TensorSpec([crop, crop, 3], tf.uint8)
-    # Each image has its own size, so there is no batch before the crop. The loop's turns run side by side, a core each.
-    pixels = tf.map_fn(one, tf.convert_to_tensor(image_bytes), fn_output_signature=signature, parallel_iterations=32)
-    return _normalised(tf.cast(pixels, tf.float32), preprocessing)
+    signature = tf.TensorSpec([preprocessing.crop, preprocessing.crop, 3], tf.uint8)
+    return tf.map_fn(one, image_bytes, fn_output_signature=signature, parallel_iterations=32)
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -84,8 +88,9 @@ def _first_axis(x: tf.Tensor, size: int, scale: tf.Tensor, offset: tf.Tensor, ke
         kernel_type=kernel,
         antialias=True,
     )
-    # Rounded halves up, as Pillow does; a cubic overshoots.
-    levels = tf.clip_by_value(tf.floor(resampled + 0.5), 0.0, 255.0)
+    # Halves up, as Pillow does; a cubic overshoots. Exact halves, common where the scale is a ratio of small numbers,
+    # come out of float32 up to 3e-5 too low.
+    levels = tf.clip_by_value(tf.floor(resampled + (0.5 + 5e-5)), 0.0, 255.0)
     return tf.reshape(levels, [-1, size, width, 3])
 
 
