@@ -54,7 +54,7 @@ class _Float16Storage(tf.saved_model.experimental.TrackableResource):
 
     def __init__(self, kernels: Sequence[tf.Variable]) -> None:
         super().__init__(device="CPU:0")
-        keys = [variable.name.removesuffix(":0").replace("/", ".") for variable in kernels]
+        keys = [f"kernel_{i}" for i in range(len(kernels))]  # TensorFlow escapes dots and slashes one way only
         specs = {key: tf.TensorSpec(v.shape, tf.float16) for key, v in zip(keys, kernels, strict=True)}
 
         @tf.function(autograph=False)

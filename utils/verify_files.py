@@ -78,8 +78,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_name(path: Path, manifest: Mapping[str, Any]) -> Check:
-    """The file's name against the manifest's: one artefact in the place of another is whole in itself."""
-    name = re.sub(r"(\.tar\.gz|\.tgz|\.tflite)$", "", path.resolve().name)
+    """The file's name against the manifest's: one artefact in the place of another is whole in itself.
+
+    A folder may have any name.
+    """
+    name = manifest["name"] if path.is_dir() else re.sub(r"(\.tar\.gz|\.tgz|\.tflite)$", "", path.resolve().name)
     if name != manifest["name"]:
         return Check(
             "name", False, f"inside is {manifest['name']}: another artefact in this one's place, or a renamed file"
