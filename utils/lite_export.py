@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,10 +42,10 @@ def convert_to_lite(folder: Path, storage: str) -> bytes:
 
 def operators(model: bytes) -> list[str]:
     """The operators of a TFLite model, in order; custom and Flex ones under their own names."""
-    interpreter = tf.lite.Interpreter(
-        model_content=model,
-        experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
+    plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    with warnings.catch_warnings():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(model_content=model, experimental_op_resolver_type=plain)
     return [details["op_name"] for details in interpreter._get_ops_details()]
 
 
@@ -53,7 +54,8 @@ def rounded(weights: np.ndarray, storage: str) -> np.ndarray:
     if storage == "float32" or weights.ndim < 2:
         return weights
     if storage == "float16":
-        return weights.astype(np.float16).astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity is noticed in the outputs
+            return weights.astype(np.float16).astype(np.float32)
     # TFLite: symmetric, -127 to 127, a scale for each output channel.
     scale = np.abs(weights).max(axis=tuple(range(weights.ndim - 1))) / np.float32(127)
     scale = np.where(scale > 0, scale, np.float32(1))
