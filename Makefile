@@ -27,13 +27,14 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert test bench compat lint clean
+.PHONY: help setup convert verify.pyz test bench compat lint clean
 
 help:
 	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13)'
 	@echo 'make convert  one model to a verified SavedModel tarball: VARIANT=convmixer_768_32 HEAD=classification|fe'
 	@echo '              CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports [IMAGE_SIZE= SEED= OPERATIONS=]'
 	@echo '              (auto: official where it can be downloaded, else synthetic, and it says so loudly)'
+	@echo 'make verify.pyz  what verifies downloads, as one file for who has only Python and TensorFlow: dist/verify.pyz'
 	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
 	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX'
 	@echo 'make compat   the tarballs under every TensorFlow since 2.13, each in an environment of its own'
@@ -48,6 +49,10 @@ convert: setup
 	  --checkpoint $(call quote,$(CHECKPOINT)) --output-dir $(call quote,$(OUTPUT_DIR)) \
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
 	  $(call option,--operations,$(OPERATIONS))
+
+# Python's own library is enough to build it.
+verify.pyz: setup
+	@$(call quote,$(python)) -m utils.verify_app dist/verify.pyz
 
 test: setup
 	@$(call quote,$(python)) -m pytest $(PYTEST_ARGS)

@@ -63,21 +63,40 @@ ROOMS = {
     "saved_model": Room("numpy tensorflow", utils="errors exported"),
     "staging": Room(utils="errors"),
     "extraction": Room(utils="errors"),
-    "tarball": Room(lazily="tqdm", utils="errors"),
+    "hashes": Room(utils="errors"),
+    "tarball": Room(lazily="tqdm", utils="errors hashes"),
     "manifest": Room(utils="errors variants"),
     "model_card": Room(utils="errors"),
-    "packaging": Room(utils="errors extraction manifest model_card staging tarball"),
     "warmup": Room("google tensorflow"),
     # using what was made
     "pretrained": Room(lazily="tensorflow_hub", utils="errors extraction labels manifest tarball variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
+    "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
+    "golden": Room("numpy", utils="errors"),
+    "lite_file": Room(utils="errors"),
     # comparison
     "parity_row": Room(),
     "parity_inputs": Room("numpy", utils="errors"),
     "parity_plot": Room(lazily="matplotlib", utils="parity_row"),
     "parity_report": Room(lazily="matplotlib", utils="errors parity_plot parity_row"),
     "parity": Room("numpy", utils="errors parity_inputs parity_report parity_row"),
+    # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
+    "verify_files": Room(utils="errors extraction hashes lite_file manifest"),
+    "verify_numbers": Room(
+        "numpy", lazily="tensorflow", utils="errors golden parity parity_report saved_model verify_files"
+    ),
+    "verify": Room(utils="errors verify_files verify_numbers"),
+    "verify_app": Room(),
+    # smaller files, from the published ones
+    "float16_export": Room("numpy tensorflow", utils="errors"),
+    "lite_export": Room("numpy tensorflow", utils="errors"),
+    "smaller_files": Room(
+        "numpy",
+        utils="errors float16_export golden hashes lite_export lite_file manifest measure packaging parity "
+        "plain_mixer_export saved_model staging variants verify_numbers",
+    ),
+    "smaller": Room(utils="errors quiet smaller_files verify_files verify_numbers"),
     # the rest
     "photographs": Room("PIL numpy", utils="errors variants"),
     "preprocessing": Room("tensorflow", utils="errors variants"),

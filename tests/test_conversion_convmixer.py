@@ -47,7 +47,7 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
         f"{tiny.OUTPUTS[head]}, serving_image_bytes",
     }
     assert manifest["preprocessing_parity"]["passed"]
-    assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3, 8}
+    assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3, 4, 8}  # 4: the golden inputs
     shown = text_of(notebook)
     assert "image/png" in shown
     assert "SYNTHETIC" not in shown

@@ -20,7 +20,8 @@ import pytest
 from utils import extraction
 from utils.errors import PackagingError
 from utils.extraction import extract_tarball, hash_tarball
-from utils.tarball import hash_files, write_tarball
+from utils.hashes import hash_files
+from utils.tarball import write_tarball
 
 ROOT = Path(__file__).parent.parent
 

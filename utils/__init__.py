@@ -8,12 +8,15 @@ convmixer, mlp_mixer        the source models, in PyTorch and in Flax
 onnx_tf_export, jax_export  source model -> TensorFlow function and variables; they know no model
 saved_model                 the reusable SavedModel's interface; saving and loading
 warmup                      the requests that TensorFlow Serving starts with
+golden                      small inputs and the source's outputs, which ride in every artefact
 packaging                   tarball, manifest and model card
 parity                      callables and arrays -> how far apart they are, and whether that passes
 photographs                 image files -> arrays by Pillow, the reference of preprocessing
 preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
 pretrained, image_source    a model and an image from wherever they are; predictions runs the one on the other
 measure                     seconds and peak memory of each stage
+verify                      the command for downloads: hashes, signatures, golden numbers; TensorFlow is enough
+smaller                     the command for float16 tarballs and TFLite files of published artefacts
 convert                     the command around a conversion notebook, which execution runs
 errors                      every error meant for the person who runs this
 """

@@ -16,6 +16,9 @@ from utils.variants import HEADS, WEIGHTS, Preprocessing, Variant
 # Both tell of the other files' hashes, so they cannot be among them.
 UNLISTED = ("assets.extra/manifest.json", "assets.extra/README.md")
 
+# What stands for the model itself in `files`, by the manifest's `format`; without one it is a SavedModel.
+_MAIN = {"saved_model": "saved_model.pb", "tflite": "model.tflite"}
+_STORAGE = re.compile(r"_(float32|float16|int8)$")  # at the end of the name of a smaller file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _OF_VARIANT = (
@@ -110,10 +113,11 @@ def _rules(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     synthetic = manifest.get("weights") == "synthetic"
     ending = "_synthetic at its end, as the weights are" if synthetic else "no _synthetic at its end"
     official = manifest.get("weights") == "official"
+    main = _MAIN.get(manifest.get("format", "saved_model"), "a known format's model")
     return [
         ("name", _NAME.fullmatch, "letters, digits, - and _"),
         ("weights", WEIGHTS.__contains__, f"one of {', '.join(WEIGHTS)}"),
-        ("name", lambda name: name.endswith("_synthetic") == synthetic, ending),
+        ("name", lambda name: _STORAGE.sub("", name).endswith("_synthetic") == synthetic, ending),
         ("variant", lambda value: isinstance(value, str) and value, "the variant's name"),
         ("head", HEADS.__contains__, f"one of {', '.join(HEADS)}"),
         ("source", lambda source: _SHA256.fullmatch(source["sha256"]), "the SHA-256 of the checkpoint in it"),
@@ -129,7 +133,7 @@ def _rules(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
         ),
         ("seconds", _numbers, "a number of seconds for each stage"),
         ("peak_memory_mb", lambda value: _number(value) and value > 0, "a number above 0"),
-        ("files", _files_fit, f"the SHA-256 of saved_model.pb and all others but {' and '.join(UNLISTED)}"),
+        ("files", lambda files: _files_fit(files, main), f"the SHA-256 of {main} and all but {' and '.join(UNLISTED)}"),
     ]
 
 
@@ -148,8 +152,8 @@ def _parity_fits(parity: Mapping[str, Any]) -> bool:
     return parity["passed"] is True and bool(rows) and all(row["passed"] is True for row in rows)
 
 
-def _files_fit(files: Mapping[str, str]) -> bool:
-    listed = "saved_model.pb" in files and not set(files) & set(UNLISTED)
+def _files_fit(files: Mapping[str, str], main: str) -> bool:
+    listed = main in files and not set(files) & set(UNLISTED)
     return listed and all(_SHA256.fullmatch(value) for value in files.values())
 
 

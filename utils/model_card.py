@@ -38,6 +38,8 @@ def _what_it_is(manifest: Manifest) -> str:
         f"{family} `{manifest['variant']}` as a TensorFlow SavedModel: {head}, {manifest['parameters']:,} parameters."
     ]
     lines.append(f"It has {weights}.")
+    if manifest.get("storage") == "float16":
+        lines.append("Its kernels are stored as float16, and are float32 variables, trainable, once it is loaded.")
     if training:
         lines.append("It was fine-tuned afterwards: see Training.")
     elif manifest["weights"] == "official" and manifest["head"] == "classification" and model["top1"] is not None:

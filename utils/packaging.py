@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from utils.errors import PackagingError
 from utils.extraction import extract_tarball, hash_tarball
+from utils.hashes import hash_files
 from utils.manifest import (
     UNLISTED,
     build_manifest,
@@ -31,7 +32,7 @@ from utils.manifest import (
 )
 from utils.model_card import model_card
 from utils.staging import explained, final_names, full, is_full, make_folder, place
-from utils.tarball import hash_files, write_tarball
+from utils.tarball import write_tarball
 
 __all__ = [
     "Published",

@@ -66,7 +66,7 @@ class Report:
         if not self.rows:
             raise ParityError("parity failed: nothing was compared. Pass at least one output and input.")
         failed = [row for row in worst_first(self.rows) if not row.passed]
-        lines = [f"  {_describe(row)}" for row in failed[:_IN_ERROR]]
+        lines = [f"  {describe(row)}" for row in failed[:_IN_ERROR]]
         if len(failed) > _IN_ERROR:
             lines.append(f"  and {len(failed) - _IN_ERROR} more")
         raise ParityError(
@@ -124,8 +124,8 @@ class Report:
         worst = worst_first(self.rows)[0]
         if not self.passed:
             failed = sum(not row.passed for row in self.rows)
-            return f"parity FAILED in {failed} of {len(self.rows)} comparisons; worst: {_describe(worst)}"
-        return f"parity passed in all {len(self.rows)} comparisons; worst: {_describe(worst)}"
+            return f"parity FAILED in {failed} of {len(self.rows)} comparisons; worst: {describe(worst)}"
+        return f"parity passed in all {len(self.rows)} comparisons; worst: {describe(worst)}"
 
     def _lines(self) -> list[tuple[tuple[str, ...], bool]]:
         lines = []
@@ -159,7 +159,8 @@ def _line(row: Row, label: str) -> tuple[tuple[str, ...], bool]:
     ), row.passed
 
 
-def _describe(row: Row) -> str:
+def describe(row: Row) -> str:
+    """One comparison in a line of text: what was compared, its error, and the tolerance."""
     where = ", ".join(filter(None, (f"{row.output} {row.variable}".strip(), row.input)))
     where += f", batch {row.batch}" if row.batch else ""
     measure = "relative error" if row.relative_l2 is None else "relative L2 error"

@@ -1,8 +1,7 @@
-"""Packs SavedModels so that the same folder always gives the same bytes, and hashes what goes in."""
+"""Packs SavedModels so that the same folder always gives the same bytes."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tarfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from utils.errors import PackagingError
+from utils.hashes import paths_below
 
 # Weights in float32 hold hardly anything that repeats: only their exponent bytes are skewed, and Huffman
 # coding alone finds that. On 80 MB of normal noise: level 0 307 MB/s to 100 %; levels 1 to 9 17 to 21 MB/s to
@@ -21,21 +21,6 @@ from utils.errors import PackagingError
 # 92.6 %.
 _LEVEL, _STRATEGY = 6, zlib.Z_RLE
 _GZIP_WINDOW = 31  # zlib writes the gzip header itself, without file name and time
-
-
-def hash_file(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_files(folder: str | os.PathLike) -> dict[str, str]:
-    """SHA-256 of every file below `folder`, by its relative path with forward slashes, sorted.
-
-    PackagingError for anything but files and folders (links, pipes).
-    """
-    folder = Path(folder)
-    return {name: hash_file(folder / name) for name in _paths(folder) if (folder / name).is_file()}
 
 
 def write_tarball(folder: str | os.PathLike, path: str | os.PathLike, progress: bool = False) -> Path:
@@ -46,7 +31,7 @@ def write_tarball(folder: str | os.PathLike, path: str | os.PathLike, progress: 
     PackagingError for a missing or empty folder, for links in it, and where `path` cannot be written.
     """
     folder, path = Path(folder), Path(path)
-    names = _paths(folder)
+    names = paths_below(folder)
     if not names:
         raise PackagingError(f"{folder} is empty. Expected the files of a SavedModel.")
     total = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
@@ -57,18 +42,6 @@ def write_tarball(folder: str | os.PathLike, path: str | os.PathLike, progress: 
                 advance(_add(tar, folder / name, name))
         writer.finish()
     return path
-
-
-def _paths(folder: Path) -> list[str]:
-    """Paths below `folder`, each folder before what is in it: unpackers need not create parents."""
-    if not folder.is_dir():
-        raise PackagingError(f"{folder} is not a folder. Expected the folder of a SavedModel.")
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise PackagingError(f"{path} is neither a plain file nor a folder. Replace it by one.")
-        found.append(path.relative_to(folder))
-    return [path.as_posix() for path in sorted(found, key=lambda path: path.parts)]
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> int:

@@ -1,0 +1,74 @@
+"""The table of smaller files, from their manifests: `python -m benchmarks.smaller FOLDER ...`.
+
+A FOLDER holds published artefacts with what `python -m utils.smaller` made of them. Leaves `smaller` in assets/tables,
+as .md (the table) and .json (all figures). Nothing is computed here: the figures are those that each gate passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.machine import description
+
+TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
+OUTPUTS = ("logits", "features")
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    """One for each artefact and smaller file in `folder`: its name, size, and figures on the golden inputs."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        origin = manifest.get("derived_from", {}).get("name", manifest["name"])
+        file = path.with_name(path.name.removesuffix(".json") + ("" if ".tflite" in path.name else ".tar.gz"))
+        rows = [row for row in manifest["parity"]["rows"] if row["input"] == "golden" and row["output"] in OUTPUTS]
+        worst = max(rows, key=lambda row: row["relative"])
+        storage = f"{'TFLite' if 'format' in manifest else 'SavedModel'}, {manifest.get('storage', 'float32')}"
+        figures = {key: worst[key] for key in ("relative", "tolerance", "top1")}
+        found.append({"artefact": origin, "file": storage, "bytes": file.stat().st_size, **figures})
+    return sorted(found, key=lambda sample: (sample["artefact"], sample["file"]))
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row for each file."""
+    headings = ["artefact", "file", "MB", "relative error", "tolerance", "top-1"]
+    rows = [
+        [
+            f"`{sample['artefact']}`",
+            sample["file"],
+            f"{sample['bytes'] / 1e6:.1f}",
+            f"{sample['relative']:.1e}",
+            f"{sample['tolerance']:.1e}",
+            "" if sample["top1"] is None else f"{sample['top1']:.0%}",
+        ]
+        for sample in found
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the manifests, write the table, print it."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.smaller", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="with published artefacts")
+    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
+    options = parser.parse_args(arguments)
+    found = [sample for folder in options.folders for sample in samples(folder)]
+    notes = description(arguments) | {
+        "command": "python -m benchmarks.smaller FOLDER",
+        "weights": "synthetic where the name says so: of the official files' format and size, not their values",
+        "method": "relative error of the outputs on the golden inputs, to those of the source framework; top-1 where "
+        "the source's margin exceeds the tolerance (empty where it never does); the tolerance is each file's own",
+    }
+    path = tables.write(options.output_dir, "smaller", "Smaller files", notes, table(found), found)
+    print(f"{table(found)}\n\n{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Golden inputs, and what the source framework computes on them: small enough to ride in every artefact.
+
+`assets.extra/golden.npz` holds patterns of small integers and the source's outputs. Inputs are expanded from the
+patterns by integer arithmetic and one division by a power of two, so that every machine gets the same bits, whatever
+its libraries are.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import PackagingError
+
+GOLDEN = "assets.extra/golden.npz"
+
+# Pixels are (coarse, enlarged to the image + fine, repeated over it) / 32: coarse from photographs and noise, of which
+# int8 holds +-4 (normalised photographs reach 2.7), fine so that no two pixels of a patch are alike. 29 and 31 are
+# prime, so that the repetition meets no patch's.
+_COARSE, _FINE, _STEPS = 32, (29, 31), 32
+_MAX_OUTPUTS = 180_000  # bytes: the four images of a classifier of 1,000 classes take 16,000, two of 21,843 175,000
+_MAX_PIXELS, _MAX_BYTES = 1 << 24, 4 << 20  # a file from outside claims no more than this
+_ARRAYS = {"coarse": ("int8", 4), "fine": ("int8", 3), "size": ("int32", 1), "outputs": ("float32", 2)}
+_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Patterns int8 [B, h, w, 3] and [p, q, 3], height and width int32 [2], the source's outputs float32 [B, units]."""
+
+    coarse: np.ndarray
+    fine: np.ndarray
+    size: np.ndarray
+    outputs: np.ndarray
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """What the outputs belong to: float32 [B, height, width, 3], normalised, multiples of 1/32."""
+        height, width = (int(side) for side in self.size)
+        rows, columns = np.arange(height), np.arange(width)
+        enlarged = self.coarse[:, rows * self.coarse.shape[1] // height][:, :, columns * self.coarse.shape[2] // width]
+        repeated = self.fine[rows % self.fine.shape[0]][:, columns % self.fine.shape[1]]
+        return (enlarged.astype(np.int16) + repeated).astype(np.float32) / np.float32(_STEPS)
+
+
+def make_golden(
+    source: Callable[[np.ndarray], np.ndarray],
+    height: int,
+    width: int,
+    seed: int,
+    photographs: Mapping[str, np.ndarray] | None = None,
+) -> Golden:
+    """Runs `source`, float32 NHWC -> float32 [B, units], on up to three photographs and one image of noise.
+
+    photographs: float32 [height, width, 3], normalised. Fewer images where the outputs would take too many bytes.
+    PackagingError where the source gives anything but finite float32 [B, units].
+    """
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(-64, 64, (_COARSE, _COARSE, 3), dtype=np.int8)  # +-2
+    images = [*list((photographs or {}).values())[:3], None]
+    coarse = np.stack([noise if image is None else _coarse(image) for image in images])
+    fine = rng.integers(-16, 16, (*_FINE, 3), dtype=np.int8)  # +-0.5
+    golden = Golden(coarse, fine, np.array([height, width], np.int32), np.zeros((0, 0), np.float32))
+    outputs = np.ascontiguousarray(source(golden.inputs))
+    if (
+        outputs.dtype != np.float32
+        or outputs.ndim != 2
+        or len(outputs) != len(coarse)
+        or not np.isfinite(outputs).all()
+    ):
+        raise PackagingError(
+            f"golden outputs: expected finite float32 [{len(coarse)}, units] from the source model, found "
+            f"{outputs.dtype} {list(outputs.shape)}. Pass the model as a function of NHWC arrays."
+        )
+    count = max(1, min(len(coarse), _MAX_OUTPUTS // (4 * outputs.shape[1])))
+    return Golden(coarse[:count], fine, golden.size, outputs[:count])
+
+
+def _coarse(photograph: np.ndarray) -> np.ndarray:
+    height, width, _ = photograph.shape
+    rows, columns = (np.arange(_COARSE) * side // _COARSE for side in (height, width))
+    return np.clip(np.rint(photograph[rows][:, columns] * _STEPS), -112, 111).astype(np.int8)  # with fine, below +-4
+
+
+def write_golden(model_dir: Path, golden: Golden) -> Path:
+    """Puts the golden data into a SavedModel folder, as `GOLDEN`."""
+    path = Path(model_dir) / GOLDEN
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(golden_bytes(golden))
+    return path
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """The golden data as an .npz; the same data give the same bytes (numpy writes no time into it)."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: getattr(golden, name) for name in _ARRAYS})
+    return buffer.getvalue()
+
+
+def read_golden(data: bytes, where: str) -> Golden:
+    """The golden data from an .npz's bytes, as if a stranger had made it. PackagingError, naming `where`."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if set(members) != set(_ARRAYS) or len(archive.infolist()) != len(_ARRAYS):
+                raise ValueError(f"it holds {', '.join(sorted(members)) or 'nothing'}")
+            if sum(member.file_size for member in members.values()) > _MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {_MAX_BYTES:,} bytes")
+            arrays = {name: _array(archive.read(members[name]), name) for name in _ARRAYS}
+        golden = Golden(**arrays)
+        _check(golden)
+    except _DAMAGE as error:
+        raise PackagingError(
+            f"{where}: expected golden inputs and outputs, with {', '.join(_ARRAYS)}, but {error}. Get the file again."
+        ) from error
+    return golden
+
+
+def _array(data: bytes, name: str) -> np.ndarray:
+    array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    if (array.dtype.name, array.ndim) != _ARRAYS[name]:
+        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+    return array
+
+
+def _check(golden: Golden) -> None:
+    height, width = (int(side) for side in golden.size)
+    if golden.size.shape != (2,) or not (height > 0 < width and height * width <= _MAX_PIXELS):
+        raise ValueError(f"an image of {golden.size.tolist()} pixels makes no sense")
+    fits = golden.coarse.shape[3] == golden.fine.shape[2] == 3 and 0 not in golden.coarse.shape + golden.fine.shape
+    if not fits or len(golden.coarse) != len(golden.outputs) or not golden.outputs.size:
+        raise ValueError("its arrays do not fit each other")
+    if not np.isfinite(golden.outputs).all():
+        raise ValueError("its outputs hold NaN or Inf")

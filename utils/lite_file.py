@@ -1,0 +1,71 @@
+"""A .tflite file that carries its manifest, golden data and class names, as a zip archive after the model.
+
+That is TFLite's own convention for associated files: the model is read from the start, an archive from the end, so
+that the file works as a model, and `unzip` shows what else is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from utils.errors import PackagingError
+
+MODEL, MANIFEST, GOLDEN, LABELS = "model.tflite", "manifest.json", "golden.npz", "labels.tsv"
+_LIMITS = {MANIFEST: 16 << 20, GOLDEN: 4 << 20, LABELS: 4 << 20}  # bytes, unpacked
+
+
+def pack_lite(model: Path, associated: Mapping[str, bytes], path: Path) -> Path:
+    """Writes `path`, not atomically: the model's bytes, then the archive. The same input gives the same bytes."""
+    shutil.copyfile(model, path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in associated.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # a new ZipInfo's date is 1980
+    return path
+
+
+def unpack_lite(path: str | os.PathLike, folder: Path) -> Path:
+    """The model and its associated files, as files in the new `folder`.
+
+    PackagingError for an archive that is missing, damaged, larger than it should be, or holds anything else.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            if len(set(names)) != len(names) or not {MANIFEST, GOLDEN} <= set(names) <= set(_LIMITS):
+                raise zipfile.BadZipFile(f"it holds {', '.join(map(repr, names[:10])) or 'nothing'}")
+            contents = {member.filename: _read(archive, member) for member in members}
+        length = min(member.header_offset for member in members)
+        folder.mkdir(parents=True)
+        with path.open("rb") as source, (folder / MODEL).open("wb") as target:
+            while length and (chunk := source.read(min(length, 1 << 20))):
+                length -= target.write(chunk)
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
+        raise PackagingError(
+            f"{path}: expected a .tflite file with {MANIFEST} and {GOLDEN} in an archive at its end, but {error}. "
+            "Get the file again."
+        ) from error
+    return folder
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    limit = _LIMITS[member.filename]
+    with archive.open(member) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise zipfile.BadZipFile(f"{member.filename} unpacks to more than {limit:,} bytes")
+    return data
+
+
+def hash_bytes(data: bytes) -> str:
+    """SHA-256, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,99 @@
+"""Smaller files of published artefacts, float16 and TFLite: `python -m utils.smaller ARTEFACT ...`.
+
+An ARTEFACT is a tarball or an unpacked SavedModel that `python -m utils.verify` finds right. The files come beside
+it, or into --output-dir; each is compared with the source framework's golden outputs before it gets its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import verify_files
+from utils.errors import ConversionError, PackagingError
+from utils.quiet import quiet_imports
+
+if TYPE_CHECKING:
+    from utils.smaller_files import Artefact
+
+KINDS = ("float16", "tflite-float32", "tflite-float16", "tflite-int8")
+
+
+def make_smaller(path: Path, kinds: list[str], output_dir: Path | None = None) -> list[tuple[Path | None, str]]:
+    """Makes the smaller files of one artefact: (its path, its figures), or (None, what went wrong) of each kind.
+
+    kinds: of `KINDS`. TFLite files are for classifiers; of a feature extractor those are left out. Raises
+    PackagingError where the artefact itself is not whole.
+    """
+    with quiet_imports():
+        from utils import smaller_files
+
+    made: list[tuple[Path | None, str]] = []
+    with tempfile.TemporaryDirectory(prefix="smaller-") as scratch:
+        artefact = open_artefact(path, Path(scratch))
+        folder = output_dir or path.resolve().parent
+        for kind in kinds:
+            storage = kind.removeprefix("tflite-")
+            if kind != storage and artefact.manifest["head"] != "classification":
+                continue
+            try:
+                if kind == storage:
+                    written = smaller_files.make_float16(artefact, folder)
+                    manifest = written.with_name(written.name.replace(".tar.gz", ".json"))
+                else:
+                    written = smaller_files.make_lite(artefact, storage, folder)
+                    manifest = written.with_name(f"{written.name}.json")
+                made.append((written, _figures(written, manifest, artefact.output)))
+            except ConversionError as error:
+                made.append((None, f"{artefact.manifest['name']}, {kind}: {error}"))
+    return made
+
+
+def open_artefact(path: Path, scratch: Path) -> Artefact:
+    """A tarball or folder as an artefact to work from. PackagingError unless its files are the manifest's."""
+    from utils.smaller_files import Artefact
+    from utils.verify_numbers import golden_of
+
+    folder = verify_files.unpack(path, scratch / "unpacked")
+    manifest = verify_files.read_manifest(folder)
+    for check in (verify_files.check_name(path, manifest), verify_files.check_files(folder, manifest)):
+        if check.passed is False:
+            raise PackagingError(f"{path}: {check.text}. Make it again, or fetch it again.")
+    if "storage" in manifest:
+        raise PackagingError(f"{path} is a smaller file already. Give the artefact that it was made from.")
+    return Artefact(folder, manifest, golden_of(folder))
+
+
+def _figures(path: Path, manifest: Path, output: str) -> str:
+    rows = [row for row in json.loads(manifest.read_text("utf-8"))["parity"]["rows"] if row["output"] == output]
+    worst = max(rows, key=lambda row: row["relative"])
+    return f"{path.stat().st_size / 1e6:.1f} MB, relative error {worst['relative']:.1e} <= {worst['tolerance']:.1e}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 every file was made, 1 at least one was not."""
+    parser = argparse.ArgumentParser(prog="python -m utils.smaller", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "artefacts", nargs="+", metavar="ARTEFACT", type=Path, help="a .tar.gz or a SavedModel's folder"
+    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="(all)")
+    parser.add_argument("--output-dir", type=Path, help="where the files go (beside the artefact)")
+    options = parser.parse_args(arguments)
+    failed = False
+    for path in options.artefacts:
+        try:
+            made = make_smaller(path, options.kinds, options.output_dir)
+        except ConversionError as error:
+            made = [(None, str(error))]
+        for written, text in made:
+            failed |= written is None
+            print(f"{written}: {text}" if written else f"error: {text}", file=sys.stdout if written else sys.stderr)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

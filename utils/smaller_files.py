@@ -1,0 +1,205 @@
+"""Makes the smaller files of a published artefact: a tarball of float16 kernels, and TFLite models.
+
+The source framework is not needed: its outputs ride in the artefact as golden data. Each file is compared with them
+after it was written as users will get it, by a tolerance of its own, and has a manifest of its own.
+
+What the tolerance is: rounding the float32 model's kernels alone, as the smaller file does, moves the golden outputs
+by some amount, which is measured first. The smaller file may be off by that times a factor, and by the float32 gate.
+The factor leaves room for what was not simulated: TFLite multiplies BatchNorm into kernels before it rounds them, and
+with int8 rounds activations too. An operation computed otherwise shows already in the float32 file, at 1e-5.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import lite_file, parity
+from utils.errors import ConversionError, PackagingError
+from utils.float16_export import save_as_float16
+from utils.golden import Golden
+from utils.hashes import hash_file
+from utils.lite_export import convert_to_lite, operators, rounded
+from utils.manifest import check_manifest, installed_versions, manifest_text
+from utils.measure import Stages
+from utils.packaging import Staging
+from utils.plain_mixer_export import export as export_plain_mixer
+from utils.saved_model import as_function, gradients, load_model, name_of, save_model
+from utils.staging import explained
+from utils.variants import MixerArchitecture
+from utils.verify_numbers import lite_function
+
+FACTORS = {"float32": 0, "float16": 3, "int8": 6}  # measured: 1.0 to 1.2 and 1.0 to 2.4 times what rounding does
+_EXTRAS = ("golden.npz", "labels.tsv")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A published SavedModel, verified: its folder, manifest and golden data."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    golden: Golden
+
+    @property
+    def output(self) -> str:
+        """What the model gives: "logits" or "features"."""
+        (output,) = self.manifest["signatures"]["serving_default"]["outputs"]
+        return output
+
+
+def make_float16(artefact: Artefact, output_dir: Path) -> Path:
+    """Publishes `<name>_float16` (folder, tarball, manifest) and returns the tarball's path.
+
+    The reloaded model's variables and gradients must be those of the float32 model with rounded kernels; its outputs
+    are compared with the source's. Raises ParityError with the figures, and PackagingError for a kernel that float16
+    cannot hold; then nothing is left.
+    """
+    stages, name = Stages(), f"{artefact.manifest['name']}_float16"
+    staging = Staging(output_dir, name, needed_bytes=8 * artefact.manifest["parameters"])
+    with staging:
+        with stages("load"):
+            model = load_model(artefact.folder)
+            tolerance = _tolerance(artefact, model, "float16")
+            expected = {name_of(variable): variable.numpy() for variable in model.variables}
+            expected_gradients = gradients(model, artefact.golden.inputs[:1])
+        with stages("save"):
+            save_as_float16(model, staging.model_dir)
+            (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
+            for path in _extras(artefact):
+                shutil.copyfile(path, staging.model_dir / "assets.extra" / path.name)
+        del model
+        with stages("package"):
+            unpacked = staging.unpacked_candidate()
+        with stages("verify"):
+            reloaded = load_model(unpacked)
+            found = {name_of(variable): variable.numpy() for variable in reloaded.variables}
+            rows = parity.compare_arrays(expected, found, output="variables, kernels rounded", tolerance=parity.EXACT)
+            rows += _golden_rows(artefact, as_function(reloaded), tolerance)
+            found = gradients(reloaded, artefact.golden.inputs[:1])
+            rows += parity.compare_gradients(expected_gradients, found, "golden, kernels rounded", 1)
+            report = parity.Report(rows)
+            report.require()
+        manifest = _derived(artefact, name, "float16", report, stages, staging.files)
+        return staging.publish(manifest).tarball
+
+
+def make_lite(artefact: Artefact, storage: str, output_dir: Path) -> Path:
+    """Publishes `<name>_<storage>.tflite` and its manifest, `….tflite.json`; returns the model's path.
+
+    storage: "float32", "float16" or "int8". Raises ParityError with the figures, and ConversionError for what TFLite
+    cannot express; then nothing is left.
+    """
+    stages, name = Stages(), f"{artefact.manifest['name']}_{storage}"
+    output_dir = Path(output_dir).expanduser().absolute()
+    with explained(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=f".{name}.tflite.partial-") as scratch:
+            return _make_lite(artefact, storage, name, Path(scratch), stages, output_dir)
+
+
+def _make_lite(artefact: Artefact, storage: str, name: str, scratch: Path, stages: Stages, output_dir: Path) -> Path:
+    with stages("load"):
+        model = load_model(artefact.folder)
+        folder = _in_plain_operations(artefact, model, scratch)
+        tolerance = _tolerance(artefact, model, storage)
+        del model
+    with stages("export"):
+        content = convert_to_lite(folder, storage)
+        used = Counter(operators(content))
+        if foreign := sorted(op for op in used if op.startswith("Flex") or op == "CUSTOM"):
+            raise ConversionError(f"{name}: TFLite has no operations of its own for {', '.join(foreign)}.")
+    with stages("save"):
+        model_path = scratch / lite_file.MODEL
+        model_path.write_bytes(content)
+        del content
+        associated = {path.name: path.read_bytes() for path in _extras(artefact)}
+    files = {lite_file.MODEL: hash_file(model_path)}
+    files |= {extra: lite_file.hash_bytes(data) for extra, data in associated.items()}
+    with stages("verify"):
+        run = lite_function(model_path)
+        rows = _golden_rows(artefact, lambda inputs: run(inputs)[artefact.output], tolerance)
+        report = parity.Report(rows)
+        report.require()
+    manifest = _derived(artefact, name, storage, report, stages, files)
+    manifest |= {"format": "tflite", "operators": dict(sorted(used.items()))}
+    manifest["signatures"] = {"serving_default": artefact.manifest["signatures"]["serving_default"]}
+    check_manifest(manifest)
+    text = manifest_text(manifest)
+    packed = lite_file.pack_lite(model_path, {lite_file.MANIFEST: text.encode(), **associated}, scratch / "packed")
+    (scratch / "json").write_text(text, encoding="utf-8")
+    path, beside = output_dir / f"{name}.tflite", output_dir / f"{name}.tflite.json"
+    beside.unlink(missing_ok=True)  # where a manifest is, its model is
+    os.replace(packed, path)
+    os.replace(scratch / "json", beside)
+    return path
+
+
+def _in_plain_operations(artefact: Artefact, model: Any, scratch: Path) -> Path:
+    """A SavedModel that TFLite converts well: the artefact's own, or the twin of a Mixer's `XlaCallModule`.
+
+    TFLite takes the `XlaCallModule` too, but spells out every broadcast and every GELU: 8 times the operators.
+    """
+    model_info = artefact.manifest["model"]
+    if model_info["family"] != "mixer" or "stablehlo_version" not in artefact.manifest["versions"]:
+        return artefact.folder
+    architecture = MixerArchitecture(**model_info["architecture"])
+    parameters = {name_of(variable): variable.numpy() for variable in model.variables}
+    exported = export_plain_mixer(architecture, artefact.manifest["head"], parameters)
+    return save_model(exported, scratch / "plain")
+
+
+def _tolerance(artefact: Artefact, model: Any, storage: str) -> float:
+    """Rounds the model's kernels as `storage` does, and leaves them so; what comes of it sets the tolerance."""
+    for variable in model.variables:
+        if len(variable.shape) >= 2:
+            variable.assign(rounded(variable.numpy(), storage))
+    expected = artefact.golden.outputs
+    moved = np.abs(as_function(model)(artefact.golden.inputs) - expected).max() / max(1.0, np.abs(expected).max())
+    if not np.isfinite(moved):
+        raise PackagingError(f"{artefact.manifest['name']}: with kernels rounded to {storage} its outputs overflow.")
+    return parity.OUTPUT_TOLERANCE + FACTORS[storage] * float(moved)
+
+
+def _golden_rows(artefact: Artefact, function: Any, tolerance: float) -> list[parity.Row]:
+    """All golden images at once, and the first one alone."""
+    golden = artefact.golden
+    rows = []
+    for count in sorted({len(golden.inputs), 1}, reverse=True):
+        reference = golden.outputs[:count]
+        rows += parity.compare_outputs(
+            lambda _, reference=reference: reference,
+            function,
+            {"golden": golden.inputs[:count]},
+            artefact.output,
+            tolerance,
+        )
+    return rows
+
+
+def _extras(artefact: Artefact) -> list[Path]:
+    return [path for name in _EXTRAS if (path := artefact.folder / "assets.extra" / name).is_file()]
+
+
+def _derived(
+    artefact: Artefact, name: str, storage: str, report: parity.Report, stages: Stages, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """The artefact's manifest with what is another's in the smaller file."""
+    return dict(artefact.manifest) | {
+        "name": name,
+        "storage": storage,
+        "derived_from": {"name": artefact.manifest["name"], "files": artefact.manifest["files"]},
+        "versions": dict(artefact.manifest["versions"]) | installed_versions(["tensorflow", "numpy"]),
+        "parity": report.to_json(),
+        "seconds": {stage: round(value, 3) for stage, value in stages.seconds.items()},
+        "peak_memory_mb": stages.peak_memory_mb,
+        "files": dict(files),
+    }
