@@ -65,7 +65,9 @@ ROOMS = {
     "extraction": Room(utils="errors"),
     "tarball": Room(lazily="tqdm", utils="errors"),
     "manifest": Room(utils="errors variants"),
-    "model_card": Room(utils="errors"),
+    "card_header": Room(),
+    "card_overview": Room(utils="card_header"),
+    "model_card": Room(utils="card_header card_overview"),
     "packaging": Room(utils="errors extraction manifest model_card staging tarball"),
     # comparison
     "parity_row": Room(),
