@@ -35,7 +35,7 @@ help:
 	@echo '              (auto: official where it can be downloaded, else synthetic, and it says so loudly)'
 	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
 	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime and plain onnx-tf'
-	@echo 'make lint     ruff, formatting, and notebooks without outputs'
+	@echo 'make lint     ruff, formatting, notebooks without outputs, and workflows'
 	@echo 'make clean    removes .venv and caches; exports and downloaded checkpoints stay'
 
 setup:
@@ -56,6 +56,7 @@ bench: setup
 lint: setup
 	@$(call quote,$(python)) -m ruff check .
 	@$(call quote,$(python)) -m ruff format --check .
+	@$(call quote,$(VENV)/bin/actionlint) -shellcheck= -pyflakes= .github/workflows/*.yml
 	@for notebook in *.ipynb; do \
 	  [ ! -e "$$notebook" ] || $(call quote,$(python)) -m nbstripout --verify "$$notebook" || exit 1; \
 	done

@@ -81,7 +81,9 @@ ROOMS = {
     "parameters": Room(utils="errors variants"),
     "display": Room("numpy", lazily="PIL matplotlib"),
     "quiet": Room(),
-    "colab": Room(),
+    "colab": Room(utils="errors"),
+    "hub_compat": Room(lazily="packaging tensorflow tensorflow_hub", utils="errors"),
+    "release_matrix": Room(utils="variants"),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
 }

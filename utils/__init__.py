@@ -11,6 +11,8 @@ packaging                   tarball, manifest and model card
 parity                      callables and arrays -> how far apart they are, and whether that passes
 preprocessing               a photograph -> what the model expects
 measure                     seconds and peak memory of each stage
+release_matrix              every conversion that a release consists of
+colab, hub_compat           what Colab lacks, and what tensorflow-hub misses there
 convert                     the command around a conversion notebook, which execution runs
 errors                      every error meant for the person who runs this
 """
