@@ -84,6 +84,7 @@ ROOMS = {
     "colab": Room(utils="errors"),
     "hub_compat": Room(lazily="packaging tensorflow tensorflow_hub", utils="errors"),
     "release_matrix": Room(utils="variants"),
+    "devices": Room(),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
 }
