@@ -9,6 +9,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pip
 import pytest
 
 from utils import colab
@@ -24,7 +25,7 @@ def there(monkeypatch):
     """What is installed, as a dict that pip changes; every pip command is noted, and fails for what is in `refused`."""
     installed, commands, refused = dict(PINS), [], set()
 
-    def pip(command, **_kwargs):
+    def run(command, **_kwargs):
         constraints = Path(command[command.index("--constraint") + 1]).read_text().splitlines()
         commands.append({"command": command, "constraints": constraints})
         name, _, version = command[-1].partition("==")
@@ -34,7 +35,7 @@ def there(monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(colab, "installed_versions", lambda: dict(installed))
-    monkeypatch.setattr(colab.subprocess, "run", pip)
+    monkeypatch.setattr(colab.subprocess, "run", run)
     installed_commands = type("There", (), {"installed": installed, "commands": commands, "refused": refused})
     return installed_commands
 
@@ -166,7 +167,9 @@ def test_real_pip_downgrades_nothing_for_what_it_installs(tmp_path):
     wheel(wheels, "needed", "2.0", ["framework>=2"])
     (root / "requirements.txt").write_text("framework==1.0\nneeded==3.0\n")
     (root / "requirements-onnx-tf.txt").write_text("")
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv", with_pip=False)  # unpacking a pip takes a minute on a slow disk; this one's will do
+    (site,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
+    (site / "pip").symlink_to(Path(pip.__file__).parent)
     python = tmp_path / "venv" / "bin" / "python"
     local = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_EXTRA_INDEX_URL": "", "PYTHONPATH": str(ROOT)}
     environment = os.environ | local | {"PIP_CONFIG_FILE": os.devnull}
