@@ -16,7 +16,7 @@ def overview(manifest: Manifest) -> str:
     family = FAMILIES[model["family"]]
     head = "classifier (logits)" if manifest["head"] == "classification" else "feature extractor (pooled features)"
     weights = {
-        "official": f"official weights, trained on: {model['trained_on']}",
+        "official": f"official weights, trained on: {model['trained_on'].rstrip('.')}",
         "custom": "weights of a local checkpoint file",
         "synthetic": "synthetic (random) weights",
     }[manifest["weights"]]
