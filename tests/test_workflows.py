@@ -153,3 +153,11 @@ def test_the_plan_needs_nothing_installed_and_prints_one_line():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1
     assert json.loads(done.stdout) == {"include": release_matrix()}
+
+
+def test_the_workflow_s_commands_are_modules_of_this_repository():
+    text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    modules = set(re.findall(r"python -m (utils\.\w+)", text))
+    assert modules >= {"utils.release_matrix", "utils.batch", "utils.smaller", "utils.verify", "utils.release"}
+    missing = [module for module in modules if not (ROOT / f"{module.replace('.', '/')}.py").is_file()]
+    assert missing == []
