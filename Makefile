@@ -38,7 +38,7 @@ help:
 	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
 	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX'
 	@echo 'make compat   the tarballs under every TensorFlow since 2.13, each in an environment of its own'
-	@echo 'make lint     ruff, formatting, and notebooks without outputs'
+	@echo 'make lint     ruff, formatting, notebooks without outputs, and workflows'
 	@echo 'make clean    removes .venv and caches; exports and downloaded checkpoints stay'
 
 setup:
@@ -67,6 +67,7 @@ compat: setup
 lint: setup
 	@$(call quote,$(python)) -m ruff check .
 	@$(call quote,$(python)) -m ruff format --check .
+	@$(call quote,$(VENV)/bin/actionlint) -shellcheck= -pyflakes= .github/workflows/*.yml
 	@for notebook in *.ipynb; do \
 	  [ ! -e "$$notebook" ] || $(call quote,$(python)) -m nbstripout --verify "$$notebook" || exit 1; \
 	done

@@ -66,7 +66,9 @@ ROOMS = {
     "hashes": Room(utils="errors"),
     "tarball": Room(lazily="tqdm", utils="errors hashes"),
     "manifest": Room(utils="errors variants"),
-    "model_card": Room(utils="errors"),
+    "card_header": Room(),
+    "card_overview": Room(utils="card_header"),
+    "model_card": Room(utils="card_header card_overview"),
     "warmup": Room("google tensorflow"),
     # using what was made
     "pretrained": Room(lazily="tensorflow_hub", utils="errors extraction labels manifest tarball variants"),
@@ -105,8 +107,10 @@ ROOMS = {
     "parameters": Room(utils="errors variants"),
     "display": Room("numpy", lazily="PIL matplotlib"),
     "quiet": Room(),
+    "colab": Room(utils="errors"),
+    "hub_compat": Room(lazily="packaging tensorflow tensorflow_hub", utils="errors"),
+    "release_matrix": Room(utils="variants"),
     "devices": Room(),
-    "colab": Room(),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
 }

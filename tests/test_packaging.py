@@ -556,7 +556,7 @@ def test_versions_come_from_what_is_installed():
 def test_the_card_tells_what_a_user_needs():
     card = model_card(manifest())
     for text in (
-        "# convmixer_tiny_classification",
+        "# Module mixers-to-tensorflow/convmixer_tiny_classification/1",
         "8,010 parameters",
         "| `serving_default` | `inputs` float32 [B, 48, 48, 3] | `logits` float32 [B, 10] |",
         "shorter side to 50 pixels",

@@ -17,6 +17,8 @@ pretrained, image_source    a model and an image from wherever they are; predict
 measure                     seconds and peak memory of each stage
 verify                      the command for downloads: hashes, signatures, golden numbers; TensorFlow is enough
 smaller                     the command for float16 tarballs and TFLite files of published artefacts
+release_matrix              every conversion that a release consists of
+colab, hub_compat           what Colab lacks, and what tensorflow-hub misses there
 convert                     the command around a conversion notebook, which execution runs
 errors                      every error meant for the person who runs this
 """

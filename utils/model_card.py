@@ -6,45 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-Manifest = Mapping[str, Any]
+from utils.card_header import Manifest, card_header, licence
+from utils.card_overview import figure, intended_use, notice, overview
 
 
 def model_card(manifest: Manifest) -> str:
-    """The README.md of an artefact: the sections in `SECTIONS`, in that order, without empty ones."""
+    """The README.md of an artefact: the parts in `SECTIONS`, in that order, without empty ones."""
     return "\n\n".join(filter(None, (section(manifest) for section in SECTIONS))) + "\n"
-
-
-def _title(manifest: Manifest) -> str:
-    lines = [f"# {manifest['name']}"]
-    if manifest["weights"] == "synthetic":
-        lines += [
-            "",
-            "> **SYNTHETIC WEIGHTS.** The numbers in this model are random: it recognises nothing, and",
-            "> its outputs mean nothing. It shows that the conversion works. Use it for nothing else.",
-        ]
-    return "\n".join(lines)
-
-
-def _what_it_is(manifest: Manifest) -> str:
-    model, training = manifest["model"], manifest.get("training")
-    family = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}.get(model["family"], model["family"])
-    head = "classifier (logits)" if manifest["head"] == "classification" else "feature extractor (pooled features)"
-    weights = {
-        "official": f"official weights, trained on: {model['trained_on']}",
-        "custom": "weights of a local checkpoint file",
-        "synthetic": "synthetic (random) weights",
-    }[manifest["weights"]]
-    lines = [
-        f"{family} `{manifest['variant']}` as a TensorFlow SavedModel: {head}, {manifest['parameters']:,} parameters."
-    ]
-    lines.append(f"It has {weights}.")
-    if manifest.get("storage") == "float16":
-        lines.append("Its kernels are stored as float16, and are float32 variables, trainable, once it is loaded.")
-    if training:
-        lines.append("It was fine-tuned afterwards: see Training.")
-    elif manifest["weights"] == "official" and manifest["head"] == "classification" and model["top1"] is not None:
-        lines.append(f"Reported ImageNet-1k top-1 accuracy: {model['top1']} % ({model['top1_source']}).")
-    return "\n".join(lines)
 
 
 def _interface(manifest: Manifest) -> str:
@@ -91,7 +59,8 @@ def _usage(manifest: Manifest) -> str:
     name, output = manifest["name"], next(iter(manifest["signatures"]["serving_default"]["outputs"]))
     return f"""## Use
 
-Unpack `{name}.tar.gz` into a folder `{name}` first. TensorFlow Hub also takes it from a web server.
+{notice(manifest)}Unpack `{name}.tar.gz` into a folder `{name}` first.
+TensorFlow Hub also takes it from a web server.
 
 TensorFlow:
 
@@ -150,9 +119,9 @@ def _parity(manifest: Manifest) -> str:
     rows = []
     for (output, name, batch), group in cases.items():
         label = output if len(group) == 1 else f"{output}, worst of {len(group)}"
-        worst = max(group, key=lambda row: _figure(row) / row["tolerance"])
+        worst = max(group, key=lambda row: figure(row) / row["tolerance"])
         shares = [f"{row:.1%}" if row is not None else "" for row in (worst["top1"], worst["top5"])]
-        figures = (f"{_figure(worst):.1e}", f"{worst['max_abs']:.1e}", f"{worst['rmse']:.1e}", *shares)
+        figures = (f"{figure(worst):.1e}", f"{worst['max_abs']:.1e}", f"{worst['rmse']:.1e}", *shares)
         rows.append((label, name, str(batch or ""), *figures, f"{worst['tolerance']:.0e}"))
     headings = (
         "output",
@@ -172,10 +141,6 @@ def _parity(manifest: Manifest) -> str:
         "the reference's margin exceeds the tolerance.\n\n"
         f"{_table(headings, rows)}"
     )
-
-
-def _figure(row: Mapping[str, Any]) -> float:
-    return row["relative"] if row.get("relative_l2") is None else row["relative_l2"]
 
 
 def _training(manifest: Manifest) -> str:
@@ -200,15 +165,17 @@ def _versions(manifest: Manifest) -> str:
 
 def _licence(manifest: Manifest) -> str:
     model = manifest["model"]
+    name, url = licence(manifest)
     what = {
         "official": "The source model and its weights are",
-        "custom": "The weights are their maker's; the source model's code is",
-        "synthetic": "The source model's code is",
+        "custom": "The weights are their maker's, and their licence is not known here; the source model's code is",
+        "synthetic": f"The synthetic weights are under [{name}]({url}), as all that was made here; "
+        "the source model's code is",
     }[manifest["weights"]]
     return (
         "## Licence and citation\n\n"
         f"{what} published under [{model['licence']}]({model['licence_url']}). "
-        f"Paper: [{model['paper']}]({model['paper_url']}).\n\n"
+        f"Work that uses this model should cite [{model['paper']}]({model['paper_url']}):\n\n"
         f"```bibtex\n{model['citation']}\n```"
     )
 
@@ -225,8 +192,9 @@ def _list(values: Sequence[float]) -> str:
 
 
 SECTIONS: tuple[Callable[[Manifest], str], ...] = (
-    _title,
-    _what_it_is,
+    card_header,
+    overview,
+    intended_use,
     _interface,
     _preprocessing,
     _usage,

@@ -1,0 +1,163 @@
+"""GitHub's workflows: well-formed, with few rights, and a release that publishes everything or nothing."""
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from utils.release_matrix import release_matrix
+from utils.variants import VARIANTS
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+ACTIONLINT = Path(sys.executable).parent / "actionlint"
+
+
+def actionlint(*paths):
+    command = [str(ACTIONLINT), "-shellcheck=", "-pyflakes=", "-no-color", *map(str, paths)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_actionlint_finds_nothing():
+    assert len(WORKFLOWS) == 3
+    done = actionlint(*WORKFLOWS)
+    assert (done.stdout, done.returncode) == ("", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("needs.plan.outputs.matrix", "needs.plan.outputs.rows", "rows"),
+        ("needs: [test, plan]", "needs: [test, plans]", "plans"),
+        ("${{ matrix.head }}", "${{ matrix.head }", "}}"),
+        ("runs-on:", "run-on:", "run-on"),
+        ("if-no-files-found", "if-none-found", "if-none-found"),
+        ("contents: write", "contents: writes", "writes"),
+    ],
+)
+def test_actionlint_would_find_a_fault(tmp_path, right, wrong, said):
+    text = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    assert right in text
+    (tmp_path / "release.yml").write_text(text.replace(right, wrong))
+    done = actionlint(tmp_path / "release.yml")
+    assert done.returncode == 1
+    assert said in done.stdout
+
+
+def load(path):
+    """A workflow, with its triggers under "on": YAML 1.1 takes that word for true."""
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    workflow["on"] = workflow.pop(True)
+    return workflow
+
+
+RELEASE = load(ROOT / ".github/workflows/release.yml")
+
+
+def leaks(workflow):
+    """Reasons why this release could publish although a job did not pass, or a job has more rights than it needs."""
+    jobs, found = workflow["jobs"], []
+    publishing = [name for name, job in jobs.items() if "gh release" in json.dumps(job)]
+    if publishing != ["publish"]:
+        found.append(f"published by {publishing}")
+    if missing := set(jobs) - {"publish"} - set(jobs["publish"]["needs"]):
+        found.append(f"publish does not need {sorted(missing)}")
+    conditions = [str(part.get("if", "")) for job in jobs.values() for part in (job, *job.get("steps", []))]
+    found += [f"condition {c}" for c in conditions if re.search(r"always|failure|cancelled|success|!", c)]
+    if "continue-on-error" in json.dumps(workflow):
+        found.append("continue-on-error")
+    if "|| true" in json.dumps(workflow):
+        found.append("|| true")
+    rights = {name: job["permissions"] for name, job in jobs.items() if "permissions" in job}
+    if workflow.get("permissions") != {"contents": "read"} or rights != {"publish": {"contents": "write"}}:
+        found.append(f"permissions {rights}")
+    return found
+
+
+def test_a_release_is_published_by_one_job_that_needs_all_others():
+    assert leaks(RELEASE) == []
+
+
+def plant(*path, value):
+    workflow = copy.deepcopy(RELEASE)
+    part = workflow
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return workflow
+
+
+@pytest.mark.parametrize(
+    ("workflow", "said"),
+    [
+        (plant("jobs", "publish", "needs", value=["test", "plan"]), "publish does not need ['convert']"),
+        (plant("jobs", "publish", "if", value="always()"), "condition always()"),
+        (plant("jobs", "publish", "if", value="${{ !cancelled() }}"), "condition ${{ !cancelled() }}"),
+        (plant("jobs", "convert", "continue-on-error", value=True), "continue-on-error"),
+        (plant("jobs", "convert", "steps", 3, "run", value="convert || true"), "|| true"),
+        (plant("jobs", "convert", "permissions", value={"contents": "write"}), "permissions"),
+        (plant("permissions", value="write-all"), "permissions"),
+        (plant("jobs", "convert", "steps", 3, "run", value="gh release upload"), "published by"),
+    ],
+)
+def test_a_leak_in_the_release_would_be_found(workflow, said):
+    assert [leak for leak in leaks(workflow) if leak.startswith(said)]
+
+
+def test_the_draft_is_published_last():
+    commands = RELEASE["jobs"]["publish"]["steps"][-1]["run"].splitlines()
+    assert [re.search(r"gh release (\w+)", command)[1] for command in commands] == ["create", "upload", "edit"]
+    assert "--draft " in commands[0]
+    assert "--draft=false" in commands[2]
+
+
+def test_the_release_converts_official_checkpoints_only():
+    commands = [step.get("run", "") for step in RELEASE["jobs"]["convert"]["steps"]]
+    (command,) = [command for command in commands if "utils.batch" in command]
+    assert "--checkpoint official" in command
+    assert "synthetic" not in (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_jobs_end_and_leave_no_credentials_and_take_no_text_into_shells(path):
+    workflow = load(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    for name, job in workflow["jobs"].items():
+        assert "uses" in job or "timeout-minutes" in job, name
+        for step in job.get("steps", []):
+            assert "${{" not in step.get("run", ""), f"{name}: give it to the shell by env"
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_the_matrix_is_every_official_artefact_once():
+    rows = release_matrix()
+    official = [v for v in VARIANTS.values() if not v.testing]
+    names = {f"{v.name}_{head}" for v in official for head in ("classification", "fe")}
+    names |= {f"{name}_plain" for name in names if name.startswith("mixer")}
+    assert len(names) == 28 + 22
+    assert sorted(row["name"] for row in rows) == sorted(names)
+    for row in rows:
+        plain = "_plain" if row["operations"] == "plain" else ""
+        assert row["name"] == f"{row['variant']}_{row['head']}{plain}"
+
+
+def test_the_plan_needs_nothing_installed_and_prints_one_line():
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runpy; "
+               "runpy.run_module('utils.release_matrix', run_name='__main__')"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert json.loads(done.stdout) == {"include": release_matrix()}
+
+
+def test_the_workflow_s_commands_are_modules_of_this_repository():
+    text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    modules = set(re.findall(r"python -m (utils\.\w+)", text))
+    assert modules >= {"utils.release_matrix", "utils.batch", "utils.smaller", "utils.verify", "utils.release"}
+    missing = [module for module in modules if not (ROOT / f"{module.replace('.', '/')}.py").is_file()]
+    assert missing == []
