@@ -81,6 +81,16 @@ ROOMS = {
     "quiet": Room(),
     "colab": Room(),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
+    "artefacts": Room(utils="errors manifest staging tarball"),
+    "release": Room(utils="artefacts errors model_card staging tarball"),
+    "supervision": Room("psutil"),
+    "batch_plan": Room(utils="artefacts checkpoints errors parameters variants"),
+    "batch_display": Room(lazily="tqdm", utils="batch_plan"),
+    "batch_report": Room(lazily="psutil", utils="artefacts batch_plan release staging"),
+    "batch": Room(
+        lazily="psutil",
+        utils="batch_display batch_plan batch_report checkpoints errors staging supervision variants",
+    ),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
 }
 

@@ -16,6 +16,9 @@ from utils.variants import HEADS, WEIGHTS, Preprocessing, Variant
 # Both tell of the other files' hashes, so they cannot be among them.
 UNLISTED = ("assets.extra/manifest.json", "assets.extra/README.md")
 
+# What another run of the same conversion would measure otherwise. The tarball must not depend on it.
+_MEASURED = ("seconds", "peak_memory_mb", "peak_memory_mb_by_stage", "parity")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _OF_VARIANT = (
@@ -151,6 +154,21 @@ def _numbers(values: Mapping[str, float]) -> bool:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def packed_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest that travels inside the artefact: without figures of the run, so that a rerun gives the same bytes.
+
+    `parity` says what was compared, and that it passed; figures and tolerances (some are measured too) stand in the
+    manifest beside the tarball.
+    """
+    compared: dict[tuple, int] = {}
+    for row in manifest["parity"]["rows"]:
+        case = row["output"], row["input"], row["batch"]
+        compared[case] = compared.get(case, 0) + 1
+    rows = [{"output": o, "input": i, "batch": b, "arrays": count} for (o, i, b), count in compared.items()]
+    kept = {key: value for key, value in manifest.items() if key not in _MEASURED}
+    return kept | {"parity": {"passed": manifest["parity"]["passed"], "compared": rows}}
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
