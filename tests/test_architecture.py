@@ -79,6 +79,7 @@ ROOMS = {
     "parameters": Room(utils="errors variants"),
     "display": Room("numpy", lazily="PIL matplotlib"),
     "quiet": Room(),
+    "devices": Room(),
     "colab": Room(),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "artefacts": Room(utils="errors manifest staging tarball"),
