@@ -10,6 +10,11 @@ OUTPUT_DIR ?= exports
 IMAGE_SIZE ?=
 SEED ?=
 OPERATIONS ?=
+VARIANTS ?= all
+HEADS ?= all
+JOBS ?= 1
+MEMORY_MB ?=
+BATCH_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
@@ -26,13 +31,15 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert test bench lint clean
+.PHONY: help setup convert release test bench lint clean
 
 help:
 	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13)'
 	@echo 'make convert  one model to a verified SavedModel tarball: VARIANT=convmixer_768_32 HEAD=classification|fe'
 	@echo '              CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports [IMAGE_SIZE= SEED= OPERATIONS=]'
 	@echo '              (auto: official where it can be downloaded, else synthetic, and it says so loudly)'
+	@echo 'make release  many models, resumable: VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
+	@echo '              CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports MEMORY_MB= BATCH_ARGS=--dry-run'
 	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
 	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime and plain onnx-tf'
 	@echo 'make lint     ruff, formatting, and notebooks without outputs'
@@ -46,6 +53,14 @@ convert: setup
 	  --checkpoint $(call quote,$(CHECKPOINT)) --output-dir $(call quote,$(OUTPUT_DIR)) \
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
 	  $(call option,--operations,$(OPERATIONS))
+
+# `auto`, the default of one conversion, would mix official and synthetic weights in one release.
+release: setup
+	@$(call quote,$(python)) -m utils.batch --variants $(call quote,$(VARIANTS)) --heads $(call quote,$(HEADS)) \
+	  --checkpoint $(call quote,$(if $(filter auto,$(CHECKPOINT)),official,$(CHECKPOINT))) \
+	  --output-dir $(call quote,$(OUTPUT_DIR)) --jobs $(call quote,$(JOBS)) \
+	  $(call option,--operations,$(OPERATIONS)) $(call option,--memory-mb,$(MEMORY_MB)) \
+	  $(call option,--seed,$(SEED)) $(BATCH_ARGS)
 
 test: setup
 	@$(call quote,$(python)) -m pytest $(PYTEST_ARGS)

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import PackagingError
-from utils.manifest import UNLISTED, check_manifest
+from utils.manifest import UNLISTED, check_manifest, is_packed
 from utils.staging import final_names
 from utils.tarball import hash_file, hash_files
 
 _MAX_BYTES = 16 << 20  # a manifest has about 150 KB
 
 
-def check_artefact(output_dir: Path, name: str) -> dict[str, Any]:
+def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[str, Any]:
     """The manifest of `name`, if folder and tarball are there and their hashes are those that it lists.
 
+    unpacked: False where the tarball alone is wanted, as on a release page.
     PackagingError, which names the file, for what is missing, cannot be read, or is not what the manifest says.
     """
     folder, tarball, path = (output_dir / part for part in final_names(name))
@@ -26,6 +27,8 @@ def check_artefact(output_dir: Path, name: str) -> dict[str, Any]:
     try:
         if hash_file(tarball) != manifest["tarball"]["sha256"]:
             raise PackagingError(f"{tarball} is not the one that its manifest describes. Convert it again.")
+        if not unpacked:
+            return manifest
         found = {key: value for key, value in hash_files(folder).items() if key not in UNLISTED}
     except OSError as error:
         raise PackagingError(f"{tarball} cannot be read: {error}. Convert it again.") from error
@@ -42,7 +45,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise PackagingError(f"{path} is larger than any manifest. Convert it again.")
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(manifest, dict) or not isinstance(manifest["tarball"]["sha256"], str):
-            raise TypeError("no tarball's hash in it")
+            raise TypeError("it does not name the tarball's hash")
+        if is_packed(manifest):
+            raise ValueError("it has no figures: it is one from inside an artefact")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackagingError(f"{path} is no published manifest ({error}). Convert it again.") from error
     try:

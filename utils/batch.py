@@ -2,8 +2,8 @@
 
 Each conversion is a process of its own, with a bound on its memory. What is there and verified is not made again, so
 the same command goes on where an interrupted one stopped; a conversion that fails does not stop the others. In the
-output folder it leaves, beside the artefacts, what a release needs (`utils.release`), `batch.json` and `batch.md`
-(time, memory, disk), and in `logs/` what the failed ones said.
+output folder it leaves, beside the artefacts, what a release needs (`utils.release`), and in `batch/` a report of time,
+memory and disk, and what the failed ones said.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from utils.variants import HEADS, OPERATIONS
 
 CONVERT = (sys.executable, "-m", "utils.convert")
 ROOT = Path(__file__).resolve().parent.parent
+LOGS = "batch"
 _SECONDS = 0.2  # between two looks at what runs
 _SHARE = 0.9  # of the memory that is free at the start, for all conversions together
 
@@ -42,7 +43,7 @@ class Batch:
         """Makes what is "not started", and notes in each outcome what became of it."""
         waiting = [outcome for outcome in outcomes if outcome.state == "not started"]
         running: dict[str, tuple[Outcome, Any]] = {}
-        (self.output_dir / "logs").mkdir(parents=True, exist_ok=True)
+        (self.output_dir / LOGS).mkdir(parents=True, exist_ok=True)
         told = 0
         while running or (waiting and not self.interrupts):
             while len(running) < self.jobs and not self.interrupts and (outcome := _next(waiting, running)):
@@ -61,14 +62,12 @@ class Batch:
                     self._end(outcome, child, status)
                     self.show.ended(outcome)
             time.sleep(_SECONDS if running else 0)
-        with suppress(OSError):  # left where a log is in it
-            (self.output_dir / "logs").rmdir()
 
     def _start(self, conversion: Conversion) -> Any:
         from utils.supervision import Supervised
 
         command = [*CONVERT, *conversion.arguments(self.output_dir), "--progress", "lines"]
-        return Supervised(command, self.output_dir / "logs" / f"{conversion.name}.log", self.memory_mb, ROOT)
+        return Supervised(command, self.output_dir / LOGS / f"{conversion.name}.log", self.memory_mb, ROOT)
 
     def _end(self, outcome: Outcome, child: Any, status: int) -> None:
         from utils import staging
@@ -85,8 +84,9 @@ class Batch:
         if child.exceeded:
             outcome.reason = f"memory: {child.peak_mb:,.0f} MB were used, and --memory-mb allows {self.memory_mb:,.0f}"
         elif status:
-            said = text.rpartition("\nerror: ")[2] if "\nerror: " in text else text[-300:]
-            outcome.reason = f"{said.strip()} (status {status})"
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            said = text.rpartition("\nerror: ")[2].strip()
+            outcome.reason = f"ended by {how}: {said[:2000]}"
         try:
             staging.clear(self.output_dir, name)
         except ConversionError as error:
@@ -178,6 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
             settings |= {"memory_mb": round(memory_mb), "seconds": round(time.monotonic() - started, 1)}
             report = batch_report.write(folder, outcomes, settings)
     print(batch_report.text(outcomes, report))
+    if any(outcome.state == "failed" for outcome in outcomes):
+        print(f"\nWhat the failed ones said is in {folder / LOGS}.", file=sys.stderr)
     if batch.interrupts:
         print("Interrupted. The same command goes on from here.", file=sys.stderr)
         return 130

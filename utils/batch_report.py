@@ -1,4 +1,4 @@
-"""What a batch took: a table of its conversions, and `batch.json`, which runs that go on add to."""
+"""What a batch took: a table of its conversions, and `batch/report.json`, which runs that go on add to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from utils.staging import final_names, replace_text
 if TYPE_CHECKING:
     from utils.batch_plan import Outcome
 
-FILE, TABLE = "batch.json", "batch.md"
+FOLDER, FILE, TABLE = "batch", "report.json", "report.md"  # of no release
 Report = Mapping[str, Any]
 
 
@@ -30,14 +30,15 @@ def plan_text(outcomes: Sequence[Outcome]) -> str:
 
 
 def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the release's files, `batch.json` and `batch.md`; returns the report.
+    """Writes the release's files, `report.json` and `report.md` in `batch/`; returns the report.
 
     run: `command`, `jobs`, `memory_mb`, `seconds` of this run. Figures of conversions that were done before are taken
     from the report that is there, if they are of the very tarball that is there now.
     """
     there = {o.conversion.name: o for o in outcomes if o.state in ("was done", "converted")}
     entries = write_release(output_dir, {name: check_artefact(output_dir, name) for name in there})
-    before = _read(output_dir / FILE)
+    before = _read(output_dir / FOLDER / FILE)
+    (output_dir / FOLDER).mkdir(exist_ok=True)
     conversions = {}
     for entry in entries:
         name = entry["name"]
@@ -54,8 +55,8 @@ def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any])
     counts = {state: sum(o.state == state for o in outcomes) for state in ("converted", "failed", "was done")}
     this = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": _machine(), **run, **counts}
     report = {"runs": [*before["runs"], this], "conversions": conversions}
-    replace_text(output_dir / FILE, json.dumps(report, indent=1) + "\n")
-    replace_text(output_dir / TABLE, table(report) + "\n")
+    replace_text(output_dir / FOLDER / FILE, json.dumps(report, indent=1) + "\n")
+    replace_text(output_dir / FOLDER / TABLE, table(report) + "\n")
     return report
 
 
@@ -74,11 +75,10 @@ def text(outcomes: Sequence[Outcome], report: Report) -> str:
                 f"{figures['seconds']:.0f} s" if figures["seconds"] else "",
                 f"{figures['peak_mb']:,.0f} MB" if figures["peak_mb"] else "",
                 f"{facts['tarball_bytes'] / 1e6:,.1f} MB" if facts else "",
-                outcome.reason if outcome.state in ("failed", "interrupted") else "",
+                (outcome.reason.splitlines() or [""])[0] if outcome.state in ("failed", "interrupted") else "",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[-1] = 0  # reasons may have lines of their own
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(["", *lines, "", table(report)])
 

@@ -27,6 +27,7 @@ from utils.manifest import (
     check_manifest,
     check_name,
     installed_versions,
+    is_packed,
     manifest_text,
     packed_manifest,
 )
@@ -104,6 +105,8 @@ class Staging:
         """
         self._require_open()
         check_manifest(manifest)
+        if is_packed(manifest):
+            raise PackagingError(f"the manifest of {self.name} has no figures: it is one from inside an artefact.")
         if manifest["name"] != self.name:
             raise PackagingError(f"the manifest is of {manifest['name']!r}, and {self.name!r} was staged.")
         self._require_verified("the manifest", manifest["files"])
