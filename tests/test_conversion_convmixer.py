@@ -43,7 +43,10 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
         "gradients",
         f"{tiny.OUTPUTS[head]}, training mode",
         "moving statistics",
+        f"{tiny.OUTPUTS[head]}, serving_image",
+        f"{tiny.OUTPUTS[head]}, serving_image_bytes",
     }
+    assert manifest["preprocessing_parity"]["passed"]
     assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3, 8}
     shown = text_of(notebook)
     assert "image/png" in shown

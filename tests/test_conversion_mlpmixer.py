@@ -43,7 +43,15 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
     assert manifest["versions"]["minimum_tensorflow"] == "2.14"
     assert ("stablehlo_version" in manifest["versions"]) == (operations == "xla")
     rows = manifest["parity"]["rows"]
-    assert {row["output"] for row in rows} == {"variables", output, "gradients", f"{output}, training mode"}
+    assert {row["output"] for row in rows} == {
+        "variables",
+        output,
+        "gradients",
+        f"{output}, training mode",
+        f"{output}, serving_image",
+        f"{output}, serving_image_bytes",
+    }
+    assert manifest["preprocessing_parity"]["passed"]
     assert {row["batch"] for row in rows} == {0, 1, 3, 8}
     # Every variable's gradient is compared, those that are rounding only with their kernels'.
     names = [saved_model.name_of(variable) for variable in model.trainable_variables]
