@@ -28,7 +28,7 @@ staging = Staging(sys.argv[1], sys.argv[2])
 block = bytearray(int(sys.argv[3]))
 block[::4096] = b"x" * len(block[::4096])
 Path(sys.argv[1], "kernel").write_text(str(__import__("os").getpid()))
-time.sleep(60)
+time.sleep(300)
 """
 
 

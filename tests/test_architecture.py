@@ -92,7 +92,7 @@ ROOMS = {
     "batch_report": Room(lazily="psutil", utils="artefacts batch_plan release staging"),
     "batch": Room(
         lazily="psutil",
-        utils="batch_display batch_plan batch_report checkpoints errors staging supervision variants",
+        utils="batch_display batch_plan batch_report errors staging supervision variants",
     ),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
 }

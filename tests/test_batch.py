@@ -216,7 +216,7 @@ def test_a_conversion_that_takes_too_much_memory_is_stopped_and_leaves_nothing(t
     behave(tmp_path, **{CLASSIFIER: "memory"})
     started = time.monotonic()
     assert run(tmp_path, "--memory-mb", "300") == 1
-    assert time.monotonic() - started < 40  # the one that hangs would take a minute
+    assert time.monotonic() - started < 250  # left alone it would wait for five minutes
     assert "MB were used, and --memory-mb allows 300" in capsys.readouterr().out
     assert remains(tmp_path) == []
     assert check_artefact(tmp_path, FEATURES)
@@ -225,11 +225,16 @@ def test_a_conversion_that_takes_too_much_memory_is_stopped_and_leaves_nothing(t
 # --- interrupts
 
 
-def wait_for(path, seconds=60):
+def wait_for(path, seconds=240):
     deadline = time.monotonic() + seconds
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert path.exists()
+
+
+def runs(pid):
+    """Whether the process is alive; one that was killed may stay as a zombie until somebody asks for it."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -249,7 +254,7 @@ def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
     try:
         wait_for(tmp_path / "kernel")
         process.send_signal(signum)
-        printed, said = process.communicate(timeout=60)
+        printed, said = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 130, said
@@ -258,7 +263,7 @@ def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
         "converted", "interrupted", "not", "not",
     ]  # fmt: skip
     assert (tmp_path / "cleaned").exists()
-    assert not psutil.pid_exists(int((tmp_path / "kernel").read_text()))
+    assert not runs(int((tmp_path / "kernel").read_text()))
     assert remains(tmp_path) == []
     assert CLASSIFIER in (tmp_path / "SHA256SUMS").read_text()
     (tmp_path / "behaviour.json").unlink()

@@ -13,5 +13,6 @@ photographs                 image files -> arrays by Pillow, the reference of pr
 preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
 measure                     seconds and peak memory of each stage
 convert                     the command around a conversion notebook, which execution runs
+batch                       many conversions, each watched by supervision; then release: sums, index, cards, table
 errors                      every error meant for the person who runs this
 """

@@ -16,11 +16,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from utils.batch_plan import Conversion, Outcome, plan, why_not_done
+from utils.batch_plan import Conversion, Outcome, is_cached, plan, why_not_done
 from utils.errors import ConversionError
 from utils.variants import HEADS, OPERATIONS
+
+if TYPE_CHECKING:
+    from utils.batch_display import Lines
+    from utils.supervision import Supervised
+
+    Running = dict[str, tuple[Outcome, Supervised]]  # by name
 
 CONVERT = (sys.executable, "-m", "utils.convert")
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,18 +38,31 @@ _SHARE = 0.9  # of the memory that is free at the start, for all conversions tog
 class Batch:
     """Runs conversions; `interrupt` may be called from a signal handler at any time.
 
-    jobs: how many at a time. memory_mb: bound for each, in MB of 1,000,000 bytes.
+    jobs: how many at a time. memory_mb: bound for each, in MB of 1,000,000 bytes. show: is told what happens.
     """
 
-    def __init__(self, output_dir: Path, jobs: int, memory_mb: float, show: Any) -> None:
+    def __init__(self, output_dir: Path, jobs: int, memory_mb: float, show: Lines) -> None:
         self.output_dir, self.jobs, self.memory_mb, self.show = output_dir, jobs, memory_mb, show
         self.interrupts = 0
 
+    def interrupt(self) -> None:
+        """Starts nothing more, and asks what is running to stop; called once more, kills it."""
+        self.interrupts += 1
+
     def run(self, outcomes: list[Outcome]) -> None:
         """Makes what is "not started", and notes in each outcome what became of it."""
-        waiting = [outcome for outcome in outcomes if outcome.state == "not started"]
-        running: dict[str, tuple[Outcome, Any]] = {}
-        (self.output_dir / LOGS).mkdir(parents=True, exist_ok=True)
+        from utils import staging
+
+        with staging.explained(self.output_dir):
+            (self.output_dir / LOGS).mkdir(parents=True, exist_ok=True)
+        running: Running = {}
+        try:
+            self._run([outcome for outcome in outcomes if outcome.state == "not started"], running)
+        finally:  # nothing is left in `running`, unless something here went wrong
+            for _, child in running.values():
+                child.kill()
+
+    def _run(self, waiting: list[Outcome], running: Running) -> None:
         told = 0
         while running or (waiting and not self.interrupts):
             while len(running) < self.jobs and not self.interrupts and (outcome := _next(waiting, running)):
@@ -63,13 +82,13 @@ class Batch:
                     self.show.ended(outcome)
             time.sleep(_SECONDS if running else 0)
 
-    def _start(self, conversion: Conversion) -> Any:
+    def _start(self, conversion: Conversion) -> Supervised:
         from utils.supervision import Supervised
 
         command = [*CONVERT, *conversion.arguments(self.output_dir), "--progress", "lines"]
         return Supervised(command, self.output_dir / LOGS / f"{conversion.name}.log", self.memory_mb, ROOT)
 
-    def _end(self, outcome: Outcome, child: Any, status: int) -> None:
+    def _end(self, outcome: Outcome, child: Supervised, status: int) -> None:
         from utils import staging
 
         name = outcome.conversion.name
@@ -93,14 +112,11 @@ class Batch:
             outcome.reason += f"; {error}"
 
 
-def _next(waiting: list[Outcome], running: dict[str, tuple[Outcome, Any]]) -> Outcome | None:
+def _next(waiting: list[Outcome], running: Running) -> Outcome | None:
     """The first whose checkpoint no running conversion is about to fetch or write: that is to be done once."""
-    from utils.checkpoints import recorded_hashes
-
     busy = {outcome.conversion.variant.name for outcome, _ in running.values()}
     for outcome in waiting:
-        made = outcome.conversion
-        if made.variant.name not in busy or recorded_hashes(made.variant, made.checkpoint, made.seed):
+        if outcome.conversion.variant.name not in busy or is_cached(outcome.conversion):
             return outcome
     return None
 
@@ -145,38 +161,40 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 everything is there and verified, 1 something failed or makes no sense, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
-    folder = options.output_dir.expanduser().absolute()
     try:
-        chosen = options.variants, options.heads, options.operations, options.checkpoint, options.seed
-        conversions = plan(*chosen, folder)
+        return _main(options, shlex.join(["python", "-m", "utils.batch", *arguments]))
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    from utils import batch_report
-    from utils.batch_display import display
+    except KeyboardInterrupt:  # before anything was started
+        print("Interrupted.", file=sys.stderr)
+        return 130
 
-    outcomes = [Outcome(conversion) for conversion in conversions]
+
+def _main(options: argparse.Namespace, command: str) -> int:
+    folder = options.output_dir.expanduser().absolute()
+    chosen = options.variants, options.heads, options.operations, options.checkpoint, options.seed
+    outcomes = [Outcome(conversion) for conversion in plan(*chosen, folder)]
     for outcome in outcomes:
         outcome.reason = "asked for again" if options.again else why_not_done(outcome.conversion, folder)
         outcome.state = "not started" if outcome.reason else "was done"
+    from utils import batch_report
+
     if options.dry_run:
         print(batch_report.plan_text(outcomes))
         return 0
     import psutil
 
+    from utils.batch_display import display
+
     memory_mb = options.memory_mb or _SHARE * psutil.virtual_memory().available / 1e6 / options.jobs
     started = time.monotonic()
     with display(outcomes) as show:
         batch = Batch(folder, options.jobs, memory_mb, show)
-
-        def interrupt() -> None:
-            batch.interrupts += 1
-
-        with _handling(interrupt):
+        with _handling(batch.interrupt):
             batch.run(outcomes)
-            settings = {"command": shlex.join(["python", "-m", "utils.batch", *arguments]), "jobs": options.jobs}
-            settings |= {"memory_mb": round(memory_mb), "seconds": round(time.monotonic() - started, 1)}
-            report = batch_report.write(folder, outcomes, settings)
+            run = {"command": command, "jobs": options.jobs, "memory_mb": round(memory_mb)}
+            report = batch_report.write(folder, outcomes, run | {"seconds": round(time.monotonic() - started, 1)})
     print(batch_report.text(outcomes, report))
     if any(outcome.state == "failed" for outcome in outcomes):
         print(f"\nWhat the failed ones said is in {folder / LOGS}.", file=sys.stderr)

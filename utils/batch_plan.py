@@ -128,3 +128,13 @@ def why_not_done(conversion: Conversion, output_dir: Path) -> str:
     if manifest["source"]["sha256"] not in hashes and (hashes or conversion.checkpoint == "synthetic"):
         return f"it was made from another checkpoint, of SHA-256 {manifest['source']['sha256']}"
     return ""
+
+
+def is_cached(conversion: Conversion) -> bool:
+    """Whether the cache has a record of the checkpoint: then no conversion is going to fetch or write it."""
+    from utils.checkpoints import recorded_hashes
+
+    try:
+        return bool(recorded_hashes(conversion.variant, conversion.checkpoint, conversion.seed))
+    except ConversionError:  # the conversion will tell
+        return False
