@@ -10,6 +10,11 @@ OUTPUT_DIR ?= exports
 IMAGE_SIZE ?=
 SEED ?=
 OPERATIONS ?=
+VARIANTS ?= all
+HEADS ?= all
+JOBS ?= 1
+MEMORY_MB ?=
+BATCH_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 COMPAT_ARGS ?=
@@ -27,7 +32,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert verify.pyz test bench compat lint clean
+.PHONY: help setup convert release verify.pyz test bench compat lint clean
 
 help:
 	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13)'
@@ -35,6 +40,8 @@ help:
 	@echo '              CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports [IMAGE_SIZE= SEED= OPERATIONS=]'
 	@echo '              (auto: official where it can be downloaded, else synthetic, and it says so loudly)'
 	@echo 'make verify.pyz  what verifies downloads, as one file for who has only Python and TensorFlow: dist/verify.pyz'
+	@echo 'make release  many models, resumable: VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
+	@echo '              CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports MEMORY_MB= BATCH_ARGS=--dry-run'
 	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
 	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX'
 	@echo 'make compat   the tarballs under every TensorFlow since 2.13, each in an environment of its own'
@@ -53,6 +60,14 @@ convert: setup
 # Python's own library is enough to build it.
 verify.pyz: setup
 	@$(call quote,$(python)) -m utils.verify_app dist/verify.pyz
+
+# `auto`, the default of one conversion, would mix official and synthetic weights in one release.
+release: setup
+	@$(call quote,$(python)) -m utils.batch --variants $(call quote,$(VARIANTS)) --heads $(call quote,$(HEADS)) \
+	  --checkpoint $(call quote,$(if $(filter auto,$(CHECKPOINT)),official,$(CHECKPOINT))) \
+	  --output-dir $(call quote,$(OUTPUT_DIR)) --jobs $(call quote,$(JOBS)) \
+	  $(call option,--operations,$(OPERATIONS)) $(call option,--memory-mb,$(MEMORY_MB)) \
+	  $(call option,--seed,$(SEED)) $(BATCH_ARGS)
 
 test: setup
 	@$(call quote,$(python)) -m pytest $(PYTEST_ARGS)

@@ -1,8 +1,8 @@
-"""Puts the tables and pictures that runs have written into README.md: `python -m benchmarks.readme [NOTEBOOK]`.
+"""Puts the tables and pictures that runs have written into README.md: `python -m benchmarks.readme [RUN ...]`.
 
 A table stands in the README between `<!-- table: NAME -->` and `<!-- end -->`. "variants_FAMILY" comes from the
-registry, any other from assets/tables/NAME.md. The pictures of an executed conversion notebook become
-assets/pictures/*.png.
+registry, "releases" and "batch" from a batch, any other from assets/tables/NAME.md. A RUN is an executed conversion
+notebook, whose pictures become assets/pictures/*.png, or the output folder of a batch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import sys
 from pathlib import Path
 
+from benchmarks import releases
 from utils.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,8 @@ def filled(text: str) -> str:
 def _table(name: str) -> str:
     if name.startswith("variants_"):
         return variants_table(name.removeprefix("variants_"))
+    if name in ("releases", "batch"):
+        return {"releases": releases.releases_table, "batch": releases.batch_table}[name](TABLES)
     path = TABLES / f"{name}.md"
     if not path.is_file():
         raise KeyError(f"README.md asks for the table {name!r}, which {path} would hold. Run `make bench`.")
@@ -69,9 +72,9 @@ def extract_pictures(notebook: Path) -> list[Path]:
 
 
 def main(arguments: list[str]) -> None:
-    """Fill README.md; extract the pictures of the notebooks named."""
-    for notebook in arguments:
-        print(*extract_pictures(Path(notebook)), sep="\n")
+    """Fill README.md; take the pictures of the notebooks and the tables of the batches named."""
+    for run in map(Path, arguments):
+        print(*(releases.keep(run, TABLES) if run.is_dir() else extract_pictures(run)), sep="\n")
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -71,7 +71,7 @@ ROOMS = {
     "model_card": Room(utils="card_header card_overview"),
     "warmup": Room("google tensorflow"),
     # using what was made
-    "pretrained": Room(lazily="tensorflow_hub", utils="errors extraction labels manifest tarball variants"),
+    "pretrained": Room(lazily="tensorflow_hub", utils="errors extraction hashes labels manifest variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
@@ -112,6 +112,16 @@ ROOMS = {
     "release_matrix": Room(utils="variants"),
     "devices": Room(),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
+    "artefacts": Room(utils="errors hashes manifest staging"),
+    "release": Room(utils="artefacts errors hashes model_card staging"),
+    "supervision": Room("psutil"),
+    "batch_plan": Room(utils="artefacts checkpoints errors parameters variants"),
+    "batch_display": Room(lazily="tqdm", utils="batch_plan"),
+    "batch_report": Room(lazily="psutil", utils="artefacts batch_plan release staging"),
+    "batch": Room(
+        lazily="psutil",
+        utils="batch_display batch_plan batch_report errors staging supervision variants",
+    ),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
 }
 

@@ -77,7 +77,7 @@ def installs(folder):
 def test_help_is_the_default_and_names_every_target():
     done = make(ROOT)
     assert done.returncode == 0
-    for target in ("setup", "convert", "test", "bench", "lint", "clean"):
+    for target in ("setup", "convert", "release", "test", "bench", "lint", "clean"):
         assert f"make {target} " in done.stdout
 
 
@@ -103,6 +103,14 @@ def test_convert_alone_takes_the_default_model_and_leaves_the_rest_to_the_notebo
     assert "'convmixer_768_32'" in command
     assert "'auto'" in command
     assert not any(option in command for option in ("--image-size", "--seed", "--operations"))
+
+
+def test_release_passes_its_variables_on_and_never_mixes_official_with_synthetic_weights():
+    command = make(ROOT, "-n", "release", "VARIANTS=mixer_tiny, convmixer", "JOBS=2", "BATCH_ARGS=--dry-run").stdout
+    for option in ("--variants 'mixer_tiny, convmixer'", "--checkpoint 'official'", "--jobs '2'", "--dry-run"):
+        assert option in command.replace("\\\n", " ")
+    assert "--memory-mb" not in command
+    assert "--checkpoint 'synthetic'" in make(ROOT, "-n", "release", "CHECKPOINT=synthetic").stdout
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Manifest, model card, and publishing: folder, tarball and manifest appear together, or nothing does."""
 
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from utils import staging
 from utils.errors import PackagingError
 from utils.extraction import extract_tarball, hash_tarball
-from utils.manifest import UNLISTED, check_manifest, installed_versions
+from utils.manifest import UNLISTED, check_manifest, installed_versions, packed_manifest
 from utils.packaging import Staging, build_manifest, hash_files, model_card
 from utils.variants import VARIANTS, Preprocessing
 
@@ -93,8 +94,13 @@ def test_publishing_leaves_folder_tarball_and_manifest_and_nothing_else(tmp_path
     assert left_in(tmp_path / "new" / "exports") == sorted(THREE)
     assert published == tuple(tmp_path / "new" / "exports" / name for name in (THREE[0], THREE[2], THREE[1]))
     inside = published.folder / "assets.extra" / "manifest.json"
-    assert inside.read_bytes() == published.manifest.read_bytes()
-    text = published.manifest.read_text(encoding="utf-8")
+    beside = json.loads(published.manifest.read_text(encoding="utf-8"))
+    assert beside["tarball"] == {
+        "sha256": hashlib.sha256(published.tarball.read_bytes()).hexdigest(),
+        "bytes": published.tarball.stat().st_size,
+    }
+    text = inside.read_text(encoding="utf-8")
+    assert json.loads(text) == packed_manifest(beside)
     assert (published.folder / "assets.extra" / "README.md").read_text("utf-8") == model_card(json.loads(text))
 
 
@@ -111,6 +117,33 @@ def test_the_tarball_is_the_folder_and_the_manifest_lists_its_files(tmp_path):
 def test_publishing_the_same_again_gives_the_same_bytes(tmp_path):
     first = publish(tmp_path / "a").tarball.read_bytes()
     assert publish(tmp_path / "b").tarball.read_bytes() == first
+
+
+def test_what_a_run_measured_is_beside_the_tarball_and_not_in_it(tmp_path):
+    """Another machine takes other times and rounds otherwise; what it makes of the same checkpoint is the same."""
+    tarballs = []
+    for name, seconds, error in (("a", 1.0, 1e-6), ("b", 2.0, 2e-6)):
+        with Staging(tmp_path / name, NAME) as stage:
+            save(stage.model_dir)
+            stage.unpacked_candidate()
+            tolerance = {"logits": 1e-5, "gradients": 1e-4 + error}
+            parity = {"passed": True, "tolerance": tolerance, "rows": [ROW | {"relative": error}]}
+            measured = {"seconds": {"load": seconds}, "peak_memory_mb": 100 * seconds, "parity": parity}
+            measured["peak_memory_mb_by_stage"] = {"load": seconds}
+            tarballs.append(stage.publish(manifest(stage.files, **measured)).tarball.read_bytes())
+    assert tarballs[0] == tarballs[1]
+    inside = json.loads((tmp_path / "a" / NAME / "assets.extra" / "manifest.json").read_text(encoding="utf-8"))
+    assert inside["parity"] == {
+        "passed": True,
+        "tolerance": {"logits": 1e-5},
+        "compared": [{"output": "logits", "input": "noise", "batch": 8, "arrays": 1}],
+    }
+    beside = json.loads((tmp_path / "a" / f"{NAME}.json").read_text(encoding="utf-8"))
+    assert beside["parity"]["rows"][0]["relative"] == 1e-6
+    check_manifest(inside)
+    with Staging(tmp_path / "c", NAME) as stage, pytest.raises(PackagingError, match="has no figures"):
+        stage.publish(inside)
+    assert f"`{NAME}.json`" in (tmp_path / "a" / NAME / "assets.extra" / "README.md").read_text(encoding="utf-8")
 
 
 def test_publishing_again_replaces_all_three(tmp_path):

@@ -20,5 +20,6 @@ smaller                     the command for float16 tarballs and TFLite files of
 release_matrix              every conversion that a release consists of
 colab, hub_compat           what Colab lacks, and what tensorflow-hub misses there
 convert                     the command around a conversion notebook, which execution runs
+batch                       many conversions, each watched by supervision; then release: sums, index, cards, table
 errors                      every error meant for the person who runs this
 """

@@ -32,11 +32,12 @@ def overview(manifest: Manifest) -> str:
     elif manifest["weights"] == "official" and manifest["head"] == "classification" and model["top1"] is not None:
         lines.append(f"Reported ImageNet-1k top-1 accuracy: {model['top1']} % ({model['top1_source']}).")
     if rows := gradient_rows(manifest):
-        worst = max(rows, key=lambda row: figure(row) / row["tolerance"])
-        lines.append(
-            "It can be fine-tuned: gradients by all trainable variables agree with the source framework's "
-            f"(worst relative error {figure(worst):.1e}, tolerance {worst['tolerance']:.0e})."
-        )
+        agree = "It can be fine-tuned: gradients by all trainable variables agree with the source framework's"
+        measured = ""
+        if "tolerance" in rows[0]:
+            worst = max(rows, key=lambda row: figure(row) / row["tolerance"])
+            measured = f" (worst relative error {figure(worst):.1e}, tolerance {worst['tolerance']:.0e})"
+        lines.append(f"{agree}{measured}.")
     else:
         lines.append("Its gradients were not compared with the source framework's, so it is not called fine-tunable.")
     return "\n".join(lines)

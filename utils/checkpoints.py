@@ -17,7 +17,7 @@ import numpy as np
 
 from utils import synthetic
 from utils.archives import format_of, regular_file
-from utils.download import SUFFIXES, cache_folder, fetch, recorded_sha256, sha256_of, write_record
+from utils.download import SUFFIXES, cache_folder, fetch, official_name, recorded_sha256, sha256_of, write_record
 from utils.errors import CheckpointError, ParameterError
 from utils.layouts import COUNTER, Shapes, expected_shapes, sequential_keys
 from utils.npz_file import NpzFile
@@ -69,6 +69,18 @@ def resolve(
     return Checkpoint(path, "custom", None, sha256_of(path))
 
 
+def recorded_hashes(
+    variant: Variant, checkpoint: str, seed: int, cache_dir: str | os.PathLike | None = None
+) -> set[str]:
+    """SHA-256 that the cache has on record for "official" or "synthetic", without a look at the files; may be none."""
+    folder = cache_folder(cache_dir)
+    if checkpoint == "synthetic":
+        paths = [folder / _synthetic_name(variant, seed)]
+    else:
+        paths = [folder / official_name(variant, source) for source in variant.sources]
+    return {sha256 for path in paths if (sha256 := recorded_sha256(path))}
+
+
 def read_convmixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Reads a PyTorch checkpoint, in either key layout, into the canonical keys; float32, counters int64.
 
@@ -115,18 +127,19 @@ def read_mixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] 
 
 def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoint:
     """The synthetic file of this variant and seed, written at the first use, or again if it was changed."""
-    layout, write = {
-        "convmixer": ("timm", synthetic.write_convmixer),
-        "mixer": ("flax", synthetic.write_mixer),
-    }[variant.family]
-    name = f"{variant.name}.synthetic-v{synthetic.FORMAT_VERSION}-seed{seed}{SUFFIXES[layout]}"
-    path = folder / name
+    write = {"convmixer": synthetic.write_convmixer, "mixer": synthetic.write_mixer}[variant.family]
+    path = folder / _synthetic_name(variant, seed)
     sha256 = sha256_of(path) if path.is_file() else None
     if sha256 is None or recorded_sha256(path) != sha256:
         write(variant, path, seed)
         sha256 = sha256_of(path)
         write_record(path, f"synthetic, seed {seed}", sha256, path.stat().st_size)
     return Checkpoint(path, "synthetic", None, sha256)
+
+
+def _synthetic_name(variant: Variant, seed: int) -> str:
+    layout = {"convmixer": "timm", "mixer": "flax"}[variant.family]
+    return f"{variant.name}.synthetic-v{synthetic.FORMAT_VERSION}-seed{seed}{SUFFIXES[layout]}"
 
 
 def _wanted(variant: Variant, family: str, drop: Collection[str]) -> Shapes:

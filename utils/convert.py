@@ -32,11 +32,13 @@ def convert(
     image_size: int | None = None,
     seed: int | None = None,
     operations: str | None = None,
+    progress: str = "bar",
 ) -> list[Path]:
     """Runs the variant's notebook; returns SavedModel folder, tarball, manifest and executed notebook.
 
-    `image_size` None is the variant's own; `seed` and `operations` None are the notebook's defaults. Raises
-    ConversionError for whatever stops the notebook, and KeyboardInterrupt where it was interrupted.
+    `image_size` None is the variant's own; `seed` and `operations` None are the notebook's defaults; `progress` is
+    that of `execution.executed`. Raises ConversionError for whatever stops the notebook, and KeyboardInterrupt where
+    it was interrupted.
     """
     row = get_variant(variant)
     size = row.image_size if image_size is None else image_size
@@ -61,7 +63,7 @@ def convert(
     weights = chosen if chosen in KEYWORDS else "custom"
     name = artefact_name(variant, head, weights, operations or "xla")
     made = [folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json", folder / f"{name}.ipynb"]
-    with execution.executed(notebook, parameters) as written:
+    with execution.executed(notebook, parameters, progress) as written:
         if missing := [str(path) for path in made[:3] if not path.exists()]:
             raise ConversionError(f"{notebook.name} ended, but did not write {', '.join(missing)}.")
         execution.place(written, made[3])
@@ -133,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-size", type=int, help="pixels; 0: any height and width (ConvMixer)")
     parser.add_argument("--seed", type=int, help="of synthetic weights and of the inputs compared")
     parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
+    parser.add_argument("--progress", default="bar", choices=("bar", "lines"), help="lines: `cell 3 of 25` on stdout")
     return parser
 
 

@@ -51,6 +51,11 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     return folder
 
 
+def official_name(variant: Variant, source: Source) -> str:
+    """The name that a source's file has in the cache."""
+    return f"{variant.name}.{source.layout}{SUFFIXES[source.layout]}"
+
+
 def sha256_of(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     with open(path, "rb") as file:
@@ -70,12 +75,12 @@ def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress
         )
     folder = cache_folder(cache_dir)
     for source in variant.sources:
-        target = folder / f"{variant.name}.{source.layout}{SUFFIXES[source.layout]}"
+        target = folder / official_name(variant, source)
         if target.exists():
             return _checked(target, source)
     absent = []
     for source in variant.sources:
-        target = folder / f"{variant.name}.{source.layout}{SUFFIXES[source.layout]}"
+        target = folder / official_name(variant, source)
         try:
             return _download(source, target, progress)
         except FileAbsent as error:

@@ -21,14 +21,16 @@ from typing import IO, Any, NamedTuple
 
 from utils.errors import PackagingError
 from utils.extraction import extract_tarball, hash_tarball
-from utils.hashes import hash_files
+from utils.hashes import hash_file, hash_files
 from utils.manifest import (
     UNLISTED,
     build_manifest,
     check_manifest,
     check_name,
     installed_versions,
+    is_packed,
     manifest_text,
+    packed_manifest,
 )
 from utils.model_card import model_card
 from utils.staging import explained, final_names, full, is_full, make_folder, place
@@ -98,24 +100,30 @@ class Staging:
     def publish(self, manifest: Mapping[str, Any], progress: bool = False) -> Published:
         """Adds manifest and model card, packs, checks what was packed, and places all three.
 
+        Inside goes `packed_manifest`; the one beside the tarball has all figures, and the tarball's hash and size.
         PackagingError where the manifest is not this artefact's, or where any file is not the one that parity
         ran on; then nothing is placed, and what was there stays.
         """
         self._require_open()
         check_manifest(manifest)
+        if is_packed(manifest):
+            raise PackagingError(f"the manifest of {self.name} has no figures: it is one from inside an artefact.")
         if manifest["name"] != self.name:
             raise PackagingError(f"the manifest is of {manifest['name']!r}, and {self.name!r} was staged.")
         self._require_verified("the manifest", manifest["files"])
         names = final_names(self.name)
         with explained(self.output_dir):
-            for path, text in zip(UNLISTED, (manifest_text(manifest), model_card(manifest)), strict=True):
+            inside = packed_manifest(manifest)
+            for path, text in zip(UNLISTED, (manifest_text(inside), model_card(inside)), strict=True):
                 (self.model_dir / path).parent.mkdir(exist_ok=True)
                 (self.model_dir / path).write_text(text, encoding="utf-8")
             new = self.model_dir.parent
             tarball = write_tarball(self.model_dir, new / names[1], progress)
             packed = {path: value for path, value in hash_tarball(tarball).items() if path not in UNLISTED}
             self._require_verified("the tarball", packed)
-            (new / names[2]).write_text(manifest_text(manifest), encoding="utf-8")
+            facts = {"sha256": hash_file(tarball), "bytes": tarball.stat().st_size}
+            beside = {**manifest, "tarball": facts}
+            (new / names[2]).write_text(manifest_text(beside), encoding="utf-8")
             place(self._folder, self.output_dir, names)
         self.discard()
         return Published(*(self.output_dir / name for name in names))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import hashlib
 import os
 import shutil
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
 
 from utils.errors import PackagingError
 from utils.exported import ExportedFunction
@@ -63,7 +65,9 @@ def save_model(
     image_signatures: gets the model's inference function (float32 NHWC -> output) and gives further signatures by
         name, such as `serving_image`; None for none.
 
-    Raises PackagingError when the folder exists or cannot be written (no permission, no space left).
+    The same model saved by two processes, each as its first, gives the same bytes (TensorFlow numbers functions by
+    process, so a second one differs in their names). Raises PackagingError when the folder exists or cannot be written
+    (no permission, no space left).
     """
     directory = Path(directory)
     if directory.exists():
@@ -75,6 +79,7 @@ def save_model(
             serving = _serving_default(model, exported)
             signatures = {"serving_default": serving, **(image_signatures(serving) if image_signatures else {})}
             tf.saved_model.save(model, str(beside), signatures=signatures, options=exported.save_options)
+        _name_by_contents(beside / "fingerprint.pb")
         os.replace(beside, directory)
     except (OSError, tf.errors.OpError) as error:
         no_space = isinstance(error, tf.errors.ResourceExhaustedError) or (
@@ -85,6 +90,18 @@ def save_model(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return directory
+
+
+def _name_by_contents(path: Path) -> None:
+    """Replaces the random number that TensorFlow puts into a fingerprint by one that follows from its hashes.
+
+    These are of the graph, the signatures, the objects and the variables' checksums; a number of 128 bits it stays.
+    """
+    fingerprint = FingerprintDef.FromString(path.read_bytes())
+    fingerprint.ClearField("uuid")
+    digest = hashlib.sha256(fingerprint.SerializeToString(deterministic=True)).digest()
+    fingerprint.uuid = str(int.from_bytes(digest[:16], "big"))
+    path.write_bytes(fingerprint.SerializeToString(deterministic=True))
 
 
 @contextmanager

@@ -52,6 +52,12 @@ def make_folder(output_dir: Path, name: str, needed_bytes: int) -> tuple[Path, I
             raise
 
 
+def clear(output_dir: Path, name: str) -> None:
+    """Removes what dead processes left of `name`, or puts back what they had moved away."""
+    with explained(output_dir), _only_one(output_dir):
+        _clear_stale(output_dir, name)
+
+
 def place(folder: Path, output_dir: Path, names: Sequence[str]) -> None:
     """Moves `folder/new/<name>` to `output_dir/<name>` for each name; a move that fails undoes them all.
 
@@ -68,6 +74,20 @@ def place(folder: Path, output_dir: Path, names: Sequence[str]) -> None:
                 os.replace(folder / "new" / name, output_dir / name)
         except BaseException:
             _put_back(folder, output_dir, names)
+            raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all: beside its place, then renamed."""
+    with explained(path.parent):
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(beside, 0o644)  # mkstemp's own mode is for secrets
+            os.replace(beside, path)
+        except BaseException:
+            os.unlink(beside)
             raise
 
 

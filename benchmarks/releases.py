@@ -1,0 +1,56 @@
+"""The README's tables of what was released and of what converting it took, from copies of a batch's own files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from utils import batch_report, release
+
+# name in assets/tables: where a batch leaves it in its output folder
+FILES = {"releases.json": Path(release.INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}
+# file of latencies: (contender, setting of oneDNN) to show, by kind of operations
+LATENCIES = {
+    "convmixer_latency.json": {("ours", "1"): None},
+    "mixer_latency.json": {("xla", None): "xla", ("plain", "1"): "plain"},
+}
+NOT_YET = (
+    "*This table is written by `make release` and `python -m benchmarks.readme exports`; no run has written it yet.*"
+)
+
+
+def keep(output_dir: Path, tables: Path) -> list[Path]:
+    """Copies what a batch left in `output_dir`; returns the copies. FileNotFoundError where there was no batch."""
+    return [Path(shutil.copyfile(output_dir / source, tables / name)) for name, source in FILES.items()]
+
+
+def releases_table(tables: Path) -> str:
+    """Every artefact of the last batch that was kept, with the latencies that were measured."""
+    index = _read(tables / "releases.json")
+    return release.table(index["artefacts"], latencies(index["artefacts"], tables)) if index else NOT_YET
+
+
+def batch_table(tables: Path) -> str:
+    """Time, memory and disk of that batch."""
+    report = _read(tables / "batch.json")
+    return batch_report.table(report) if report else NOT_YET
+
+
+def latencies(entries: list[dict[str, Any]], tables: Path) -> dict[str, float]:
+    """Median seconds of one inference of one image, by artefact: classifiers, whatever their weights are."""
+    found: dict[tuple, list[float]] = {}
+    for name, shown in LATENCIES.items():
+        for sample in (_read(tables / name) or {"samples": []})["samples"]:
+            key = sample["contender"], sample["onednn"]
+            if sample["batch"] == 1 and key in shown:
+                found.setdefault((sample["variant"], shown[key]), []).append(sample["seconds"])
+    classifiers = [e for e in entries if e["head"] == "classification"]
+    keys = {e["name"]: (e["variant"], e["operations"]) for e in classifiers}
+    return {name: median(found[key]) for name, key in keys.items() if key in found}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

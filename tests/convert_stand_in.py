@@ -1,0 +1,90 @@
+"""Stands for `python -m utils.convert` in the tests of the batch: real artefacts, but no framework and no notebook.
+
+What it does by an artefact's name is in `behaviour.json` in the output folder: "fail", "crash", "hang", "memory" or
+"empty"; else it converts. Notes each conversion that it begins in `begun`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from utils.checkpoints import resolve
+from utils.convert import _parser
+from utils.packaging import Staging, build_manifest
+from utils.variants import artefact_name, get_variant
+
+ROW = {"output": "logits", "input": "noise", "batch": 8, "max_abs": 3e-6, "relative": 1e-6, "rmse": 4e-7, "top1": 1.0,
+       "top5": 1.0, "tolerance": 1e-5, "passed": True, "variable": "", "relative_l2": None, "reason": ""}  # fmt: skip
+GRADIENTS = ROW | {"output": "gradients", "top1": None, "top5": None, "tolerance": 1e-4, "relative_l2": 3e-6}
+# In a process of its own, as a notebook's kernel is, and in the middle of an artefact.
+KERNEL = """
+import sys, time
+from pathlib import Path
+from utils.packaging import Staging
+staging = Staging(sys.argv[1], sys.argv[2])
+block = bytearray(int(sys.argv[3]))
+block[::4096] = b"x" * len(block[::4096])
+Path(sys.argv[1], "kernel").write_text(str(__import__("os").getpid()))
+time.sleep(300)
+"""
+
+
+def convert(options, name, seconds=0.5):
+    variant = get_variant(options.variant)
+    source = resolve(variant, options.checkpoint, options.seed)
+    output = "logits" if options.head == "classification" else "features"
+    tensor = {"dtype": "float32", "shape": [None, 10]}
+    with Staging(options.output_dir, name) as staging:
+        staging.model_dir.mkdir(parents=True)
+        (staging.model_dir / "saved_model.pb").write_bytes(name.encode() * 100)
+        staging.unpacked_candidate()
+        manifest = build_manifest(
+            name=name,
+            variant=variant,
+            head=options.head,
+            weights=source.weights,
+            source={"url": source.url, "path": source.path.name, "sha256": source.sha256},
+            versions={"tensorflow": "2.21.0", "minimum_tensorflow": "2.14"},
+            parameters=variant.parameters,
+            signatures={"serving_default": {"inputs": {"inputs": tensor}, "outputs": {output: tensor}}},
+            parity={"passed": True, "tolerance": {output: 1e-5}, "rows": [ROW | {"output": output}, GRADIENTS]},
+            seconds={"load": seconds},
+            peak_memory_mb=1000 * seconds,
+            files=staging.files,
+            settings={"image_size": variant.image_size, "seed": options.seed, "operations": options.operations},
+        )
+        staging.publish(manifest)
+
+
+def main():
+    options = _parser().parse_args()
+    folder = Path(options.output_dir)
+    name = artefact_name(options.variant, options.head, options.checkpoint, options.operations)
+    with (folder / "begun").open("a") as file:
+        print(name, file=file)
+    behaviour = folder / "behaviour.json"
+    what = json.loads(behaviour.read_text()).get(name) if behaviour.exists() else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print("cell 1 of 2\ncell 2 of 2", flush=True)
+    if what == "fail":
+        sys.exit("\nerror: a planted failure")
+    if what == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what in ("hang", "memory"):
+        size = {"hang": 1, "memory": 400_000_000}[what]
+        try:
+            kernel = subprocess.Popen([sys.executable, "-c", KERNEL, str(folder), name, str(size)])
+            if kernel.wait():
+                sys.exit("\nerror: the kernel died")
+        except KeyboardInterrupt:  # and the kernel stays, which it should not
+            (folder / "cleaned").touch()
+            sys.exit(130)
+    if what != "empty":
+        convert(options, name)
+
+
+if __name__ == "__main__":
+    main()

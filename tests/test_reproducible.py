@@ -1,0 +1,70 @@
+"""The same checkpoint gives the same tarball, byte for byte: in another process, with another order of hashes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.tarball import hash_file
+
+ROOT = Path(__file__).resolve().parent.parent
+# All that a conversion does but the comparison: checkpoint -> function -> SavedModel -> tarball.
+CONVERT = """
+import sys
+from pathlib import Path
+import tiny
+from utils import jax_export, mlp_mixer, plain_mixer_export, saved_model
+from utils.checkpoints import read_mixer
+from utils.image_signatures import image_signatures
+from utils.tarball import write_tarball
+from utils.variants import get_variant
+
+folder, variant = Path(sys.argv[1]), get_variant("mixer_tiny")
+model = mlp_mixer.build(variant.architecture)
+weights = mlp_mixer.select_parameters(model, read_mixer(tiny.GOLDEN / "mixer_tiny.npz", variant))
+predict = mlp_mixer.predict_function(model)
+made = {
+    "convmixer": tiny.exported("convmixer_tiny", "classification", 48),
+    "xla": jax_export.export(predict, weights, (48, 48, 3), "logits"),
+    "plain": plain_mixer_export.export(variant.architecture, "classification", weights),
+}
+for name, exported in made.items():
+    saved_model.save_model(exported, folder / name, image_signatures(variant.preprocessing))
+    write_tarball(folder / name, folder / f"{name}.tar.gz")
+"""
+
+
+def hashes(folder):
+    return {path.name: hash_file(path) for path in sorted(folder.glob("*.tar.gz"))}
+
+
+def run(command, seed):
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": str(seed)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+
+
+def test_saving_in_two_processes_gives_the_same_bytes(tmp_path):
+    found = []
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        run([sys.executable, "-c", CONVERT, str(folder)], seed)
+        found.append(hashes(folder))
+    assert list(found[0]) == ["convmixer.tar.gz", "plain.tar.gz", "xla.tar.gz"]
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_converting_twice_through_the_notebooks_gives_the_same_tarballs(tmp_path):
+    """Both families and both kinds of operations, by the batch: two kernels for each artefact."""
+    options = ["--variants", "convmixer_tiny", "mixer_tiny", "--heads", "fe", "--operations", "all"]
+    found = []
+    for seed in (1, 2):
+        command = [sys.executable, "-m", "utils.batch", *options, "--checkpoint", "synthetic"]
+        run([*command, "--output-dir", str(tmp_path / str(seed))], seed)
+        found.append(hashes(tmp_path / str(seed)))
+    assert len(found[0]) == 3
+    assert found[0] == found[1]

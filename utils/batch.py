@@ -1,0 +1,208 @@
+"""Converts many models, one after the other or side by side: `python -m utils.batch`, or `make release`.
+
+Each conversion is a process of its own, with a bound on its memory. What is there and verified is not made again, so
+the same command goes on where an interrupted one stopped; a conversion that fails does not stop the others. In the
+output folder it leaves, beside the artefacts, what a release needs (`utils.release`), and in `batch/` a report of time,
+memory and disk, and what the failed ones said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.batch_plan import Conversion, Outcome, is_cached, plan, why_not_done
+from utils.errors import ConversionError
+from utils.variants import HEADS, OPERATIONS
+
+if TYPE_CHECKING:
+    from utils.batch_display import Lines
+    from utils.supervision import Supervised
+
+    Running = dict[str, tuple[Outcome, Supervised]]  # by name
+
+CONVERT = (sys.executable, "-m", "utils.convert")
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = "batch"
+_SECONDS = 0.2  # between two looks at what runs
+_SHARE = 0.9  # of the memory that is free at the start, for all conversions together
+
+
+class Batch:
+    """Runs conversions; `interrupt` may be called from a signal handler at any time.
+
+    jobs: how many at a time. memory_mb: bound for each, in MB of 1,000,000 bytes. show: is told what happens.
+    """
+
+    def __init__(self, output_dir: Path, jobs: int, memory_mb: float, show: Lines) -> None:
+        self.output_dir, self.jobs, self.memory_mb, self.show = output_dir, jobs, memory_mb, show
+        self.interrupts = 0
+
+    def interrupt(self) -> None:
+        """Starts nothing more, and asks what is running to stop; called once more, kills it."""
+        self.interrupts += 1
+
+    def run(self, outcomes: list[Outcome]) -> None:
+        """Makes what is "not started", and notes in each outcome what became of it."""
+        from utils import staging
+
+        with staging.explained(self.output_dir):
+            (self.output_dir / LOGS).mkdir(parents=True, exist_ok=True)
+        running: Running = {}
+        try:
+            self._run([outcome for outcome in outcomes if outcome.state == "not started"], running)
+        finally:  # nothing is left in `running`, unless something here went wrong
+            for _, child in running.values():
+                child.kill()
+
+    def _run(self, waiting: list[Outcome], running: Running) -> None:
+        told = 0
+        while running or (waiting and not self.interrupts):
+            while len(running) < self.jobs and not self.interrupts and (outcome := _next(waiting, running)):
+                waiting.remove(outcome)
+                running[outcome.conversion.name] = outcome, self._start(outcome.conversion)
+                self.show.started(outcome)
+            if self.interrupts > told:  # the first time politely
+                for _, child in running.values():
+                    (child.kill if told else child.interrupt)()
+                told = self.interrupts
+            for name, (outcome, child) in list(running.items()):
+                status = child.poll()
+                self.show.cells(outcome, *child.cells())
+                if status is not None:
+                    del running[name]
+                    self._end(outcome, child, status)
+                    self.show.ended(outcome)
+            time.sleep(_SECONDS if running else 0)
+
+    def _start(self, conversion: Conversion) -> Supervised:
+        from utils.supervision import Supervised
+
+        command = [*CONVERT, *conversion.arguments(self.output_dir), "--progress", "lines"]
+        return Supervised(command, self.output_dir / LOGS / f"{conversion.name}.log", self.memory_mb, ROOT)
+
+    def _end(self, outcome: Outcome, child: Supervised, status: int) -> None:
+        from utils import staging
+
+        name = outcome.conversion.name
+        outcome.seconds, outcome.peak_mb = child.seconds, child.peak_mb
+        outcome.reason = why_not_done(outcome.conversion, self.output_dir)
+        if status == 0 and not outcome.reason:
+            outcome.state = "converted"
+            child.log.unlink()
+            return
+        outcome.state = "interrupted" if self.interrupts else "failed"
+        text = child.log.read_text(encoding="utf-8", errors="replace")
+        if child.exceeded:
+            outcome.reason = f"memory: {child.peak_mb:,.0f} MB were used, and --memory-mb allows {self.memory_mb:,.0f}"
+        elif status:
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            said = text.rpartition("\nerror: ")[2].strip()
+            outcome.reason = f"ended by {how}: {said[:2000]}"
+        try:
+            staging.clear(self.output_dir, name)
+        except ConversionError as error:
+            outcome.reason += f"; {error}"
+
+
+def _next(waiting: list[Outcome], running: Running) -> Outcome | None:
+    """The first whose checkpoint no running conversion is about to fetch or write: that is to be done once."""
+    busy = {outcome.conversion.variant.name for outcome, _ in running.values()}
+    for outcome in waiting:
+        if outcome.conversion.variant.name not in busy or is_cached(outcome.conversion):
+            return outcome
+    return None
+
+
+@contextmanager
+def _handling(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for an orderly end; a second one kills what is running."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: interrupt()) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m utils.batch", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--variants", nargs="+", default=["all"], help="names, patterns, convmixer, mixer, all (default: all)")
+    add("--heads", default="all", help=f"{', '.join(HEADS)}, all (default: all)")
+    add("--operations", default="xla", help=f"of Mixers: {', '.join(OPERATIONS)}, all (default: xla)")
+    add("--checkpoint", default="official", help="official, synthetic (default: official)")
+    add("--output-dir", type=Path, default=Path("exports"), help="where everything goes (default: exports)")
+    add("--seed", type=int, default=0, help="of synthetic weights and of the inputs compared (default: 0)")
+    add("--jobs", type=_positive, default=1, help="conversions at a time (default: 1)")
+    add(
+        "--memory-mb", type=_positive, help="bound for each conversion (default: what is free, shared between the jobs)"
+    )
+    add("--again", action="store_true", help="make also what is there and verified")
+    add("--dry-run", action="store_true", help="list what would be made, and why; make nothing")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 everything is there and verified, 1 something failed or makes no sense, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    try:
+        return _main(options, shlex.join(["python", "-m", "utils.batch", *arguments]))
+    except ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before anything was started
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _main(options: argparse.Namespace, command: str) -> int:
+    folder = options.output_dir.expanduser().absolute()
+    chosen = options.variants, options.heads, options.operations, options.checkpoint, options.seed
+    outcomes = [Outcome(conversion) for conversion in plan(*chosen, folder)]
+    for outcome in outcomes:
+        outcome.reason = "asked for again" if options.again else why_not_done(outcome.conversion, folder)
+        outcome.state = "not started" if outcome.reason else "was done"
+    from utils import batch_report
+
+    if options.dry_run:
+        print(batch_report.plan_text(outcomes))
+        return 0
+    import psutil
+
+    from utils.batch_display import display
+
+    memory_mb = options.memory_mb or _SHARE * psutil.virtual_memory().available / 1e6 / options.jobs
+    started = time.monotonic()
+    with display(outcomes) as show:
+        batch = Batch(folder, options.jobs, memory_mb, show)
+        with _handling(batch.interrupt):
+            batch.run(outcomes)
+            run = {"command": command, "jobs": options.jobs, "memory_mb": round(memory_mb)}
+            report = batch_report.write(folder, outcomes, run | {"seconds": round(time.monotonic() - started, 1)})
+    print(batch_report.text(outcomes, report))
+    if any(outcome.state == "failed" for outcome in outcomes):
+        print(f"\nWhat the failed ones said is in {folder / LOGS}.", file=sys.stderr)
+    if batch.interrupts:
+        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 1 if any(outcome.state == "failed" for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

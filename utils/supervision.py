@@ -1,0 +1,95 @@
+"""A command watched from outside: how far it is, how much memory it takes, and that nothing of it stays.
+
+The memory that is counted is what the command and all that it started have resident, added up. (A limit on address
+space, RLIMIT_AS, is no use here: TensorFlow and JAX reserve many times what they touch.)
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_MB = 1_000_000
+_GRACE_SECONDS = 30  # for an interrupted notebook to clean up
+_CELL = re.compile(rb"^cell (\d+) of (\d+)\s*$", re.MULTILINE)
+_GONE = (psutil.NoSuchProcess, psutil.AccessDenied)
+
+
+class Supervised:
+    """A running command. `poll` must be called often: each call looks at the memory.
+
+    command: as for subprocess; it gets no input, and a session of its own, so that Ctrl-C in the terminal reaches it
+        only through `interrupt`. log: the file that takes its stdout and stderr. folder: its working folder.
+    memory_mb: bound on the resident memory, in MB of 1,000,000 bytes. Above it, what the command has started is killed
+        first, so that it can still say what happened and clean up.
+
+    peak_mb: the most memory seen. exceeded: whether the bound was passed. seconds: since the start, or until the end.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, memory_mb: float, folder: Path) -> None:
+        self.log, self.memory_mb = log, memory_mb
+        self.peak_mb, self.exceeded, self.seconds = 0.0, False, 0.0
+        self._started, self._kill_at = time.monotonic(), float("inf")
+        with log.open("wb") as file:
+            self._process = psutil.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._others: set[psutil.Process] = set()
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+        status = self._process.poll()
+        self.seconds = time.monotonic() - self._started
+        if status is not None:
+            _kill(self._others)  # a kernel, say, whose parent was killed
+            return status
+        with suppress(*_GONE):
+            self._others |= set(self._process.children(recursive=True))
+        memory = sum(_resident_mb(process) for process in (self._process, *self._others))
+        self.peak_mb = max(self.peak_mb, memory)
+        if memory > self.memory_mb and not self.exceeded:
+            self.exceeded = True
+            _kill(self._others or {self._process})
+            self._kill_at = time.monotonic() + _GRACE_SECONDS
+        if time.monotonic() > self._kill_at:
+            self.kill()
+        return None
+
+    def interrupt(self) -> None:
+        """Asks the command to stop; kills it if it has not within seconds, as long as it is polled."""
+        self._kill_at = min(self._kill_at, time.monotonic() + _GRACE_SECONDS)
+        with suppress(*_GONE):
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Ends the command and all that it has started, at once."""
+        _kill({self._process, *self._others})
+
+    def cells(self) -> tuple[int, int]:
+        """Cells of its notebook that are done, and all, as `python -m utils.convert --progress lines` prints them."""
+        found = _CELL.findall(self.log.read_bytes())
+        return (int(found[-1][0]), int(found[-1][1])) if found else (0, 0)
+
+
+def _resident_mb(process: psutil.Process) -> float:
+    try:
+        return process.memory_info().rss / _MB if process.is_running() else 0.0
+    except _GONE:
+        return 0.0
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(*_GONE):
+            process.kill()
