@@ -10,6 +10,9 @@ saved_model                 the reusable SavedModel's interface; saving and load
 packaging                   tarball, manifest and model card
 parity                      callables and arrays -> how far apart they are, and whether that passes
 preprocessing               a photograph -> what the model expects
+datasets, batches           labelled images -> augmented batches for fine-tuning
+keras_worlds, training      a feature extractor and a new head, trained in either Keras, resumable
+fine_tuned                  the trained model -> what saved_model saves
 measure                     seconds and peak memory of each stage
 convert                     the command around a conversion notebook, which execution runs
 errors                      every error meant for the person who runs this
