@@ -19,8 +19,8 @@ def _title(manifest: Manifest) -> str:
     if manifest["weights"] == "synthetic" and manifest.get("training"):
         lines += [
             "",
-            "> **From SYNTHETIC WEIGHTS.** The model was fine-tuned from random numbers, not from the authors' weights:",
-            "> all it knows is from the training below.",
+            "> **From SYNTHETIC WEIGHTS.** The model was fine-tuned from random numbers, not from the authors'",
+            "> weights: all it knows is from the training below.",
         ]
     elif manifest["weights"] == "synthetic":
         lines += [
