@@ -8,6 +8,7 @@ Every contender is a process of its own; those of one variant and part are alive
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -38,9 +39,11 @@ PARTS = ("head", "all")
 CLASSES, BATCH = 10, 8
 
 # (contender, what TF_ENABLE_ONEDNN_OPTS is); the source comes first. XLA does not use TensorFlow's oneDNN.
+# "xla compiled" is the same SavedModel with `jit_compile=True` around the whole step: the gradient that jax2tf exports
+# computes the forward pass once more, and only a compiler that sees both can leave that out.
 RUNS = {
     "convmixer": (("pytorch", None), ("onnx-tf", "1"), ("onnx-tf", "0")),
-    "mixer": (("jax", None), ("xla", None), ("plain", "1"), ("plain", "0")),
+    "mixer": (("jax", None), ("xla", None), ("xla compiled", None), ("plain", "1"), ("plain", "0")),
 }
 TARGETS = {"convmixer": tables.Target(1.3), "mixer": tables.Target(1.1)}
 LOSS_TOLERANCE = 1e-4  # of the second loss, which depends on the first step
@@ -58,7 +61,7 @@ def samples(names: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str,
         variant = get_variant(name)
         runs = RUNS[variant.family]
         with tempfile.TemporaryDirectory() as scratch:
-            folders = {kind: Path(scratch, kind) for kind, _ in runs[1:]}
+            folders = {kind: Path(scratch, kind) for kind in {contender.split()[0] for contender, _ in runs[1:]}}
             for kind, folder in folders.items():
                 with Worker(f"{kind} export of {name}", prepare_export, kind, name) as worker:
                     worker(folder)
@@ -73,7 +76,7 @@ def _turns(
         workers = {}
         for contender, onednn in RUNS[variant.family]:
             environment = {} if onednn is None else {"TF_ENABLE_ONEDNN_OPTS": onednn}
-            arguments = (contender, variant.name, part, folders.get(contender), batch)
+            arguments = (contender, variant.name, part, folders.get(contender.split()[0]), batch)
             name = f"{contender} training {part} of {variant.name}"
             worker = Worker(name, prepare, *arguments, environment=environment)
             workers[contender, onednn] = stack.enter_context(worker).ready()
@@ -105,7 +108,8 @@ def prepare(contender: str, name: str, part: str, folder: Path | None, batch: in
     The peak is in MB above what is resident after the frameworks' imports, and counts from the first step on.
     """
     variant = get_variant(name)
-    importer, builder = _BUILDERS.get(contender, (_import_tensorflow, build_tensorflow))
+    compiled = functools.partial(build_tensorflow, jit_compile=contender.endswith("compiled"))
+    importer, builder = _BUILDERS.get(contender, (_import_tensorflow, compiled))
     importer()
     imports_mb = memory_mb("VmRSS")
     step = builder(variant, part, folder)
@@ -140,7 +144,7 @@ def _import_tensorflow() -> None:
     tf.constant(0.0)
 
 
-def build_tensorflow(_variant: Variant, part: str, folder: Path) -> Step:
+def build_tensorflow(_variant: Variant, part: str, folder: Path, jit_compile: bool = False) -> Step:
     """The reloaded SavedModel and a head, under tf_keras's SGD, in one `tf.function`."""
     import tensorflow as tf
     import tf_keras
@@ -154,7 +158,7 @@ def build_tensorflow(_variant: Variant, part: str, folder: Path) -> Step:
     optimizer = tf_keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
     optimizer.build(variables)
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, jit_compile=jit_compile)
     def step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
