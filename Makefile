@@ -12,6 +12,7 @@ SEED ?=
 OPERATIONS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+COMPAT_ARGS ?=
 
 # TensorFlow's banner says nothing about our work; its errors still show.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -26,7 +27,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert test bench lint clean
+.PHONY: help setup convert test bench compat lint clean
 
 help:
 	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13)'
@@ -34,7 +35,8 @@ help:
 	@echo '              CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports [IMAGE_SIZE= SEED= OPERATIONS=]'
 	@echo '              (auto: official where it can be downloaded, else synthetic, and it says so loudly)'
 	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
-	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime and plain onnx-tf'
+	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX'
+	@echo 'make compat   the tarballs under every TensorFlow since 2.13, each in an environment of its own'
 	@echo 'make lint     ruff, formatting, and notebooks without outputs'
 	@echo 'make clean    removes .venv and caches; exports and downloaded checkpoints stay'
 
@@ -52,6 +54,10 @@ test: setup
 
 bench: setup
 	@$(call quote,$(python)) -m benchmarks.convmixer $(BENCH_ARGS)
+	@$(call quote,$(python)) -m benchmarks.mixer $(BENCH_ARGS)
+
+compat: setup
+	@$(call quote,$(python)) -m benchmarks.compat $(COMPAT_ARGS)
 
 lint: setup
 	@$(call quote,$(python)) -m ruff check .

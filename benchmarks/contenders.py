@@ -1,4 +1,7 @@
-"""What runs the same model: our SavedModel, plain onnx-tf's, PyTorch, ONNX Runtime. Each in a process of its own."""
+"""What runs the same model: our SavedModel, as it is and frozen, plain onnx-tf's, PyTorch, ONNX Runtime.
+
+Each in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,18 @@ class Artefacts:
 Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
 
 
-def saved_model(folder: Path, side: str) -> Bind:
-    """TensorFlow, through the signature that TensorFlow Serving would call."""
+def saved_model(folder: Path, side: str, frozen: bool = False) -> Bind:
+    """TensorFlow, through the signature that TensorFlow Serving would call; frozen: its variables made constants."""
     import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     serve = loaded.signatures["serving_default"]
+    if frozen:
+        constant = convert_variables_to_constants_v2(serve)
+        serve = lambda inputs: {"logits": constant(inputs)[0]}  # noqa: E731
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
         inputs = tf.constant(np.ascontiguousarray(images.transpose(AXES[side])))
@@ -81,6 +88,7 @@ def onnx_runtime(file: Path) -> Bind:
 
 CONTENDERS: dict[str, Callable[[Artefacts], Bind]] = {
     "ours": lambda artefacts: saved_model(artefacts.ours, "ours"),
+    "frozen": lambda artefacts: saved_model(artefacts.ours, "ours", frozen=True),
     "plain": lambda artefacts: saved_model(artefacts.plain, "plain"),
     "pytorch": lambda artefacts: pytorch(artefacts.variant),
     "onnxruntime": lambda artefacts: onnx_runtime(artefacts.plain / ONNX_FILE),

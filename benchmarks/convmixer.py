@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         samples = _progress(latency.samples(variants, options.repeats or (3 if options.quick else 15)))
         method = (
             f"one inference, {THREADS} threads, medians; one process per column and setting of oneDNN "
-            "(TF_ENABLE_ONEDNN_OPTS, for the first two columns), all alive at a time and taking turns; logits compared "
-            f"before; images of {', '.join(f'{VARIANTS[v].image_size} pixels ({v})' for v in variants)}"
+            "(TF_ENABLE_ONEDNN_OPTS, for the first three columns), all alive at a time and taking turns; logits "
+            f"compared before; images of {', '.join(f'{VARIANTS[v].image_size} pixels ({v})' for v in variants)}"
         )
         _write(folder, "latency", "Latency of ConvMixer", {**notes, "method": method}, samples)
 

@@ -29,8 +29,10 @@ RUNS = (
     ("pytorch", None),
     ("onnxruntime", None),
     ("ours", "1"),
+    ("frozen", "1"),
     ("plain", "1"),
     ("ours", "0"),
+    ("frozen", "0"),
     ("plain", "0"),
 )
 

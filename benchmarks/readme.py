@@ -43,10 +43,13 @@ def variants_table(family: str) -> str:
 
 
 def _row(variant: Variant) -> str:
+    trained_on = re.split(r"[,(]", variant.trained_on)[0].strip()  # how, and who says so, is in the model card
     top1 = f"{variant.top1:.2f} %" if variant.top1 is not None else "not confirmed"
+    if variant.labels != "imagenet1k":
+        top1 = f"none, {variant.architecture.classes:,} classes"
     url = variant.sources[0].url
     file = f"[`{url.rsplit('/', 1)[1]}`]({url})"
-    return f"| `{variant.name}` | {variant.parameters:,} | {variant.trained_on} | {top1} | {file} |"
+    return f"| `{variant.name}` | {variant.parameters:,} | {trained_on} | {top1} | {file} |"
 
 
 def extract_pictures(notebook: Path) -> list[Path]:

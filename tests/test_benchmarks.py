@@ -32,7 +32,9 @@ def latency_samples(ours, plain, pytorch=1.0, batch=8, onednn="1"):
         ("plain", onednn): plain,
         ("pytorch", None): pytorch,
         ("onnxruntime", None): 0.5,
+        ("frozen", onednn): 0.25,
         ("ours", other): 0.001,
+        ("frozen", other): 0.001,
         ("plain", other): 0.001,
     }
     return [
@@ -78,8 +80,8 @@ def test_conversion_targets_are_computed(seconds, peak_mb, met):
 def test_latency_targets_are_computed(batch, onednn, ours, plain, verdicts):
     table = tables.latency_table(latency_samples(ours, plain, batch=batch, onednn=onednn))
     row = cells(table, ("v", str(batch), {"1": "on", "0": "off"}[onednn]))
-    assert row[3:7] == [f"{1000 * ours:.1f}", f"{1000 * plain:.1f}", "1000.0", "500.0"]
-    assert row[7:] == verdicts
+    assert row[3:8] == [f"{1000 * ours:.1f}", "250.0", f"{1000 * plain:.1f}", "1000.0", "500.0"]
+    assert row[8:] == verdicts
 
 
 def test_table_and_samples_are_written_together(tmp_path):
@@ -157,7 +159,7 @@ def test_quick_run_writes_tables_whose_ratios_follow_from_the_samples(tmp_path):
     assert row[-1] == ("yes" if plain / ours >= 4 else "no")
 
     samples = json.loads((tmp_path / "convmixer_latency.json").read_text())["samples"]
-    assert len(samples) == 2 * 6 * 2  # batches, runs, rounds
+    assert len(samples) == 2 * 8 * 2  # batches, runs, rounds
     assert all(s["seconds"] > 0 for s in samples)
     seconds = {
         run: median(s["seconds"] for s in samples if (s["batch"], s["contender"], s["onednn"]) == (8, *run))
@@ -165,6 +167,6 @@ def test_quick_run_writes_tables_whose_ratios_follow_from_the_samples(tmp_path):
     }
     table = (tmp_path / "convmixer_latency.md").read_text(encoding="utf-8")
     row = cells(table, ("convmixer_tiny", "8", "off"))
-    assert float(row[7]) == pytest.approx(seconds["ours", "0"] / seconds["pytorch", None], abs=0.006)
+    assert float(row[8]) == pytest.approx(seconds["ours", "0"] / seconds["pytorch", None], abs=0.006)
     for fact in ("machine", "versions", "date", "command", "weights: synthetic"):
         assert f"- {fact}" in table

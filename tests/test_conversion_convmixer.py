@@ -1,46 +1,22 @@
 """The ConvMixer notebook by papermill: from golden and full-size files to tarballs, and what must stop it."""
 
-import json
+import functools
 import os
 import subprocess
 
+import notebooks
 import numpy as np
-import papermill
 import pytest
 import tiny
+from notebooks import load, manifest_of, text_of
 
-from utils.convert import ROOT
-from utils.packaging import extract_tarball
 from utils.variants import get_variant
 
-NOTEBOOK = ROOT / "conversion_convmixer.ipynb"
+NOTEBOOK = "conversion_convmixer.ipynb"
 pytestmark = pytest.mark.slow
 
-
-def run(folder, **parameters):
-    """Executes the notebook in `folder`, as a stranger's papermill would; returns the executed notebook."""
-    written = folder / "executed.ipynb"
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(written),
-        {"output_dir": str(folder / "exports"), **parameters},
-        kernel_name="python3",
-        cwd=str(folder),
-        progress_bar=False,
-    )
-    return json.loads(written.read_text(encoding="utf-8"))
-
-
-def text_of(notebook):
-    """Everything that the cells put out, as one text."""
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    return json.dumps(outputs)
-
-
-def load(tarball, folder):
-    import tensorflow as tf
-
-    return tf.saved_model.load(str(extract_tarball(tarball, folder)))
+run = functools.partial(notebooks.run, NOTEBOOK)
+assert_stops = functools.partial(notebooks.assert_stops, NOTEBOOK)
 
 
 def checkpoint_file(name, layout):
@@ -52,16 +28,13 @@ def checkpoint_file(name, layout):
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(tmp_path, name, head, layout):
     notebook = run(tmp_path, variant=name, head=head, checkpoint=checkpoint_file(name, layout), image_size=48)
-    artefact, exports = f"{name}_{head}", tmp_path / "exports"
-    assert sorted(os.listdir(exports)) == [artefact, f"{artefact}.json", f"{artefact}.tar.gz"]
-
-    model = load(exports / f"{artefact}.tar.gz", tmp_path / "unpacked")
+    manifest = manifest_of(tmp_path, f"{name}_{head}")
+    model = load(tmp_path, f"{name}_{head}")
     golden = tiny.expected(name)
     found = model(golden["inputs"], training=False).numpy()
     expected = golden[tiny.OUTPUTS[head]]
     assert np.abs(found - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
 
-    manifest = json.loads((exports / f"{artefact}.json").read_text(encoding="utf-8"))
     assert manifest["weights"] == "custom"
     assert manifest["parity"]["passed"]
     assert {row["output"] for row in manifest["parity"]["rows"]} == {
@@ -70,7 +43,10 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
         "gradients",
         f"{tiny.OUTPUTS[head]}, training mode",
         "moving statistics",
+        f"{tiny.OUTPUTS[head]}, serving_image",
+        f"{tiny.OUTPUTS[head]}, serving_image_bytes",
     }
+    assert manifest["preprocessing_parity"]["passed"]
     assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3, 8}
     shown = text_of(notebook)
     assert "image/png" in shown
@@ -80,7 +56,7 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
 
 def test_image_size_zero_takes_images_of_any_height_and_width(tmp_path):
     run(tmp_path, variant="convmixer_tiny", checkpoint=checkpoint_file("convmixer_tiny", "timm"), image_size=0)
-    model = load(tmp_path / "exports" / "convmixer_tiny_classification.tar.gz", tmp_path / "unpacked")
+    model = load(tmp_path, "convmixer_tiny_classification")
     inputs = np.random.default_rng(3).normal(size=(2, 40, 64, 3)).astype(np.float32)
     from utils.convmixer import as_nhwc
 
@@ -90,18 +66,17 @@ def test_image_size_zero_takes_images_of_any_height_and_width(tmp_path):
 
 def test_synthetic_weights_are_named_wherever_they_appear(tmp_path):
     notebook = run(tmp_path, variant="convmixer_tiny", checkpoint="synthetic", image_size=48, seed=7)
-    exports = tmp_path / "exports"
     name = "convmixer_tiny_classification_synthetic"
-    assert sorted(os.listdir(exports)) == [name, f"{name}.json", f"{name}.tar.gz"]
-    assert json.loads((exports / f"{name}.json").read_text(encoding="utf-8"))["weights"] == "synthetic"
-    assert "SYNTHETIC WEIGHTS" in (exports / name / "assets.extra" / "README.md").read_text(encoding="utf-8")
+    assert manifest_of(tmp_path, name)["weights"] == "synthetic"
+    card = tmp_path / "exports" / name / "assets.extra" / "README.md"
+    assert "SYNTHETIC WEIGHTS" in card.read_text(encoding="utf-8")
     assert text_of(notebook).count("SYNTHETIC WEIGHTS") >= 2
 
 
 def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(tmp_path):
     notebook = run(tmp_path, variant="convmixer_768_32", checkpoint="synthetic")
     name = "convmixer_768_32_classification_synthetic"
-    manifest = json.loads((tmp_path / "exports" / f"{name}.json").read_text(encoding="utf-8"))
+    manifest = manifest_of(tmp_path, name)
     assert manifest["parameters"] == get_variant("convmixer_768_32").parameters
     assert manifest["parity"]["tolerance"]["logits"] == 1e-5
     gradients = [row for row in manifest["parity"]["rows"] if row["output"] == "gradients"]
@@ -110,17 +85,6 @@ def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(t
     assert len(labels.read_text(encoding="utf-8").splitlines()) == 1000
     assert (tmp_path / "exports" / f"{name}.tar.gz").stat().st_size > 70e6
     assert "parity passed" in text_of(notebook)
-
-
-def assert_stops(folder, message, **parameters):
-    """The notebook ends in one of our errors, which says `message`, and leaves nothing in output_dir."""
-    with pytest.raises(papermill.PapermillExecutionError) as error:
-        run(folder, **parameters)
-    assert error.value.ename.endswith("Error")
-    assert message in error.value.evalue
-    exports = folder / "exports"
-    assert not exports.is_dir() or os.listdir(exports) == []
-    return error.value
 
 
 @pytest.mark.parametrize(
@@ -211,34 +175,13 @@ def test_output_folder_that_is_a_file_is_a_clear_error(tmp_path):
 
 def test_failed_parity_stops_with_the_numbers_and_leaves_nothing(tmp_path):
     """The fault is planted in a copy of the notebook: tanh GELU in the exported graph."""
-    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        planted = source.replace(
-            "    exported = export_tensorflow(",
-            "    for node in graph.graph.node:\n"
-            "        if node.op_type == 'Gelu':\n"
-            "            node.attribute[0].s = b'tanh'\n"
-            "    exported = export_tensorflow(",
-        )
-        if planted != source:
-            cell["source"] = planted
-    faulty = tmp_path / "faulty.ipynb"
-    faulty.write_text(json.dumps(notebook), encoding="utf-8")
-    with pytest.raises(papermill.PapermillExecutionError) as error:
-        papermill.execute_notebook(
-            str(faulty),
-            str(tmp_path / "executed.ipynb"),
-            {
-                "variant": "convmixer_tiny",
-                "checkpoint": "synthetic",
-                "image_size": 48,
-                "output_dir": str(tmp_path / "exports"),
-            },
-            kernel_name="python3",
-            cwd=str(tmp_path),
-            progress_bar=False,
-        )
-    assert error.value.ename == "ParityError"
-    assert "logits" in error.value.evalue
+    fault = [
+        "    for node in graph.graph.node:",
+        "        if node.op_type == 'Gelu':",
+        "            node.attribute[0].s = b'tanh'",
+    ]
+    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    exported = export_tensorflow(", fault)
+    parameters = {"variant": "convmixer_tiny", "checkpoint": "synthetic", "image_size": 48}
+    error = notebooks.assert_stops(faulty, tmp_path, "logits", **parameters)
+    assert error.ename == "ParityError"
     assert os.listdir(tmp_path / "exports") == []

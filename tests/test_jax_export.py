@@ -86,7 +86,7 @@ def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, weights, expe
     assert set(found) == set(parameters)
     for name in filter(mlp_mixer.without_influence, parameters):
         assert np.abs(found[name]).max() < 1e-6, "rounding is all that is left of this gradient"
-        del reference[name], found[name]
+    reference, found = mlp_mixer.join_vanishing(reference), mlp_mixer.join_vanishing(found)
     rows = compare_gradients(reference, found, "golden", len(inputs))
     assert all(row.passed for row in rows), rows
 

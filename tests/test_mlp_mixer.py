@@ -73,6 +73,16 @@ def test_gradients_vanish_exactly_where_a_layer_norm_hides_the_parameter(weights
     assert vanishing == set(filter(mlp_mixer.without_influence, found)) != set()
 
 
+def test_vanishing_gradient_is_joined_with_its_kernels_and_nothing_is_lost():
+    bias, kernel = "MixerBlock_0/token_mixing/Dense_1/bias", "MixerBlock_0/token_mixing/Dense_1/kernel"
+    gradients = {"stem/bias": np.ones(2), bias: np.array([5.0]), kernel: np.array([[1.0, 2.0], [3.0, 4.0]])}
+    joined = mlp_mixer.join_vanishing(gradients)
+    assert joined.keys() == {"stem/bias", f"{kernel} and bias"}
+    assert joined[f"{kernel} and bias"].tolist() == [1, 2, 3, 4, 5]
+    for missing in (bias, kernel):
+        assert mlp_mixer.join_vanishing(gradients | {missing: None})[f"{kernel} and bias"] is None
+
+
 def test_every_key_of_the_checkpoint_is_a_parameter_and_back(weights):
     shapes = mlp_mixer.parameter_shapes(mlp_mixer.build(ARCHITECTURE))
     assert shapes == {key: array.shape for key, array in weights.items()}

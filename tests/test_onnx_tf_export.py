@@ -308,13 +308,13 @@ def test_graph_that_is_channels_first_keeps_transposes_so_the_count_can_fail(mon
     assert before > after > 10
 
 
-def test_biases_of_dense_convolutions_are_fused_into_them(saved):
-    """Grappler fuses Conv2D with a BiasAdd only; the plain addition that onnx-tf writes stays apart."""
+def test_biases_of_dense_layers_are_fused_into_them(saved):
+    """Grappler fuses a convolution or a product with a BiasAdd only; the plain addition that onnx-tf writes stays."""
     model = saved_model.load_model(saved("convmixer_tiny", "classification", None))
     images = tf.constant(golden_inputs("convmixer_tiny"))
     (graph,) = [g for _, g in executed(lambda: model(images)) if count(g, "_FusedConv2D")]
-    assert count(graph, "_FusedConv2D") == 4  # the stem and three pointwise ones
-    assert count(graph, "Conv2D") == 0
+    assert (count(graph, "_FusedConv2D"), count(graph, "Conv2D")) == (1, 0)  # the stem
+    assert (count(graph, "_FusedMatMul"), count(graph, "MatMul")) == (3, 1)  # the pointwise ones; the head is Gemm's
 
 
 # --- TFLite

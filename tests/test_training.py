@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from utils import devices, fine_tuned, keras_worlds, saved_model, training
+from utils import distribution, fine_tuned, keras_worlds, saved_model, training
 from utils.augmentation import GENTLE
 from utils.datasets import LabelledImages, Split
 from utils.errors import PackagingError
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, 
     stopped = Run("convmixer", images, tmp_path, keras=world)
     batches_seen = []
 
-    def stop(_batch, _logs):
+    def stop(batch, logs=None):
         batches_seen.append(1)
         if len(batches_seen) == 10:  # in the middle of the third epoch
             raise KeyboardInterrupt
@@ -241,21 +241,21 @@ def test_a_scaled_loss_trains_too(images, tmp_path, world):
 
 
 def test_on_a_cpu_there_is_nothing_to_distribute_and_no_float16():
-    strategy = devices.choose_strategy({})
+    strategy = distribution.choose_strategy({})
     assert strategy.num_replicas_in_sync == 1
-    assert devices.describe(strategy) == "1 x CPU, no distribution"
-    assert not devices.gains_from_float16()
+    assert distribution.describe(strategy) == "1 x CPU, no distribution"
+    assert not distribution.gains_from_float16()
 
 
 @pytest.mark.parametrize(("capability", "gains"), [((7, 0), True), ((9, 0), True), ((6, 1), False)])
 def test_float16_is_for_gpus_with_tensor_cores(monkeypatch, capability, gains):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability})
-    assert devices.gains_from_float16() is gains
+    assert distribution.gains_from_float16() is gains
 
 
 def test_several_gpus_are_mirrored(monkeypatch):
     made = []
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0", "GPU:1"])
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: made.append("mirrored") or "mirrored")
-    assert devices.choose_strategy({}) == "mirrored"
+    assert distribution.choose_strategy({}) == "mirrored"

@@ -91,6 +91,8 @@ def _manifest(model: str, folder: Path) -> dict[str, Any]:
     path = folder / "assets.extra" / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise TypeError("it is not an object")
         check_manifest(manifest)
         _own_preprocessing(manifest)
         manifest["signatures"]["serving_default"]["inputs"]["inputs"]["shape"][1]

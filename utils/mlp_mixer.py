@@ -153,3 +153,17 @@ def without_influence(key: str) -> bool:
     that away again.
     """
     return key.endswith("token_mixing/Dense_1/bias")
+
+
+def join_vanishing(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+    """The same gradients, each that is `without_influence` in one flat array with that of its layer's kernel.
+
+    Alone it is rounding, and has no relative error; beside its kernel's, whatever should not be there still shows.
+    """
+    joined = dict(gradients)
+    for bias in filter(without_influence, gradients):
+        kernel = bias.removesuffix("bias") + "kernel"
+        parts = [joined.pop(kernel, None), joined.pop(bias)]
+        complete = all(part is not None for part in parts)
+        joined[f"{kernel} and bias"] = np.concatenate([np.ravel(part) for part in parts]) if complete else None
+    return joined

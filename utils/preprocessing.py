@@ -41,7 +41,7 @@ def preprocess_bytes(image_bytes: tf.Tensor, preprocessing: Preprocessing) -> tf
 
     signature = tf.TensorSpec([crop, crop, 3], tf.uint8)
     # Each image has its own size, so there is no batch before the crop. The loop's turns run side by side, a core each.
-    pixels = tf.map_fn(one, image_bytes, fn_output_signature=signature, parallel_iterations=32)
+    pixels = tf.map_fn(one, tf.convert_to_tensor(image_bytes), fn_output_signature=signature, parallel_iterations=32)
     return _normalised(tf.cast(pixels, tf.float32), preprocessing)
 
 

@@ -56,6 +56,7 @@ def train(
             epochs=settings.epochs,
             steps_per_epoch=steps,
             callbacks=callbacks,
+            shuffle=False,  # the batches are shuffled already; Keras 3 would warn
             verbose=0,
         )
     state.restore_best()
@@ -63,7 +64,7 @@ def train(
 
 
 def _saver(keras: ModuleType, state: TrainingState) -> Any:
-    return keras.callbacks.LambdaCallback(on_epoch_end=lambda _epoch, logs: state.save(logs))
+    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: state.save(logs))
 
 
 def _progress_bar(keras: ModuleType, steps: int, epochs: range) -> Any:
@@ -76,7 +77,8 @@ def _progress_bar(keras: ModuleType, steps: int, epochs: range) -> Any:
         bar.set_postfix_str(f"epoch {epoch + 1}: loss {logs['loss']:.3f}, val_accuracy {logs['val_accuracy']:.1%}")
 
     return keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda _batch, _logs: bar.update(),
+        # Keras 3 passes `logs` by this name.
+        on_train_batch_end=lambda batch, logs: bar.update(),
         on_epoch_end=figures,
-        on_train_end=lambda _logs: bar.close(),
+        on_train_end=lambda logs: bar.close(),
     )
