@@ -52,7 +52,7 @@ LOSS_TOLERANCE = 1e-4  # of the second loss, which depends on the first step
 Step = Callable[[np.ndarray, np.ndarray], float]
 
 
-def samples(names: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str, Any]]:
+def samples(names: Sequence[str], parts: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str, Any]]:
     """Per variant, part and contender: a sample per round with `seconds`; the first has `first_seconds` and memory.
 
     Raises RuntimeError when a contender's loss after a step is not the source's: what is timed must be the same step.
@@ -65,7 +65,7 @@ def samples(names: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str,
             for kind, folder in folders.items():
                 with Worker(f"{kind} export of {name}", prepare_export, kind, name) as worker:
                     worker(folder)
-            for part in PARTS:
+            for part in parts:
                 yield from _turns(variant, part, folders, rounds, batch)
 
 
@@ -324,6 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), help=f"else {', '.join(DEFAULT_VARIANTS)}")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is trained (both)")
     parser.add_argument("--repeats", type=int, help="timed steps of each (11)")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"images in a step ({BATCH})")
     parser.add_argument("--quick", action="store_true", help="the tiny variants, 3 steps, into exports/tables")
@@ -341,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ),
     }
     collected = []
-    for sample in samples(names, options.repeats or (3 if options.quick else 11), options.batch):
+    for sample in samples(names, options.parts, options.repeats or (3 if options.quick else 11), options.batch):
         collected.append(sample)
         if "seconds" in sample:
             labels = " ".join(str(sample[key]) for key in ("variant", "part", "contender", "onednn", "round"))

@@ -47,8 +47,11 @@ class TrainingSettings:
     precision: str = "auto"
 
     def digest(self, **facts: Any) -> str:
-        """Twelve hexadecimal digits that change with whatever changes the steps of a run; `facts` are of the data."""
-        unimportant = ("output_dir",)
+        """Twelve hexadecimal digits that change with whatever changes the steps of a run.
+
+        facts: of the data and the model themselves, in place of where they are.
+        """
+        unimportant = ("model", "dataset", "corrupt_images", "output_dir")
         relevant = {k: v for k, v in dataclasses.asdict(self).items() if k not in unimportant} | facts
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
 
