@@ -76,7 +76,7 @@ ROOMS = {
     "distribution": Room("tensorflow"),
     "keras_worlds": Room("numpy tensorflow", lazily="keras tensorflow_hub tf_keras", utils="training_settings"),
     "training_state": Room("tensorflow", utils="errors keras_worlds"),
-    "training": Room(lazily="tqdm", utils="batches datasets keras_worlds training_settings training_state variants"),
+    "training": Room("tqdm", utils="batches datasets keras_worlds training_settings training_state variants"),
     "fine_tuned": Room("numpy tensorflow", utils="datasets errors exported manifest saved_model training_settings"),
     "training_plots": Room("numpy", lazily="matplotlib"),
     # comparison

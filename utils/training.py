@@ -8,12 +8,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from utils.batches import steps_per_epoch, training_batches, validation_batches
 from utils.datasets import LabelledImages
 from utils.keras_worlds import Trainable
 from utils.training_settings import TrainingSettings
 from utils.training_state import TrainingState
 from utils.variants import Preprocessing
+
+_SECONDS_BETWEEN_LOOKS = 3  # a notebook that papermill runs keeps every state of the bar as a line
 
 
 def open_state(
@@ -69,16 +73,22 @@ def _saver(keras: ModuleType, state: TrainingState) -> Any:
 
 def _progress_bar(keras: ModuleType, steps: int, epochs: range) -> Any:
     """One bar for the whole run, a step per batch, with the last epoch's figures."""
-    from tqdm.auto import tqdm
+    bar = tqdm(
+        total=steps * epochs.stop,
+        initial=steps * epochs.start,
+        desc="training",
+        unit="step",
+        file=sys.stdout,
+        mininterval=_SECONDS_BETWEEN_LOOKS,
+    )
 
-    bar = tqdm(total=steps * epochs.stop, initial=steps * epochs.start, desc="training", unit="step", file=sys.stdout)
-
-    def figures(epoch: int, logs: Mapping[str, float]) -> None:
-        bar.set_postfix_str(f"epoch {epoch + 1}: loss {logs['loss']:.3f}, val_accuracy {logs['val_accuracy']:.1%}")
+    def show(epoch: int, logs: Mapping[str, float]) -> None:
+        figures = f"loss {logs['loss']:.3f}, val_accuracy {logs['val_accuracy']:.1%}"
+        bar.set_postfix_str(f"epoch {epoch + 1}: {figures}", refresh=False)
 
     return keras.callbacks.LambdaCallback(
         # Keras 3 passes `logs` by this name.
         on_train_batch_end=lambda batch, logs: bar.update(),
-        on_epoch_end=figures,
+        on_epoch_end=show,
         on_train_end=lambda logs: bar.close(),
     )
