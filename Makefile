@@ -75,6 +75,7 @@ test: setup
 bench: setup
 	@$(call quote,$(python)) -m benchmarks.convmixer $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.mixer $(BENCH_ARGS)
+	@$(call quote,$(python)) -m benchmarks.training $(BENCH_ARGS)
 
 compat: setup
 	@$(call quote,$(python)) -m benchmarks.compat $(COMPAT_ARGS)

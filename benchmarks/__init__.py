@@ -1,1 +1,1 @@
-"""Speed and memory, measured side by side: `make bench`. Nothing here is needed for a conversion."""
+"""Speed and memory, measured side by side: `make bench`. Training held to its source. No conversion needs any of it."""

@@ -77,6 +77,18 @@ ROOMS = {
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
     "golden": Room("numpy", utils="errors"),
     "lite_file": Room(utils="errors"),
+    # fine-tuning
+    "training_settings": Room(utils="errors"),
+    "extractor": Room(lazily="tensorflow_hub", utils="errors extraction manifest tarball variants"),
+    "augmentation": Room(lazily="tensorflow", utils="variants"),
+    "datasets": Room("numpy", lazily="sklearn tensorflow_datasets tqdm", utils="augmentation errors photographs"),
+    "batches": Room("numpy tensorflow", utils="augmentation datasets preprocessing variants"),
+    "distribution": Room("tensorflow"),
+    "keras_worlds": Room("numpy tensorflow", lazily="keras tensorflow_hub tf_keras", utils="training_settings"),
+    "training_state": Room("tensorflow", utils="errors keras_worlds"),
+    "training": Room("tqdm", utils="batches datasets keras_worlds training_settings training_state variants"),
+    "fine_tuned": Room("numpy tensorflow", utils="datasets errors exported manifest saved_model training_settings"),
+    "training_plots": Room("numpy", lazily="matplotlib"),
     # comparison
     "parity_row": Room(),
     "parity_inputs": Room("numpy", utils="errors"),

@@ -170,3 +170,36 @@ def test_quick_run_writes_tables_whose_ratios_follow_from_the_samples(tmp_path):
     assert float(row[8]) == pytest.approx(seconds["ours", "0"] / seconds["pytorch", None], abs=0.006)
     for fact in ("machine", "versions", "date", "command", "weights: synthetic"):
         assert f"- {fact}" in table
+
+
+def training_samples(seconds, contender, onednn=None, family_variant="mixer_tiny", peak=100.0):
+    facts = {"variant": family_variant, "part": "all", "contender": contender, "onednn": onednn, "batch": 8}
+    rounds = [
+        {**facts, "round": i, "seconds": s, **({"first_seconds": 9.0} if i == 0 else {})} for i, s in enumerate(seconds)
+    ]
+    return [*rounds, {**facts, "round": -1, "peak_mb": peak}]
+
+
+def test_training_targets_are_computed_from_medians():
+    from benchmarks import training
+
+    samples = training_samples([1.0, 2.0, 9.0], "jax") + training_samples([2.2, 2.2, 0.1], "xla")
+    samples += training_samples([2.21, 2.21, 9.9], "plain", "1", peak=250.0)
+    table = training.table(samples)
+    start = ("mixer_tiny", "everything")
+    assert cells(table, (*start, "jax"))[4:] == ["2000.0", "4.0", "9.0", "100", "", "", ""]
+    assert cells(table, (*start, "xla"))[3:] == ["n/a", "2200.0", "3.6", "9.0", "100", "1.10", "≤ 1.1", "yes"]
+    assert cells(table, (*start, "plain"))[3:] == ["on", "2210.0", "3.6", "9.0", "250", "1.10", "≤ 1.1", "no"]
+
+
+@pytest.mark.slow
+def test_quick_training_run_compares_losses_and_measures_every_contender(tmp_path):
+    options = ["--quick", "--parts", "all", "--repeats", "1", "--output-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.training", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    samples = json.loads((tmp_path / "training.json").read_text())["samples"]
+    contenders = {(s["variant"], s["part"], s["contender"], s["onednn"]) for s in samples}
+    assert len(contenders) == 3 + 5
+    assert len([s for s in samples if s.get("seconds", 0) > 0]) == len([s for s in samples if "peak_mb" in s]) == 8
+    assert (tmp_path / "training.md").read_text(encoding="utf-8").count("| everything |") == 8

@@ -642,6 +642,14 @@ def test_the_card_of_a_fine_tuned_model_tells_its_training():
     card = model_card(manifest(training=training))
     assert "| history: val_accuracy | 0.9321 after 2 epochs |" in card
     assert "| dataset | digits |" in card
+    assert "## Parity with the trained model: passed" in card
+
+
+def test_the_card_of_a_model_fine_tuned_from_synthetic_weights_does_not_say_that_it_knows_nothing():
+    found = manifest(name=f"{NAME}_synthetic", weights="synthetic", training={"history": {"val_accuracy": [0.9]}})
+    card = model_card(found)
+    assert "SYNTHETIC WEIGHTS" in card
+    assert "recognises nothing" not in card
 
 
 def test_the_card_s_code_is_python():

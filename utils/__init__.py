@@ -14,6 +14,9 @@ parity                      callables and arrays -> how far apart they are, and 
 photographs                 image files -> arrays by Pillow, the reference of preprocessing
 preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
 pretrained, image_source    a model and an image from wherever they are; predictions runs the one on the other
+datasets, batches           labelled images -> augmented batches for fine-tuning
+keras_worlds, training      a feature extractor and a new head, trained in either Keras, resumable
+fine_tuned                  the trained model -> what saved_model saves
 measure                     seconds and peak memory of each stage
 verify                      the command for downloads: hashes, signatures, golden numbers; TensorFlow is enough
 smaller                     the command for float16 tarballs and TFLite files of published artefacts

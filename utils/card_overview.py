@@ -45,7 +45,12 @@ def overview(manifest: Manifest) -> str:
 
 def notice(manifest: Manifest) -> str:
     """What each section that could mislead begins with, if the weights are synthetic; else nothing."""
-    return f"> **SYNTHETIC WEIGHTS:** {SYNTHETIC}.\n\n" if manifest["weights"] == "synthetic" else ""
+    if manifest["weights"] != "synthetic":
+        return ""
+    if manifest.get("training"):
+        known = "all it knows is from the training below"
+        return f"> **From SYNTHETIC WEIGHTS:** fine-tuned from random numbers; {known}.\n\n"
+    return f"> **SYNTHETIC WEIGHTS:** {SYNTHETIC}.\n\n"
 
 
 def intended_use(manifest: Manifest) -> str:

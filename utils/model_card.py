@@ -136,9 +136,12 @@ def _parity(manifest: Manifest) -> str:
         "top-5",
         "tolerance",
     )
+    title, other = "Parity with the source framework", "the source model with the same checkpoint"
+    if manifest.get("training"):
+        title, other = "Parity with the trained model", "the model as it was trained, in memory"
     return (
-        f"## Parity with the source framework: {verdict}\n\n"
-        "This artefact, unpacked from its tarball, against the source model with the same checkpoint, in "
+        f"## {title}: {verdict}\n\n"
+        f"This artefact, unpacked from its tarball, against {other}, in "
         "float32. Relative to max(1, max |reference|), for gradients to the reference's L2 norm; top-1 where "
         "the reference's margin exceeds the tolerance.\n\n"
         f"{_table(headings, rows)}"

@@ -1,0 +1,66 @@
+"""Published tiny feature extractors for fine-tuning: of golden weights, with a manifest, made once and only read."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tiny
+
+from utils.variants import get_variant
+
+# kind -> (variant, artefact's name)
+KINDS = {
+    "convmixer": ("convmixer_tiny", "convmixer_tiny_fe"),
+    "xla": ("mixer_tiny", "mixer_tiny_fe"),
+    "plain": ("mixer_tiny", "mixer_tiny_fe_plain"),
+    "convmixer any size": ("convmixer_tiny", "convmixer_tiny_fe"),
+    "classifier": ("convmixer_tiny", "convmixer_tiny_classification"),
+}
+ROW = {"output": "features", "input": "noise", "batch": 1, "passed": True, "tolerance": 1e-5}
+ROW |= {"max_abs": 1e-6, "relative": 1e-6, "rmse": 1e-7, "relative_l2": None, "top1": None, "top5": None}
+
+
+@functools.cache
+def published(kind):
+    """Folder, tarball and manifest of a tiny export; a parity row stands in for the comparison."""
+    from utils.packaging import Staging, build_manifest
+    from utils.saved_model import describe_signatures, load_model, save_model
+
+    variant_name, name = KINDS[kind]
+    exported = _exported(kind)
+    folder = Path(tempfile.mkdtemp(prefix="extractors-"))
+    with Staging(folder, name) as staging:
+        save_model(exported, staging.model_dir)
+        unpacked = staging.unpacked_candidate()
+        manifest = build_manifest(
+            name=name,
+            variant=get_variant(variant_name),
+            head="classification" if kind == "classifier" else "fe",
+            weights="custom",
+            source={"path": "golden", "sha256": "0" * 64},
+            versions={"tensorflow": "2", **exported.extra_versions},
+            parameters=sum(int(np.prod(v.shape)) for v in exported.trainable.values()),
+            signatures=describe_signatures(load_model(unpacked)),
+            parity={"passed": True, "tolerance": {}, "rows": [ROW]},
+            seconds={"export": 1.0},
+            peak_memory_mb=1.0,
+            files=staging.files,
+        )
+        return staging.publish(manifest)
+
+
+def _exported(kind):
+    if kind == "classifier":
+        return tiny.exported("convmixer_tiny", "classification", 48)
+    if kind.startswith("convmixer"):
+        return tiny.exported("convmixer_tiny", "fe", None if kind.endswith("any size") else 48)
+    from utils import jax_export, mlp_mixer, plain_mixer_export
+
+    architecture = get_variant("mixer_tiny").architecture
+    weights = dict(np.load(tiny.GOLDEN / "mixer_tiny.npz", allow_pickle=False))
+    model = mlp_mixer.build(architecture, "fe")
+    parameters = mlp_mixer.select_parameters(model, weights)
+    if kind == "plain":
+        return plain_mixer_export.export(architecture, "fe", parameters)
+    return jax_export.export(mlp_mixer.predict_function(model), parameters, (48, 48, 3), "features")
