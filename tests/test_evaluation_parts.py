@@ -136,20 +136,23 @@ def test_an_empty_class_and_a_missing_folder_are_errors(tmp_path):
 
 
 def test_counts_are_those_of_a_worked_example():
-    source = np.array([[9, 8, 7, 6, 5, 4, 3], [0, 1, 2, 3, 4, 5, 6], [1, 0, 0, 0, 0, 0, 0.5]], np.float32)
+    source = np.array(
+        [[9, 8, 7, 6, 5, 4, 3], [0, 1, 2, 3, 4, 5, 6], [1, 0, 0, 0, 0, 0, 0.5], [7, 6, 5, 4, 3, 2, 1]], np.float32
+    )
     logits = source.copy()
     logits[0, 5] = 5.5  # in the first five of one, not of the other
     logits[1, 0] = 8  # another first
     tally = Tally()
-    tally.add(np.array([0, 2, 6]), logits, source)
-    assert (tally.images, tally.top1, tally.top5) == (3, 1, 2)
-    assert (tally.source_top1, tally.source_top5) == (1, 3)
-    assert (tally.same_top1, tally.shared_top5) == (2, 4 + 4 + 5)
+    tally.add(np.array([0, 0, 6, 6]), logits, source)
+    assert (tally.images, tally.top1, tally.top5) == (4, 2, 3)
+    assert (tally.source_top1, tally.source_top5) == (1, 2)
+    assert (tally.same_top1, tally.shared_top5) == (3, 4 + 4 + 5 + 5)
     assert tally.max_abs == 8
     assert tally.relative == pytest.approx(8 / 6)
     figures = tally.figures(True, 7)
-    assert figures["savedmodel"]["top1"] == pytest.approx(100 / 3)
-    assert figures["agreement"]["top5"] == pytest.approx(100 * 13 / 15)
+    assert (figures["savedmodel"]["top1"], figures["savedmodel"]["top5"]) == (50, 75)
+    assert (figures["source"]["top1"], figures["source"]["top5"]) == (25, 50)
+    assert (figures["agreement"]["top1"], figures["agreement"]["top5"]) == (75, 90)
 
 
 def test_of_equal_logits_the_lower_index_comes_first():
