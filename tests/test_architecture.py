@@ -74,7 +74,9 @@ ROOMS = {
     "parity_report": Room(lazily="matplotlib", utils="errors parity_plot parity_row"),
     "parity": Room("numpy", utils="errors parity_inputs parity_report parity_row"),
     # the rest
-    "preprocessing": Room("PIL numpy", utils="errors variants"),
+    "photographs": Room("PIL numpy", utils="errors variants"),
+    "preprocessing": Room("tensorflow", utils="errors variants"),
+    "image_signatures": Room("numpy tensorflow", utils="preprocessing variants"),
     "measure": Room(),
     "parameters": Room(utils="errors variants"),
     "display": Room("numpy", lazily="PIL matplotlib"),

@@ -9,7 +9,8 @@ onnx_tf_export, jax_export  source model -> TensorFlow function and variables; t
 saved_model                 the reusable SavedModel's interface; saving and loading
 packaging                   tarball, manifest and model card
 parity                      callables and arrays -> how far apart they are, and whether that passes
-preprocessing               a photograph -> what the model expects
+photographs                 image files -> arrays by Pillow, the reference of preprocessing
+preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
 measure                     seconds and peak memory of each stage
 convert                     the command around a conversion notebook, which execution runs
 errors                      every error meant for the person who runs this

@@ -42,6 +42,7 @@ def build_manifest(
     preprocessing: Preprocessing | None = None,
     settings: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    preprocessing_parity: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest as a dict for JSON, checked by `check_manifest`.
 
@@ -50,6 +51,7 @@ def build_manifest(
     224, 3]}}. parity: `Report.to_json()`. seconds: by stage. files: what parity was run on, as
     `Staging.files`. preprocessing: what the artefact expects, if not the variant's own. settings: parameters
     worth keeping (image_size, seed). training: of a fine-tuned model, its history, data set and settings.
+    preprocessing_parity: as `parity`, of the graph's preprocessing against Pillow's, in levels of 0 to 255.
     Details of the variant (licence, paper, architecture) are copied under `model`: the card is made from this
     alone.
     """
@@ -75,6 +77,7 @@ def build_manifest(
         "peak_memory_mb_by_stage": peak_memory_mb_by_stage,
         "settings": settings,
         "training": training,
+        "preprocessing_parity": preprocessing_parity,
     }
     manifest |= {key: dict(value) for key, value in optional.items() if value is not None}
     check_manifest(manifest)
@@ -119,6 +122,11 @@ def _rules(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
         ("parameters", lambda value: isinstance(value, int) and value > 0, "a count above 0"),
         ("signatures", _signatures_fit, "serving_default, with dtype and shape of inputs and outputs"),
         ("parity", _parity_fits, "a report that passed, with at least one row and none failed"),
+        *(
+            [("preprocessing_parity", _parity_fits, "a report that passed, with at least one row and none failed")]
+            if "preprocessing_parity" in manifest
+            else []
+        ),
         ("seconds", _numbers, "a number of seconds for each stage"),
         ("peak_memory_mb", lambda value: _number(value) and value > 0, "a number above 0"),
         ("files", _files_fit, f"the SHA-256 of saved_model.pb and all others but {' and '.join(UNLISTED)}"),

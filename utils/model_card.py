@@ -70,11 +70,18 @@ def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> str:
 def _preprocessing(manifest: Manifest) -> str:
     settings = manifest["model"]["preprocessing"]
     crop, mean, std = settings["crop"], _list(settings["mean"]), _list(settings["std"])
+    compared = ""
+    if rows := manifest.get("preprocessing_parity", {}).get("rows"):
+        worst, rmse = max(row["max_abs"] for row in rows), max(row["rmse"] for row in rows)
+        compared = (
+            "\n\nThe image signatures do this themselves. Compared with Pillow on photographs, no pixel is off by more "
+            f"than {worst:.0f} of 255 levels; the root of the mean squared difference is {rmse:.1e} levels."
+        )
     return (
         "## Preprocessing\n\n"
         f"`inputs` are RGB images, height before width: shorter side to {settings['resize']} pixels "
         f"({settings['interpolation']}, antialiased), centre crop of {crop} x {crop}, then "
-        f"`(x - mean) / std` on values in [0, 255], with mean {mean} and std {std} for red, green and blue."
+        f"`(x - mean) / std` on values in [0, 255], with mean {mean} and std {std} for red, green and blue.{compared}"
     )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "EXACT",
     "GRADIENT_TOLERANCE",
     "OUTPUT_TOLERANCE",
+    "PREPROCESSING_TOLERANCE",
     "STATISTICS_TOLERANCE",
     "TRAINING_TOLERANCE",
     "Report",
@@ -44,6 +45,10 @@ GRADIENT_TOLERANCE = 1e-4
 # 0.1, by 0.1 / n.
 TRAINING_TOLERANCE = 1e-4
 STATISTICS_TOLERANCE = 1e-5
+
+# Pixels in levels of 0 to 255. Both sides round to whole levels after each of the resize's two passes, Pillow from
+# fixed point and TensorFlow from float32: a value within rounding of a half may fall on either side, once a pass.
+PREPROCESSING_TOLERANCE = 2 / 255
 
 # Variables are copied, not computed: any difference is a fault, however small its effect on the outputs. (Not zero,
 # because errors are counted in tolerances; a float32 that differs at all differs by more.)

@@ -1,104 +1,96 @@
-"""From an image file to the array that a model takes: the Pillow reference, as the source projects evaluate.
+"""From pixels or image bytes to what a model takes, as a TensorFlow graph: eagerly, in `tf.data`, in a SavedModel.
 
-Image files come from anywhere, so reading them is guarded: known formats only, no decompression bombs.
+Held to `photographs.pillow_preprocess`, which the source projects' evaluations use: the same sizes, and like Pillow
+first the columns, then the rows, each rounded to whole levels. What is left is float32 against Pillow's fixed point:
+a value within rounding of a half may end one level off, so each of the two passes can move a pixel by one.
 """
 
 from __future__ import annotations
 
-import struct
-import warnings
-import zlib
-from os import PathLike
-from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
-from PIL import Image, ImageOps
+import tensorflow as tf
 
 from utils.errors import ParameterError
 from utils.variants import Preprocessing
 
-SAMPLES = Path(__file__).resolve().parent.parent / "assets" / "images"
-# Pillow also opens formats that start another program (EPS starts Ghostscript) or hold no photographs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# Pillow raises all of these for damaged files, depending on the format and on where the damage is.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+# Pillow's filters under TensorFlow's names; its cubic has a = -0.5, which is Keys' choice.
+_KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}
+_SUPPORT = 2  # of the wider one, in pixels of whichever of input and output has fewer
 
 
-def sample_photographs() -> dict[str, Image.Image]:
-    """The photographs that come with the repository, by name; none is square."""
-    return {path.stem: load_image(path) for path in sorted(SAMPLES.glob("*.jpg"))}
+def preprocess(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Resizes, crops and normalises a batch: uint8 [B, H, W, 3], RGB of any size -> float32 [B, crop, crop, 3].
 
-
-def load_image(path: str | PathLike | BinaryIO) -> Image.Image:
-    """Reads a photograph as an upright RGB image: EXIF orientation applied, alpha dropped, 16 bits cut to 8.
-
-    Of a moving picture, the first frame. ParameterError for a missing file, one that is no image, a damaged
-    one, or one of more pixels than Pillow's limit (`Image.MAX_IMAGE_PIXELS`), past which it suspects a
-    decompression bomb.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Between one and two times its limit Pillow only warns; here that is as much an error as beyond.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ParameterError(f"image {path}: no such file. Pass the path of an image file.") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ParameterError(
-            f"image {path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is safe to decode. "
-            "Pass a smaller copy."
-        ) from error
-    except Image.UnidentifiedImageError as error:
-        raise ParameterError(
-            f"image {path} is not an image that can be read. Expected one of: {', '.join(FORMATS)}."
-        ) from error
-    except _DAMAGE as error:
-        raise ParameterError(
-            f"image {path} cannot be decoded ({error}): damaged, incomplete, or of a rare kind. "
-            "Fetch it again or pass another file."
-        ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow would clip 16-bit greys at 255, which turns most of them white.
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixel type {image.mode!r} has no defined range")
-    return image.convert("RGB")
-
-
-def pillow_preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resizes, crops and normalises an RGB image: float32 [crop, crop, 3], (x - mean) / std by channel.
-
-    Shorter side to `resize` with Pillow's antialiased filter, the longer one to floor(resize * long / short);
-    then the centre crop, whose first row is round((height - crop) / 2) with halves to the even number
-    (likewise columns). Both are the rules of torchvision's `Resize` and `CenterCrop`, which timm evaluates
-    with. ParameterError for settings that make no sense, or an image too long and thin to resize.
+    Shorter side to `resize`, antialiased; the centre crop; (x - mean) / std by channel. An image smaller than the
+    crop is enlarged. Raises ParameterError for settings that make no sense.
     """
     _check(preprocessing)
-    width, height = _resized(image.size, preprocessing.resize)
+    return _normalised(_cropped(images, preprocessing), preprocessing)
+
+
+def preprocess_bytes(image_bytes: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Decodes, then as `preprocess`: string [B], a JPEG or PNG each, of its own size -> float32 [B, crop, crop, 3].
+
+    Grey, palette and CMYK become RGB, 16 bits are cut to 8, and alpha is dropped. InvalidArgumentError, at run time,
+    for bytes that are no whole JPEG or PNG.
+    """
+    _check(preprocessing)
     crop = preprocessing.crop
-    resized = image.convert("RGB").resize((width, height), _RESAMPLING[preprocessing.interpolation])
-    left, top = round((width - crop) / 2), round((height - crop) / 2)
-    pixels = np.asarray(resized.crop((left, top, left + crop, top + crop)), dtype=np.float32)
-    mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
-    return (pixels - mean) / std
+
+    def one(encoded: tf.Tensor) -> tf.Tensor:
+        return tf.cast(_cropped(decode(encoded)[tf.newaxis], preprocessing)[0], tf.uint8)
+
+    signature = tf.TensorSpec([crop, crop, 3], tf.uint8)
+    # Each image has its own size, so there is no batch before the crop. The loop's turns run side by side, a core each.
+    pixels = tf.map_fn(one, image_bytes, fn_output_signature=signature, parallel_iterations=32)
+    return _normalised(tf.cast(pixels, tf.float32), preprocessing)
 
 
-def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    short, long = min(size), max(size)
-    longer = int(shorter * long / short)
-    if shorter * longer > Image.MAX_IMAGE_PIXELS:
-        raise ParameterError(
-            f"an image of {size[0]} x {size[1]} pixels is too long and thin: with its shorter side at "
-            f"{shorter} the longer one would be {longer:,} pixels. Crop the image first."
-        )
-    return (shorter, longer) if size[0] <= size[1] else (longer, shorter)
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """One JPEG or PNG, a string scalar -> uint8 [H, W, 3], RGB."""
+    # This operation reads PNG as well. The accurate transform is what Pillow decodes with; TensorFlow's default is not.
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _cropped(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """Resized and cropped, whole levels as float32. What the crop leaves out is never computed."""
+    crop, kernel = preprocessing.crop, _KERNELS[preprocessing.interpolation]
+    size = tf.cast(tf.shape(images)[1:3], tf.int64)
+    resized = preprocessing.resize * size // tf.reduce_min(size)
+    border = resized - crop
+    first = border // 2 + border % 2 * (border // 2 % 2)  # half of it, halves to the even number
+
+    # The part of the image that the crop depends on, with a pixel to spare. Positions in float64: an image may be long.
+    step = tf.cast(size, tf.float64) / tf.cast(resized, tf.float64)
+    reach = _SUPPORT * tf.maximum(step, 1.0) + 1
+    start = tf.maximum(tf.cast(tf.floor(tf.cast(first, tf.float64) * step - reach), tf.int64), 0)
+    end = tf.minimum(tf.cast(tf.math.ceil(tf.cast(first + crop, tf.float64) * step + reach), tf.int64), size)
+    images = images[:, start[0] : end[0], start[1] : end[1]]
+
+    scale = tf.cast(1 / step, tf.float32)
+    offset = tf.cast(tf.cast(start, tf.float64) / step - tf.cast(first, tf.float64), tf.float32)
+    # Columns first, as Pillow. They are turned into rows: TensorFlow adds up rows whole, and columns number by number.
+    x = _first_axis(tf.transpose(images, [0, 2, 1, 3]), crop, scale[1], offset[1], kernel)
+    return _first_axis(tf.transpose(x, [0, 2, 1, 3]), crop, scale[0], offset[0], kernel)
+
+
+def _first_axis(x: tf.Tensor, size: int, scale: tf.Tensor, offset: tf.Tensor, kernel: str) -> tf.Tensor:
+    """[B, N, M, 3] -> [B, size, M, 3], by whole levels: position p goes to scale * p + offset."""
+    length, width = tf.shape(x)[1], tf.shape(x)[2]
+    resampled = tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(x, [-1, length, 1, width * 3]),  # all else is channels to it
+        size=[size, 1],
+        scale=[scale, 1.0],
+        translation=[offset, 0.0],
+        kernel_type=kernel,
+        antialias=True,
+    )
+    # Rounded halves up, as Pillow does; a cubic overshoots.
+    levels = tf.clip_by_value(tf.floor(resampled + 0.5), 0.0, 255.0)
+    return tf.reshape(levels, [-1, size, width, 3])
+
+
+def _normalised(pixels: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    return (pixels - tf.constant(preprocessing.mean)) / tf.constant(preprocessing.std)
 
 
 def _check(preprocessing: Preprocessing) -> None:
@@ -107,10 +99,10 @@ def _check(preprocessing: Preprocessing) -> None:
             f"preprocessing: crop = {preprocessing.crop} must be at least 1 and at most "
             f"resize = {preprocessing.resize}."
         )
-    if preprocessing.interpolation not in _RESAMPLING:
+    if preprocessing.interpolation not in _KERNELS:
         raise ParameterError(
             f"preprocessing: interpolation = {preprocessing.interpolation!r} is not known. Choose one of: "
-            f"{', '.join(_RESAMPLING)}."
+            f"{', '.join(_KERNELS)}."
         )
     if not all(value > 0 for value in preprocessing.std):
         raise ParameterError(f"preprocessing: std = {preprocessing.std} must be above 0 in every channel.")
