@@ -87,7 +87,7 @@ ROOMS = {
     # evaluation: a command that runs both ends on the same batches, as notebooks and tests do
     "evaluation_classes": Room(utils="errors labels"),
     "evaluation_data": Room(lazily="tensorflow_datasets", utils="errors evaluation_classes labels"),
-    "evaluation_batches": Room("PIL numpy", utils="errors evaluation_data preprocessing variants"),
+    "evaluation_batches": Room("PIL numpy", utils="errors evaluation_data photographs variants"),
     "evaluation_figures": Room("numpy", utils="errors"),
     "evaluation_progress": Room(utils="errors evaluation_figures"),
     "evaluation_model": Room(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from utils.errors import EvaluationError, ParameterError
 from utils.evaluation_data import Data, Example
-from utils.preprocessing import load_image, pillow_preprocess
+from utils.photographs import load_image, pillow_preprocess
 from utils.variants import Preprocessing
 
 _AHEAD = 2  # batches in preparation
