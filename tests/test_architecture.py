@@ -92,11 +92,12 @@ ROOMS = {
     "evaluation_progress": Room(utils="errors evaluation_figures"),
     "evaluation_model": Room(
         "numpy",
+        lazily="tensorflow",
         utils="checkpoints convmixer errors extraction labels manifest mlp_mixer quiet saved_model tarball variants",
     ),
     "evaluation_report": Room(utils="checkpoints evaluation_data evaluation_model evaluation_progress"),
     "evaluate": Room(
-        lazily="tqdm",
+        lazily="numpy tqdm",
         utils="checkpoints errors evaluation_batches evaluation_data evaluation_model evaluation_progress "
         "evaluation_report",
     ),

@@ -7,6 +7,7 @@ put into the folder of the class at a chosen rank. How many are right, and among
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from utils import evaluate as command
 from utils import evaluation_batches, evaluation_data, evaluation_model
 from utils.errors import EvaluationError
 from utils.evaluation_progress import Progress
+from utils.image_signatures import image_signatures
 from utils.manifest import build_manifest
 from utils.packaging import write_tarball
+from utils.saved_model import save_model
 from utils.tarball import hash_file
 from utils.variants import get_variant
 
@@ -117,7 +120,6 @@ def classifier(saved, tmp_path_factory):
 
 def plain_mixer(tmp_path_factory):
     from utils import mlp_mixer, plain_mixer_export
-    from utils.saved_model import save_model
 
     architecture = get_variant("mixer_tiny").architecture
     arrays = dict(np.load(CHECKPOINTS["mixer_tiny"], allow_pickle=False))
@@ -221,6 +223,25 @@ def test_batches_hold_what_torchvision_makes_of_the_files_in_the_order_of_the_li
     assert inputs.dtype == np.float32
     expected = np.stack([prepared(path, name) for path in paths])
     np.testing.assert_allclose(inputs, expected, rtol=0, atol=1e-5)  # pixels are equal; 1e-5 of a scale of 5
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_graphs_own_preprocessing_is_what_is_measured_when_asked_for(run, folder, tmp_path, right, capsys):
+    name, data = "convmixer_tiny", folder()
+    settings = get_variant(name).preprocessing
+    in_graph = settings if right else replace(settings, mean=(0.0, 0.0, 0.0))
+    model = save_model(tiny.exported(name), tmp_path / "model", image_signatures(in_graph))
+    finish(model, name, "custom", labels=False, head="classification")
+    result = run(model, data, "--checkpoint", str(CHECKPOINTS[name]), "--preprocessing", "graph")
+    assert_by_construction(result["figures"]["source"])  # which gets Pillow's in any case
+    # A level of 255 here and there, against another brightness altogether.
+    assert (result["figures"]["agreement"]["relative"] < 1e-2) == right
+    assert "prepared its images itself" in capsys.readouterr().out
+
+
+def test_a_model_without_image_signatures_cannot_prepare_its_images(run, classifier, folder, capsys):
+    assert run(classifier("convmixer_tiny"), folder(), "--preprocessing", "graph") is None
+    assert "no signature serving_image" in capsys.readouterr().err
 
 
 def test_another_checkpoint_shows_in_the_agreement_and_is_said(run, classifier, folder, tmp_path, capsys, monkeypatch):
@@ -387,7 +408,7 @@ def test_what_is_no_classifier_of_ours_is_refused(run, classifier, saved, folder
 
 def test_source_of_a_fine_tuned_model_is_refused(classifier):
     manifest = json.loads((classifier("convmixer_tiny") / "assets.extra" / "manifest.json").read_text())
-    tuned = evaluation_model.Classifier(manifest | {"training": {}}, *[None] * 6)
+    tuned = evaluation_model.Classifier(manifest | {"training": {}}, *[None] * 7)
     with pytest.raises(EvaluationError, match="fine-tuned"):
         evaluation_model.find_checkpoint(tuned, "official")
 

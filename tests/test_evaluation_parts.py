@@ -1,6 +1,7 @@
 """The parts of an evaluation, apart: whose class a name is, what a folder holds, how counts and progress are kept."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -253,14 +254,15 @@ def test_a_failed_save_keeps_the_one_before_and_leaves_nothing_beside(tmp_path, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def result(variant="convmixer_768_32", weights="official", images=50_000, source=None):
+def result(variant="convmixer_768_32", weights="official", images=50_000, source=None, preprocessing="pillow"):
     """A result without a model: 80.16 per cent of 50,000."""
     tally = Tally(images, 40_080 * images // 50_000, images, images, images, images, 5 * images)
     manifest = {"name": f"{variant}_classification", "weights": weights, "source": {"sha256": "12" * 32}}
     classifier = SimpleNamespace(manifest=manifest, variant=get_variant(variant), sha256="ab" * 32, classes=1000)
+    binding = {"batch_size": 32, "preprocessing": preprocessing, "versions": {}}
     data = Data("val", "folder", "WordNet id", 1000, images, "cd" * 32, lambda start: iter(()))
-    progress = Progress("x.progress", {"versions": {}}, images, tally)
-    return result_of(classifier, source, data, progress, {"batch_size": 32, "limit": None})
+    progress = Progress(Path("x.progress"), binding, images, tally)
+    return result_of(classifier, source, data, progress, None)
 
 
 def test_the_reported_accuracy_stands_beside_the_measured_one():
@@ -281,6 +283,7 @@ def test_an_accuracy_that_nobody_confirmed_is_none():
 
 def test_what_cannot_be_compared_is_said():
     assert "50,000 images of ImageNet's validation set" in result(images=100)["notes"][0]
+    assert "prepared its images itself" in result(preprocessing="graph")["notes"][0]
     assert "SYNTHETIC" in result(weights="synthetic")["notes"][0]
     assert "not the official ones" in result(weights="custom")["notes"][0]
     other = Checkpoint(None, "custom", None, "34" * 32)

@@ -34,13 +34,15 @@ def evaluate(
     skip_corrupt: bool = False,
     split: str | None = None,
     data_dir: str | None = None,
+    preprocessing: str = "pillow",
 ) -> tuple[dict[str, Any], Path]:
     """Evaluates a SavedModel, folder or tarball; returns the result and the JSON file that holds it.
 
     data: a folder with a sub-folder per class, or a name in TensorFlow Datasets, with `split` and `data_dir` for that.
     checkpoint: the source model's file, or "official" or "synthetic", to run it on the same batches; None: do not.
     limit: images to use at most. output: by default `<model>_on_<data>.json` in the current folder. skip_corrupt:
-    leave out, and count, files that cannot be decoded. Raises ConversionError for whatever is wrong.
+    leave out, and count, files that cannot be decoded. preprocessing: "pillow", or "graph": the SavedModel prepares its
+    images itself, one by one, by its signature serving_image. Raises ConversionError for whatever is wrong.
     """
     # Not at the top: they load frameworks, and a mistake in the command should show at once.
     from utils.evaluation_data import open_data
@@ -53,6 +55,10 @@ def evaluate(
             raise ParameterError(f"{option} is {value}; expected a whole number above 0")
     with model_folder(model) as folder:
         classifier = load_classifier(folder)
+    if preprocessing == "graph" and classifier.predict_image is None:
+        raise ParameterError(
+            f"--preprocessing graph: {model} has no signature serving_image. Use pillow, or convert again."
+        )
     found = open_data(data, classifier.labels, classifier.classes, limit, split, data_dir)
     source = find_checkpoint(classifier, checkpoint) if checkpoint is not None else None
     path = _output(output, f"{classifier.manifest['name']}_on_{_short(data)}.json")
@@ -62,6 +68,7 @@ def evaluate(
         "data": found.sha256,
         "images": found.count,
         "batch_size": batch_size,
+        "preprocessing": preprocessing,
         "versions": versions_of(classifier.variant),
     }
     progress = Progress.load(path.with_name(f"{path.name}.progress"), binding)
@@ -71,24 +78,18 @@ def evaluate(
             f"Go on with --skip-corrupt; or get them again, and remove {progress.path.name}."
         )
     progress.save()  # where nothing can be written, say so now
-    _run(classifier, source, found, progress, batch_size, skip_corrupt)
+    _run(classifier, source, found, progress, skip_corrupt)
     if not progress.tally.images:
         raise EvaluationError(f"--data {data}: not one of {found.count} files can be decoded.")
-    result = result_of(classifier, source, found, progress, {"batch_size": batch_size, "limit": limit})
+    result = result_of(classifier, source, found, progress, limit)
     write_json(path, result)
     progress.path.unlink(missing_ok=True)
     return result, path
 
 
-def _run(
-    classifier: Classifier,
-    source: Checkpoint | None,
-    data: Data,
-    progress: Progress,
-    batch_size: int,
-    skip_corrupt: bool,
-) -> None:
+def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, skip_corrupt: bool) -> None:
     """Takes `progress` to the end of the data, saving it after every batch."""
+    import numpy as np
     from tqdm import tqdm
 
     from utils.evaluation_batches import batches
@@ -96,12 +97,16 @@ def _run(
 
     expected = load_source(classifier.variant, source) if source and progress.done < data.count else None
     since = time.monotonic()
-    upcoming = batches(data, progress.done, batch_size, classifier.preprocessing, skip_corrupt)
+    graph = progress.binding["preprocessing"] == "graph"
+    upcoming = batches(data, progress.done, progress.binding["batch_size"], classifier.preprocessing, skip_corrupt)
     bar = tqdm(total=data.count, initial=progress.done, unit="image", desc=classifier.manifest["name"])
     with bar, closing(upcoming):
         for batch in upcoming:
             if len(batch.labels):
-                logits = classifier.predict(batch.inputs)
+                if graph:
+                    logits = np.concatenate([classifier.predict_image(image[None]) for image in batch.images])
+                else:
+                    logits = classifier.predict(batch.inputs)
                 progress.tally.add(batch.labels, logits, expected(batch.inputs) if expected else None)
             progress.done += batch.taken
             progress.corrupt |= batch.corrupt
@@ -136,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m utils.evaluate",
         description=__doc__.splitlines()[0],
-        epilog="Images are decoded, resized, cropped and normalised by Pillow and NumPy, as the source projects "
-        "evaluated, not by the SavedModel's own image signatures. " + " ".join(__doc__.split("\n\n")[1].split()),
+        epilog="Pillow and NumPy decode, resize, crop and normalise the images, as the source projects evaluated. "
+        + " ".join(__doc__.split("\n\n")[1].split()),
     )
     add = parser.add_argument
     add("--model", required=True, help="a classifier's SavedModel folder or tarball")
@@ -152,6 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, help="images at most; of a folder, spread evenly over its classes")
     add("--output", help="JSON file of the result (default: <model>_on_<data>.json)")
     add("--skip-corrupt", action="store_true", help="leave out, and count, files that cannot be decoded")
+    add(
+        "--preprocessing",
+        choices=("pillow", "graph"),
+        default="pillow",
+        help="who resizes and normalises: pillow (default), or graph, the SavedModel's signature serving_image, one "
+        "image at a time; the source framework gets Pillow's in either case",
+    )
     add("--split", help="of a TensorFlow data set (default: validation, else test)")
     add("--data-dir", help="where TensorFlow Datasets keeps its files (default: ~/tensorflow_datasets)")
     return parser

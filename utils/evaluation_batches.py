@@ -29,12 +29,14 @@ _AHEAD = 2  # batches in preparation
 class Batch:
     """The next `taken` files: `inputs` float32 [B, crop, crop, 3], `labels` int64 [B], and those that are no images.
 
-    B is less than `taken` by the number of `corrupt` ones, of which the reason is given by name.
+    B is less than `taken` by the number of `corrupt` ones, of which the reason is given by name. `images` are the
+    files as decoded, uint8 [H, W, 3] each, for a model that does the rest itself.
     """
 
     taken: int
     inputs: np.ndarray
     labels: np.ndarray
+    images: list[np.ndarray]
     corrupt: dict[str, str]
 
 
@@ -61,12 +63,13 @@ def batches(
             pool.shutdown(wait=False, cancel_futures=True)  # of a stopped evaluation, nothing more is needed
 
 
-def _prepare(example: Example, preprocessing: Preprocessing) -> np.ndarray | str:
-    """The model's input, float32 [crop, crop, 3], or why the file gives none."""
+def _prepare(example: Example, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray] | str:
+    """The model's input, float32 [crop, crop, 3], and the decoded image, or why the file gives none."""
     data = _Named(example.read())
     data.name = example.name
     try:
-        return pillow_preprocess(load_image(data), preprocessing)
+        image = load_image(data)
+        return pillow_preprocess(image, preprocessing), np.asarray(image)
     except ParameterError as error:
         return str(error)
 
@@ -80,7 +83,7 @@ class _Named(io.BytesIO):
         return self.name
 
 
-def _batch(prepared: list[tuple[Example, np.ndarray | str]], skip_corrupt: bool) -> Batch:
+def _batch(prepared: list[tuple[Example, tuple[np.ndarray, np.ndarray] | str]], skip_corrupt: bool) -> Batch:
     corrupt = {example.name: found for example, found in prepared if isinstance(found, str)}
     if corrupt and not skip_corrupt:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in corrupt.items())
@@ -89,5 +92,6 @@ def _batch(prepared: list[tuple[Example, np.ndarray | str]], skip_corrupt: bool)
             "Get them again, or leave them out, counted, with --skip-corrupt."
         )
     good = [(found, example.label) for example, found in prepared if not isinstance(found, str)]
-    inputs = np.stack([array for array, _ in good]) if good else np.zeros((0, 0, 0, 3), np.float32)
-    return Batch(len(prepared), inputs, np.array([label for _, label in good], np.int64), corrupt)
+    inputs = np.stack([array for (array, _), _ in good]) if good else np.zeros((0, 0, 0, 3), np.float32)
+    labels = np.array([label for _, label in good], np.int64)
+    return Batch(len(prepared), inputs, labels, [image for (_, image), _ in good], corrupt)

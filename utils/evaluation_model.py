@@ -38,6 +38,7 @@ class Classifier:
     classes: int
     sha256: str
     predict: Predict
+    predict_image: Predict | None  # uint8 [1, H, W, 3] of any size -> logits: the signature serving_image, if it has it
 
 
 @contextmanager
@@ -75,7 +76,17 @@ def load_classifier(folder: Path) -> Classifier:
         classes=classes,
         sha256=digest.hexdigest(),
         predict=saved_model.as_function(model),
+        predict_image=_predict_image(model),
     )
+
+
+def _predict_image(model: Any) -> Predict | None:
+    import tensorflow as tf
+
+    if "serving_image" not in model.signatures:
+        return None
+    signature = model.signatures["serving_image"]
+    return lambda image: signature(images=tf.constant(image))["logits"].numpy()
 
 
 def _manifest(path: Path) -> dict[str, Any]:

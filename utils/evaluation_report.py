@@ -14,7 +14,7 @@ _VALIDATION_IMAGES = 50_000  # of ImageNet's validation set, which the reported 
 
 
 def result_of(
-    classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, settings: Mapping[str, Any]
+    classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, limit: int | None
 ) -> dict[str, Any]:
     """What was evaluated, on what, and the figures, in per cent; the reported accuracy beside the measured one."""
     variant, manifest = classifier.variant, classifier.manifest
@@ -31,7 +31,8 @@ def result_of(
             "matched_by": data.rule,
             "listing_sha256": data.sha256,
         },
-        "settings": {**settings, "preprocessing": "Pillow", "versions": progress.binding["versions"]},
+        "settings": {key: progress.binding[key] for key in ("batch_size", "preprocessing", "versions")}
+        | {"limit": limit},
         "images": progress.tally.images,
         "corrupt": progress.corrupt,
         "figures": progress.tally.figures(source is not None, classifier.classes),
@@ -59,6 +60,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append("The weights are not the official ones, which the reported top-1 is of.")
     if result["source"] and not result["source"]["converted_from_it"]:
         notes.append("The checkpoint is another file than the one that the SavedModel was converted from.")
+    if result["settings"]["preprocessing"] == "graph":
+        notes.append("The SavedModel prepared its images itself; Pillow is what the source projects evaluated with.")
     if result["reported"]["top1"] is not None and result["images"] != _VALIDATION_IMAGES:
         notes.append(f"The reported top-1 is of the {_VALIDATION_IMAGES:,} images of ImageNet's validation set.")
     if result["corrupt"]:
