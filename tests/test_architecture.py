@@ -27,7 +27,7 @@ class Room:
 
 
 # One way, no step back: an exporter knows no model, a source model knows no TensorFlow, parity knows only
-# callables and arrays. Only notebooks and tests join the two ends.
+# callables and arrays. Only notebooks, tests and the evaluation join the two ends.
 ROOMS = {
     "__init__": Room(),
     "errors": Room(),
@@ -135,6 +135,23 @@ ROOMS = {
         utils="batch_display batch_plan batch_report errors staging supervision variants",
     ),
     "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
+    # evaluation: a command that runs both ends on the same batches, as notebooks and tests do
+    "evaluation_classes": Room(utils="errors labels"),
+    "evaluation_data": Room(lazily="tensorflow_datasets", utils="errors evaluation_classes labels"),
+    "evaluation_batches": Room("PIL numpy", utils="errors evaluation_data photographs variants"),
+    "evaluation_figures": Room("numpy", utils="errors"),
+    "evaluation_progress": Room(utils="errors evaluation_figures"),
+    "evaluation_model": Room(
+        "numpy",
+        lazily="tensorflow",
+        utils="checkpoints convmixer errors extraction labels manifest mlp_mixer quiet saved_model tarball variants",
+    ),
+    "evaluation_report": Room(utils="checkpoints evaluation_data evaluation_model evaluation_progress"),
+    "evaluate": Room(
+        lazily="numpy tqdm",
+        utils="checkpoints errors evaluation_batches evaluation_data evaluation_model evaluation_progress "
+        "evaluation_report",
+    ),
 }
 
 
@@ -223,7 +240,7 @@ def test_lazy_import_is_allowed_in_functions_only():
     assert trespasses("import torch", room) == ["torch at import time"]
 
 
-@pytest.mark.parametrize("module", ["utils", "utils.variants", "utils.errors", "utils.convert"])
+@pytest.mark.parametrize("module", ["utils", "utils.variants", "utils.errors", "utils.convert", "utils.evaluate"])
 def test_importing_the_table_or_the_command_loads_nothing_outside_the_standard_library(module):
     code = f"""
 import sys

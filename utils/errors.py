@@ -27,3 +27,7 @@ class ParityError(ConversionError):
 
 class PackagingError(ConversionError):
     """An artefact could not be written, verified or extracted."""
+
+
+class EvaluationError(ConversionError):
+    """An evaluation's data, or what an earlier run of it left, does not allow it."""
