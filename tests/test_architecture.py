@@ -79,7 +79,7 @@ ROOMS = {
     "lite_file": Room(utils="errors"),
     # fine-tuning
     "training_settings": Room(utils="errors"),
-    "extractor": Room(lazily="tensorflow_hub", utils="errors extraction manifest tarball variants"),
+    "extractor": Room(lazily="tensorflow_hub", utils="errors extraction hashes manifest variants"),
     "augmentation": Room(lazily="tensorflow", utils="variants"),
     "datasets": Room("numpy", lazily="sklearn tensorflow_datasets tqdm", utils="augmentation errors photographs"),
     "batches": Room("numpy tensorflow", utils="augmentation datasets preprocessing variants"),

@@ -13,8 +13,8 @@ from typing import Any
 
 from utils.errors import ConversionError, PackagingError, ParameterError
 from utils.extraction import extract_tarball
+from utils.hashes import hash_files
 from utils.manifest import UNLISTED, check_manifest
-from utils.tarball import hash_files
 from utils.variants import Preprocessing, Variant, get_variant
 
 
