@@ -144,7 +144,7 @@ ROOMS = {
     "evaluation_model": Room(
         "numpy",
         lazily="tensorflow",
-        utils="checkpoints convmixer errors extraction labels manifest mlp_mixer quiet saved_model tarball variants",
+        utils="checkpoints convmixer errors extraction hashes labels manifest mlp_mixer quiet saved_model variants",
     ),
     "evaluation_report": Room(utils="checkpoints evaluation_data evaluation_model evaluation_progress"),
     "evaluate": Room(

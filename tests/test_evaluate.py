@@ -19,11 +19,11 @@ from utils import evaluate as command
 from utils import evaluation_batches, evaluation_data, evaluation_model
 from utils.errors import EvaluationError
 from utils.evaluation_progress import Progress
+from utils.hashes import hash_file
 from utils.image_signatures import image_signatures
 from utils.manifest import build_manifest
 from utils.packaging import write_tarball
 from utils.saved_model import save_model
-from utils.tarball import hash_file
 from utils.variants import get_variant
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.tarball import hash_file
+from utils.hashes import hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # All that a conversion does but the comparison: checkpoint -> function -> SavedModel -> tarball.

@@ -16,10 +16,10 @@ import numpy as np
 from utils.checkpoints import Checkpoint, read_convmixer, read_mixer, resolve
 from utils.errors import EvaluationError, PackagingError
 from utils.extraction import extract_tarball
+from utils.hashes import hash_files
 from utils.labels import Label, read_labels
 from utils.manifest import check_manifest, installed_versions
 from utils.quiet import quiet_imports
-from utils.tarball import hash_files
 from utils.variants import Preprocessing, Variant, get_variant
 
 FRAMEWORKS = {"convmixer": "PyTorch", "mixer": "Flax"}  # of the source models, by family
