@@ -171,8 +171,10 @@ def _pretended(scratch: Path) -> Iterator[None]:
     subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(bare)], check=True)
     home = scratch / "home"
     startup = home / ".ipython" / "profile_default" / "startup"
-    (scratch / "stub" / "google" / "colab").mkdir(parents=True)
-    (scratch / "stub" / "google" / "colab" / "__init__.py").touch()  # `google` stays the namespace that protobuf is in
+    stub = scratch / "stub" / "google" / "colab"  # `google` stays the namespace that protobuf is in
+    stub.mkdir(parents=True)
+    for module in ("__init__.py", "output.py"):  # JAX imports the latter where it finds the former
+        (stub / module).touch()
     startup.mkdir(parents=True)
     (startup / "00-colab.py").write_text("import google.colab\n")
     (home / ".gitconfig").write_text(f'[url "file://{bare}"]\n\tinsteadOf = {REPOSITORY}\n')

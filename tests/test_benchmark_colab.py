@@ -36,7 +36,7 @@ def test_the_kernel_sees_colab_and_nothing_of_ours(tmp_path, monkeypatch):
     with simulation._pretended(tmp_path):
         simulation._kernel(tmp_path, Path(sys.executable))
     kernel = json.loads((tmp_path / "jupyter" / "kernels" / "colab" / "kernel.json").read_text())
-    code = "import google.colab, sys; from google import protobuf; print(sys.path)"
+    code = "import google.colab.output, sys; from google import protobuf; print(sys.path)"
     done = subprocess.run(
         [kernel["argv"][0], "-c", code], env=os.environ | kernel["env"], capture_output=True, text=True, check=True
     )

@@ -7,7 +7,8 @@ What it misses, and what stands in:
   raise when called.
 - operators that came after it: `Gelu` (opset 20), `ReduceMean` with its axes as an input (opset 18), and `Constant`
   19, which only admits more dtypes than `Constant` 13.
-- a Conv whose bias Grappler can fuse, and a BatchNormalization that keeps channels last and that can train.
+- a Flatten that is right under TensorFlow 2.19, a Conv whose bias Grappler can fuse, and a BatchNormalization that
+  keeps channels last and that can train.
 """
 
 from __future__ import annotations
@@ -163,6 +164,17 @@ def _register_handlers() -> tuple[type, ...]:
                 y = tf.transpose(tf.nn.bias_add(tf.transpose(y, (0, 2, 3, 1)), bias[0]), (0, 3, 1, 2))
             return [y]
 
+    @onnx_op("Flatten")
+    class Flatten(BackendHandler):
+        """onnx-tf's asks the running graph for both sizes, which TensorFlow 2.19's Grappler folds into (-1, -1)."""
+
+        @classmethod
+        def version_13(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            x, axis = tensor_dict[node.inputs[0]], node.attrs.get("axis", 1)
+            if axis == 1 and x.shape[1:].is_fully_defined():
+                return [tf.reshape(x, (-1, x.shape[1:].num_elements()))]
+            return [tf.reshape(x, (tf.reduce_prod(tf.shape(x)[:axis]), tf.reduce_prod(tf.shape(x)[axis:])))]
+
     @onnx_op("BatchNormalization")
     class BatchNormalization(BackendHandler):
         """Replaces onnx-tf's, which normalises channels-first and updates nothing as PyTorch does."""
@@ -183,7 +195,7 @@ def _register_handlers() -> tuple[type, ...]:
                 y = tf.nn.batch_normalization(x, mean, variance, offset, scale, epsilon)
             return [tf.transpose(y, (0, 3, 1, 2))]
 
-    return Gelu, Conv, BatchNormalization
+    return Gelu, Conv, Flatten, BatchNormalization
 
 
 def _is_pointwise(node: Any, weight: Any) -> bool:
