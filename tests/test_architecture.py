@@ -71,7 +71,7 @@ ROOMS = {
     "model_card": Room(utils="card_header card_overview"),
     "warmup": Room("google tensorflow"),
     # using what was made
-    "pretrained": Room(lazily="tensorflow_hub", utils="errors extraction hashes labels manifest variants"),
+    "pretrained": Room(utils="errors extraction hashes hub_compat labels manifest variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
@@ -79,12 +79,12 @@ ROOMS = {
     "lite_file": Room(utils="errors"),
     # fine-tuning
     "training_settings": Room(utils="errors"),
-    "extractor": Room(lazily="tensorflow_hub", utils="errors extraction hashes manifest variants"),
+    "extractor": Room(utils="errors extraction hashes hub_compat manifest variants"),
     "augmentation": Room(lazily="tensorflow", utils="variants"),
     "datasets": Room("numpy", lazily="sklearn tensorflow_datasets tqdm", utils="augmentation errors photographs"),
     "batches": Room("numpy tensorflow", utils="augmentation datasets preprocessing variants"),
     "distribution": Room("tensorflow"),
-    "keras_worlds": Room("numpy tensorflow", lazily="keras tensorflow_hub tf_keras", utils="training_settings"),
+    "keras_worlds": Room("numpy tensorflow", lazily="keras tf_keras", utils="hub_compat training_settings"),
     "training_state": Room("tensorflow", utils="errors keras_worlds"),
     "training": Room("tqdm", utils="batches datasets keras_worlds training_settings training_state variants"),
     "fine_tuned": Room("numpy tensorflow", utils="datasets errors exported manifest saved_model training_settings"),

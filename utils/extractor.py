@@ -60,10 +60,10 @@ def open_extractor(model: str, image_size: int, scratch: Path) -> Extractor:
 
 def _located(model: str, scratch: Path) -> Path:
     if "://" in model:
-        import tensorflow_hub
+        from utils.hub_compat import import_hub
 
         try:
-            return Path(tensorflow_hub.resolve(model))
+            return Path(import_hub().resolve(model))
         except Exception as error:  # TF Hub raises whatever its resolvers and the network do
             raise ParameterError(f"model = {model} could not be fetched by TensorFlow Hub: {error}") from error
     path = Path(model).expanduser()

@@ -116,9 +116,9 @@ def build(
 
 def _backbone(keras: ModuleType, settings: TrainingSettings, folder: Path, inputs: Any) -> tuple[Any, Any]:
     if settings.keras == "tf_keras":
-        import tensorflow_hub
+        from utils.hub_compat import import_hub
 
-        layer = tensorflow_hub.KerasLayer(str(folder), trainable=settings.train_backbone, name="backbone")
+        layer = import_hub().KerasLayer(str(folder), trainable=settings.train_backbone, name="backbone")
         return layer, layer(inputs)
     layer = keras.layers.TFSMLayer(
         str(folder), call_endpoint="serving_default", trainable=settings.train_backbone, name="backbone"

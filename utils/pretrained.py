@@ -69,10 +69,10 @@ def open_model(model: str) -> Pretrained:
 
 
 def _fetched(address: str) -> Path:
-    import tensorflow_hub as hub
+    from utils.hub_compat import import_hub
 
     try:
-        return Path(hub.resolve(address))
+        return Path(import_hub().resolve(address))
     except Exception as error:  # urllib's, tarfile's and TF Hub's own, by the stage that failed
         raise PackagingError(
             f"model {address!r} could not be fetched: {str(error) or type(error).__name__}. Check the address and the "
