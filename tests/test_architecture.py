@@ -72,6 +72,7 @@ ROOMS = {
     "pretrained": Room(lazily="tensorflow_hub", utils="errors extraction labels manifest tarball variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
+    "serving_client": Room(utils="errors"),
     # comparison
     "parity_row": Room(),
     "parity_inputs": Room("numpy", utils="errors"),

@@ -13,6 +13,7 @@ parity                      callables and arrays -> how far apart they are, and 
 photographs                 image files -> arrays by Pillow, the reference of preprocessing
 preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
 pretrained, image_source    a model and an image from wherever they are; predictions runs the one on the other
+serving_client              asks a model that TensorFlow Serving has
 measure                     seconds and peak memory of each stage
 convert                     the command around a conversion notebook, which execution runs
 errors                      every error meant for the person who runs this
