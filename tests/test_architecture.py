@@ -74,6 +74,7 @@ ROOMS = {
     "pretrained": Room(utils="errors extraction hashes hub_compat labels manifest variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
+    "serving_client": Room(utils="errors"),
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
     "golden": Room("numpy", utils="errors"),
     "lite_file": Room(utils="errors"),

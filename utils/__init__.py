@@ -14,6 +14,7 @@ parity                      callables and arrays -> how far apart they are, and 
 photographs                 image files -> arrays by Pillow, the reference of preprocessing
 preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
 pretrained, image_source    a model and an image from wherever they are; predictions runs the one on the other
+serving_client              asks a model that TensorFlow Serving has
 datasets, batches           labelled images -> augmented batches for fine-tuning
 keras_worlds, training      a feature extractor and a new head, trained in either Keras, resumable
 fine_tuned                  the trained model -> what saved_model saves

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,17 @@ class Pretrained:
     def synthetic(self) -> bool:
         """Whether its weights are random numbers."""
         return self.manifest["weights"] == "synthetic"
+
+
+def open_models(models: Iterable[str]) -> dict[str, Pretrained]:
+    """Opens each, as `open_model`, by its artefact's name. ParameterError where two are the same artefact."""
+    opened: dict[str, Pretrained] = {}
+    for model in models:
+        found = open_model(model)
+        if found.name in opened:
+            raise ParameterError(f"model {model!r} is {found.name}, which was named already. Name each model once.")
+        opened[found.name] = found
+    return opened
 
 
 def open_model(model: str) -> Pretrained:

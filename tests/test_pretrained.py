@@ -1,0 +1,129 @@
+"""Opening a model: folder, tarball or address; and refusing, in words, what is none or was changed."""
+
+import functools
+import json
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from utils import saved_model
+from utils.errors import PackagingError, ParameterError
+from utils.image_signatures import image_signatures
+from utils.packaging import Staging, build_manifest, extract_tarball, write_tarball
+from utils.pretrained import open_model, open_models
+from utils.variants import get_variant
+
+VARIANT = get_variant("convmixer_tiny")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A tiny artefact, published without the comparison that a conversion makes."""
+    staging = Staging(tmp_path_factory.mktemp("exports"), "convmixer_tiny_classification_synthetic")
+    exported = tiny.exported("convmixer_tiny", "classification", 48)
+    saved_model.save_model(exported, staging.model_dir, image_signatures(VARIANT.preprocessing))
+    unpacked = staging.unpacked_candidate()
+    row = dict.fromkeys(("relative", "max_abs", "rmse", "top1", "top5"), 0.0) | {"passed": True, "tolerance": 1e-5}
+    row |= {"output": "logits", "input": "noise", "batch": 1}
+    manifest = build_manifest(
+        name=staging.name,
+        variant=VARIANT,
+        head="classification",
+        weights="synthetic",
+        source={"url": None, "path": "tiny", "sha256": "0" * 64},
+        versions={"tensorflow": "2"},
+        parameters=8010,
+        signatures=saved_model.describe_signatures(saved_model.load_model(unpacked)),
+        parity={"passed": True, "tolerance": {"logits": 1e-5}, "rows": [row]},
+        seconds={"load": 1.0},
+        peak_memory_mb=1.0,
+        files=staging.files,
+    )
+    return staging.publish(manifest)
+
+
+def test_folder_and_tarball_open_to_the_same_model(published):
+    for path in (published.folder, published.tarball):
+        opened = open_model(str(path))
+        assert opened.name == "convmixer_tiny_classification_synthetic"
+        assert opened.output == "logits"
+        assert opened.preprocessing == VARIANT.preprocessing
+        assert opened.names == tuple(f"class {i}" for i in range(10))
+        assert opened.synthetic
+        model = saved_model.load_model(opened.folder)
+        assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
+
+
+def test_what_a_tarball_was_unpacked_to_is_removed_with_the_model(published):
+    opened = open_model(str(published.tarball))
+    folder = opened.folder
+    assert folder.is_dir()
+    del opened
+    assert not folder.exists()
+
+
+def test_address_is_fetched_by_tf_hub(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=published.tarball.parent)
+    handler.log_message = lambda *_: None
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        assert open_model(address + published.tarball.name).name == "convmixer_tiny_classification_synthetic"
+        with pytest.raises(PackagingError, match=r"could not be fetched.*Check the address"):
+            open_model(address + "absent.tar.gz")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_nothing_there_says_what_is_and_what_to_do(published, tmp_path):
+    with pytest.raises(ParameterError, match=r"no such file or folder\. Convert one first"):
+        open_model(str(tmp_path / "absent.tar.gz"))
+    with pytest.raises(ParameterError, match=r"In .* there is: convmixer_tiny_classification_synthetic\.tar\.gz"):
+        open_model(str(published.tarball.parent / "convmixer_tiny_classification.tar.gz"))
+    with pytest.raises(ParameterError, match=r"holds no saved_model\.pb"):
+        open_model(str(published.tarball.parent))
+
+
+def changed(published, tmp_path, change):
+    folder = extract_tarball(published.tarball, tmp_path / "model")
+    change(folder)
+    return write_tarball(folder, tmp_path / "changed.tar.gz")
+
+
+def edit(folder: Path, **fields):
+    path = folder / "assets.extra" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "assets.extra" / "manifest.json").unlink(), r"manifest\.json is missing"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("{"), "is no JSON"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]"), "one JSON object"),
+        (lambda folder: edit(folder, weights="stolen"), "'weights'"),
+        (lambda folder: (folder / "saved_model.pb").write_bytes(b"another"), r"saved_model\.pb differs"),
+        (lambda folder: (folder / "assets.extra" / "labels.tsv").write_text("n0\ta\n"), r"labels\.tsv differs"),
+    ],
+)
+def test_a_changed_artefact_is_refused_by_name(published, tmp_path, change, message):
+    with pytest.raises(PackagingError, match=message):
+        open_model(str(changed(published, tmp_path, change)))
+
+
+def test_a_file_that_is_no_tarball_is_refused(tmp_path):
+    (tmp_path / "model.tar.gz").write_bytes(b"<html>404</html>")
+    with pytest.raises(PackagingError, match=r"model\.tar\.gz.*Expected a complete \.tar\.gz"):
+        open_model(str(tmp_path / "model.tar.gz"))
+
+
+def test_the_same_artefact_twice_is_refused(published):
+    with pytest.raises(ParameterError, match="was named already"):
+        open_models([str(published.folder), str(published.tarball)])
