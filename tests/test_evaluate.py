@@ -19,7 +19,7 @@ from utils import evaluate as command
 from utils import evaluation_batches, evaluation_data, evaluation_model
 from utils.errors import EvaluationError
 from utils.evaluation_progress import Progress
-from utils.hashes import hash_file
+from utils.hashes import hash_file, hash_files
 from utils.image_signatures import image_signatures
 from utils.manifest import build_manifest
 from utils.packaging import write_tarball
@@ -131,7 +131,13 @@ def plain_mixer(tmp_path_factory):
 def finish(folder, name, weights, labels, head):
     row = {"output": "logits", "input": "noise", "batch": 1, "max_abs": 0.0, "relative": 0.0, "rmse": 0.0}
     row |= {"top1": 1.0, "top5": 1.0, "tolerance": 1e-5, "passed": True}
-    tensor = {"dtype": "float32", "shape": [None, 10]}
+    output = {"logits": {"dtype": "float32", "shape": [None, 10]}}
+    if head == "fe":
+        output = {"features": {"dtype": "float32", "shape": [None, get_variant(name).architecture.dim]}}
+    images = {"inputs": {"dtype": "float32", "shape": [None, None, None, 3]}}
+    (folder / "assets.extra").mkdir()
+    if labels:
+        (folder / "assets.extra" / "labels.tsv").write_text("".join(f"{i}\t{n}\n" for i, n in LABELS))
     manifest = build_manifest(
         name=f"{name}_{head}" + ("_synthetic" if weights == "synthetic" else ""),
         variant=get_variant(name),
@@ -140,16 +146,13 @@ def finish(folder, name, weights, labels, head):
         source={"url": None, "path": None, "sha256": hash_file(CHECKPOINTS[name])},
         versions={"tensorflow": "2.21.0"},
         parameters=1,
-        signatures={"serving_default": {"inputs": {"inputs": tensor}, "outputs": {"logits": tensor}}},
+        signatures={"serving_default": {"inputs": images, "outputs": output}},
         parity={"passed": True, "tolerance": {"logits": 1e-5}, "rows": [row]},
         seconds={"load": 0.0},
         peak_memory_mb=1.0,
-        files={"saved_model.pb": "0" * 64},
+        files=hash_files(folder),
     )
-    (folder / "assets.extra").mkdir()
     (folder / "assets.extra" / "manifest.json").write_text(json.dumps(manifest))
-    if labels:
-        (folder / "assets.extra" / "labels.tsv").write_text("".join(f"{i}\t{n}\n" for i, n in LABELS))
 
 
 @pytest.fixture
