@@ -55,12 +55,4 @@ def _exported(kind):
         return tiny.exported("convmixer_tiny", "classification", 48)
     if kind.startswith("convmixer"):
         return tiny.exported("convmixer_tiny", "fe", None if kind.endswith("any size") else 48)
-    from utils import jax_export, mlp_mixer, plain_mixer_export
-
-    architecture = get_variant("mixer_tiny").architecture
-    weights = dict(np.load(tiny.GOLDEN / "mixer_tiny.npz", allow_pickle=False))
-    model = mlp_mixer.build(architecture, "fe")
-    parameters = mlp_mixer.select_parameters(model, weights)
-    if kind == "plain":
-        return plain_mixer_export.export(architecture, "fe", parameters)
-    return jax_export.export(mlp_mixer.predict_function(model), parameters, (48, 48, 3), "features")
+    return tiny.mixer("fe", kind)[0]

@@ -56,12 +56,7 @@ def reference(name):
 
         model = tiny.source(name)
         return lambda inputs: model(torch.from_numpy(inputs.transpose(0, 3, 1, 2))).detach().numpy()
-    from utils import mlp_mixer
-
-    model = mlp_mixer.build(get_variant(name).architecture)
-    arrays = dict(np.load(CHECKPOINTS[name], allow_pickle=False))
-    predict = mlp_mixer.predict_function(model)
-    return lambda inputs: np.asarray(predict(mlp_mixer.select_parameters(model, arrays), inputs))
+    return tiny.mixer(operations="plain")[1]
 
 
 def prepared(path, name):
@@ -119,13 +114,7 @@ def classifier(saved, tmp_path_factory):
 
 
 def plain_mixer(tmp_path_factory):
-    from utils import mlp_mixer, plain_mixer_export
-
-    architecture = get_variant("mixer_tiny").architecture
-    arrays = dict(np.load(CHECKPOINTS["mixer_tiny"], allow_pickle=False))
-    parameters = mlp_mixer.select_parameters(mlp_mixer.build(architecture), arrays)
-    folder = tmp_path_factory.mktemp("mixer") / "model"
-    return save_model(plain_mixer_export.export(architecture, "classification", parameters), folder)
+    return save_model(tiny.mixer(operations="plain")[0], tmp_path_factory.mktemp("mixer") / "model")
 
 
 def finish(folder, name, weights, labels, head):

@@ -36,7 +36,7 @@ def evaluate(
     data_dir: str | None = None,
     preprocessing: str = "pillow",
 ) -> tuple[dict[str, Any], Path]:
-    """Evaluates a SavedModel, folder or tarball; returns the result and the JSON file that holds it.
+    """Evaluates a SavedModel, whatever `open_model` opens; returns the result and the JSON file that holds it.
 
     data: a folder with a sub-folder per class, or a name in TensorFlow Datasets, with `split` and `data_dir` for that.
     checkpoint: the source model's file, or "official" or "synthetic", to run it on the same batches; None: do not.
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         + " ".join(__doc__.split("\n\n")[1].split()),
     )
     add = parser.add_argument
-    add("--model", required=True, help="a classifier's SavedModel folder or tarball")
+    add("--model", required=True, help="a classifier's SavedModel folder, its tarball, or an address for TF Hub")
     add(
         "--data",
         required=True,
