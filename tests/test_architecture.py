@@ -76,6 +76,7 @@ ROOMS = {
     "pretrained": Room(utils="errors extraction hub_compat labels manifest published variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
+    "serving_client": Room(utils="errors"),
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
     "golden": Room("numpy", utils="errors"),
     # fine-tuning
@@ -97,7 +98,7 @@ ROOMS = {
     "parity_report": Room(lazily="matplotlib", utils="errors parity_plot parity_row"),
     "parity": Room("numpy", utils="errors parity_inputs parity_report parity_row"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
-    "verify_files": Room(utils="errors extraction hashes lite_file published"),
+    "verify_files": Room(utils="errors extraction hashes lite_file manifest published"),
     "verify_numbers": Room(
         "numpy", lazily="tensorflow", utils="errors golden parity parity_report saved_model verify_files"
     ),

@@ -58,9 +58,7 @@ def test_a_classifier_is_refused_with_what_to_pass_instead():
         open_extractor(str(extractors.published("classifier").folder), 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("nowhere", "no such folder or tarball"), (".", r"holds no saved_model.pb")]
-)
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "no such file or folder"), (".", r"holds no saved_model.pb")])
 def test_what_is_no_model_is_refused(tmp_path, name, said):
     with pytest.raises(ParameterError, match=said):
         open_extractor(str(tmp_path / name), 0)

@@ -138,12 +138,11 @@ import tensorflow as tf
 
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from test_training import Run, images
+from test_training import Run, coloured_images
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-data = images.__wrapped__() if hasattr(images, "__wrapped__") else images._get_wrapped_function()()
 with strategy.scope():
-    run = Run("convmixer", data, pathlib.Path(sys.argv[1]), epochs=2)
+    run = Run("convmixer", coloured_images(), pathlib.Path(sys.argv[1]), epochs=2)
 run.train()
 assert strategy.num_replicas_in_sync == 2
 assert run.history["loss"][1] < run.history["loss"][0], run.history

@@ -77,7 +77,7 @@ def installs(folder):
 def test_help_is_the_default_and_names_every_target():
     done = make(ROOT)
     assert done.returncode == 0
-    for target in ("setup", "convert", "release", "test", "bench", "lint", "clean"):
+    for target in ("setup", "convert", "release", "verify.pyz", "test", "bench", "compat", "lint", "clean"):
         assert f"make {target} " in done.stdout
 
 

@@ -112,3 +112,66 @@ def test_impossible_settings_are_errors(settings, message):
 def test_bytes_that_are_no_whole_image_are_an_error(file):
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocess_bytes(tf.constant([file]), get_variant("convmixer_tiny").preprocessing)
+
+
+def encoded(image, form, **options):
+    image.save(file := io.BytesIO(), form, **options)
+    return file.getvalue()
+
+
+def rotated():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    return encoded(photograph((90, 60)), "JPEG", exif=exif, quality=95)
+
+
+def sixteen_bit_grey():
+    ramp = np.linspace(0, 65535, 60 * 90).astype(np.uint16).reshape(60, 90)
+    return encoded(Image.fromarray(ramp), "PNG")
+
+
+ODD_FILES = {
+    "progressive JPEG": lambda: encoded(photograph((90, 60)), "JPEG", progressive=True),
+    "grey JPEG": lambda: encoded(photograph((90, 60)).convert("L"), "JPEG"),
+    "CMYK JPEG": lambda: encoded(photograph((90, 60)).convert("CMYK"), "JPEG"),
+    "JPEG of 4:4:4": lambda: encoded(photograph((91, 61)), "JPEG", subsampling=0),
+    "PNG": lambda: encoded(photograph((90, 60)), "PNG"),
+    "grey PNG": lambda: encoded(photograph((90, 60)).convert("L"), "PNG"),
+    "black and white PNG": lambda: encoded(photograph((90, 60)).convert("1"), "PNG"),
+    "palette PNG": lambda: encoded(photograph((90, 60)).quantize(32), "PNG"),
+    "palette with transparency": lambda: encoded(photograph((90, 60)).quantize(32), "PNG", transparency=3),
+    "alpha": lambda: encoded(
+        Image.merge("RGBA", (*photograph((90, 60)).split(), Image.linear_gradient("L").resize((90, 60)))), "PNG"
+    ),
+    "grey and alpha": lambda: encoded(photograph((90, 60)).convert("LA"), "PNG"),
+    "16-bit grey": sixteen_bit_grey,
+    "GIF": lambda: encoded(photograph((90, 60)).quantize(32), "GIF"),
+}
+
+
+@pytest.mark.parametrize("file", ODD_FILES.values(), ids=ODD_FILES)
+def test_odd_files_as_bytes_are_what_pillow_reads(file):
+    settings, content = get_variant("convmixer_tiny").preprocessing, file()
+    found = preprocess_bytes([content], settings)[0]
+    assert_alike(found, pillow_preprocess(load_image(io.BytesIO(content)), settings), settings)
+
+
+def test_bytes_are_taken_as_stored_whatever_exif_says_of_their_orientation():
+    """The known difference from Pillow's way, which turns them: the README says so."""
+    settings, content = get_variant("convmixer_tiny").preprocessing, rotated()
+    found = preprocess_bytes([content], settings)[0]
+    assert_alike(found, pillow_preprocess(Image.open(io.BytesIO(content)), settings), settings)
+    assert difference(found, pillow_preprocess(load_image(io.BytesIO(content)), settings), settings).mean() > 10
+
+
+@pytest.mark.parametrize("form", ["BMP", "WEBP", "TIFF"])
+def test_other_formats_as_bytes_are_refused(form):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        preprocess_bytes([encoded(photograph((90, 60)), form)], get_variant("convmixer_tiny").preprocessing)
+
+
+def test_moving_pictures_as_bytes_are_refused():
+    frames = [photograph((90, 60)).quantize(32), photograph((90, 60)).rotate(180).quantize(32)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        preprocess_bytes([content], get_variant("convmixer_tiny").preprocessing)

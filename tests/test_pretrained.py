@@ -1,127 +1,112 @@
-"""Opening what was published: whoever opens it gets the same, and what is changed or makes no sense is refused."""
+"""Opening a model: folder, tarball or address; and refusing, in words, what is none or was changed."""
 
+import functools
 import json
-import shutil
-from dataclasses import asdict
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import extractors
-import impossible
+import numpy as np
 import pytest
 
-from utils.errors import PackagingError
-from utils.pretrained import open_model
-from utils.published import manifest_of, preprocessing_of
+from utils import saved_model
+from utils.errors import PackagingError, ParameterError
+from utils.packaging import extract_tarball, write_tarball
+from utils.pretrained import open_model, open_models
+from utils.variants import get_variant
+
+VARIANT = get_variant("convmixer_tiny")
 
 
-@pytest.fixture
-def copied(tmp_path):
-    """A copy of a published classifier's folder, to be spoilt."""
-    return shutil.copytree(extractors.published("classifier").folder, tmp_path / "copy")
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A tiny artefact, published without the comparison that a conversion makes."""
+    return extractors.published("synthetic")
 
 
-def edit(folder, change):
+def test_folder_and_tarball_open_to_the_same_model(published):
+    for path in (published.folder, published.tarball):
+        opened = open_model(str(path))
+        assert opened.name == "convmixer_tiny_classification_synthetic"
+        assert opened.output == "logits"
+        assert opened.preprocessing == VARIANT.preprocessing
+        assert opened.names == tuple(f"class {i}" for i in range(10))
+        assert opened.synthetic
+        assert set(opened.hashes) - set(opened.files) == {"assets.extra/manifest.json", "assets.extra/README.md"}
+        model = saved_model.load_model(opened.folder)
+        assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
+
+
+def test_what_a_tarball_was_unpacked_to_is_removed_with_the_model(published):
+    opened = open_model(str(published.tarball))
+    folder = opened.folder
+    assert folder.is_dir()
+    del opened
+    assert not folder.exists()
+
+
+def test_address_is_fetched_by_tf_hub(published, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=published.tarball.parent)
+    handler.log_message = lambda *_: None
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        assert open_model(address + published.tarball.name).name == "convmixer_tiny_classification_synthetic"
+        with pytest.raises(PackagingError, match=r"could not be fetched.*Check the address"):
+            open_model(address + "absent.tar.gz")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_nothing_there_says_what_is_and_what_to_do(published, tmp_path):
+    with pytest.raises(ParameterError, match=r"no such file or folder\. Convert one first"):
+        open_model(str(tmp_path / "absent.tar.gz"))
+    with pytest.raises(ParameterError, match=r"In .* there is: convmixer_tiny_classification_synthetic\.tar\.gz"):
+        open_model(str(published.tarball.parent / "convmixer_tiny_classification.tar.gz"))
+    with pytest.raises(ParameterError, match=r"holds no saved_model\.pb"):
+        open_model(str(published.tarball.parent))
+
+
+def changed(published, tmp_path, change):
+    folder = extract_tarball(published.tarball, tmp_path / "model")
+    change(folder)
+    return write_tarball(folder, tmp_path / "changed.tar.gz")
+
+
+def edit(folder: Path, **fields):
     path = folder / "assets.extra" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
-
-
-def test_folder_and_tarball_give_the_same_and_the_tarball_s_files_go_with_it():
-    published = extractors.published("classifier")
-    folder, tarball = (open_model(str(path)) for path in (published.folder, published.tarball))
-    assert folder.folder == published.folder
-    assert (folder.name, folder.output, folder.units) == ("convmixer_tiny_classification", "logits", 10)
-    assert (folder.weights, folder.synthetic, folder.labels) == ("custom", False, None)
-    assert folder.names == tuple(f"class {i}" for i in range(10))
-    assert (folder.hashes, folder.preprocessing) == (tarball.hashes, tarball.preprocessing)
-    assert set(folder.hashes) - set(folder.files) == {"assets.extra/manifest.json", "assets.extra/README.md"}
-    assert folder.preprocessing == folder.variant.preprocessing
-    unpacked = tarball.folder
-    assert unpacked.is_dir()
-    del tarball
-    assert not unpacked.exists()
-
-
-def test_features_have_no_class_names():
-    found = open_model(str(extractors.published("convmixer").folder))
-    assert (found.output, found.names) == ("features", ())
-
-
-@pytest.mark.parametrize(("settings", "said"), impossible.PREPROCESSING)
-def test_preprocessing_that_no_image_can_be_prepared_with_is_refused_by_all(copied, settings, said):
-    edit(copied, lambda manifest: manifest["model"].update(preprocessing=asdict(settings)))
-    with pytest.raises(PackagingError, match=f"no sound preprocessing.*{said}"):
-        open_model(str(copied))
-    with pytest.raises(PackagingError, match=f"no sound preprocessing.*{said}"):
-        manifest_of(copied)  # of `utils.verify` and `utils.smaller`
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("change", "message"),
     [
-        ("mean", "red"),
-        ("mean", None),
-        ("mean", [1, 2, True]),
-        ("std", [1, 2, "3"]),
-        ("std", [1, 1, 10**400]),
-        ("crop", 48.5),
-        ("crop", True),
-        ("resize", "48"),
-        ("interpolation", None),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").unlink(), r"manifest\.json is missing"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]"), "holds no manifest"),
+        (lambda folder: edit(folder, weights="stolen"), "'weights'"),
+        (lambda folder: (folder / "saved_model.pb").write_bytes(b"another"), r"saved_model\.pb is not the file"),
+        (
+            lambda folder: (folder / "assets.extra" / "labels.tsv").write_text("n0\ta\n"),
+            r"labels\.tsv is not in the manifest",
+        ),
     ],
-    ids=str,
 )
-def test_preprocessing_of_other_types_is_refused(key, value):
-    model = extractors.published("classifier").manifest
-    manifest = json.loads(model.read_text())
-    preprocessing_of(manifest)
-    manifest["model"]["preprocessing"][key] = value
-    with pytest.raises(PackagingError, match="no sound preprocessing"):
-        preprocessing_of(manifest)
+def test_a_changed_artefact_is_refused_by_name(published, tmp_path, change, message):
+    with pytest.raises(PackagingError, match=message):
+        open_model(str(changed(published, tmp_path, change)))
 
 
-@pytest.mark.parametrize(
-    ("side", "shape"),
-    [
-        ("outputs", []),
-        ("outputs", 10),
-        ("outputs", [None, None]),
-        ("outputs", [None, 0]),
-        ("inputs", [None, 48, 48]),
-        ("inputs", [None, 48, 48, 1]),
-        ("inputs", [None, "48", "48", 3]),
-    ],
-    ids=str,
-)
-def test_a_signature_of_another_kind_of_model_is_refused(copied, side, shape):
-    name = {"inputs": "inputs", "outputs": "logits"}[side]
-    edit(copied, lambda manifest: manifest["signatures"]["serving_default"][side][name].update(shape=shape))
-    with pytest.raises(PackagingError, match=r"model '.*copy': assets\.extra/manifest\.json: serving_default"):
-        open_model(str(copied))
+def test_a_file_that_is_no_tarball_is_refused(tmp_path):
+    (tmp_path / "model.tar.gz").write_bytes(b"<html>404</html>")
+    with pytest.raises(PackagingError, match=r"model\.tar\.gz.*Expected a complete \.tar\.gz"):
+        open_model(str(tmp_path / "model.tar.gz"))
 
 
-def test_head_and_signature_must_agree(copied):
-    edit(copied, lambda manifest: manifest.update(head="fe"))
-    with pytest.raises(PackagingError, match="or no features"):
-        open_model(str(copied))
-
-
-def test_changed_missing_and_additional_files_are_named(copied):
-    (copied / "saved_model.pb").write_bytes(b"another")
-    (copied / "fingerprint.pb").unlink()
-    (copied / "manifest.json").write_text("{}")  # where a TFLite file, and no SavedModel, has its manifest
-    with pytest.raises(PackagingError) as error:
-        open_model(str(copied))
-    for said in (
-        "saved_model.pb is not the file that was published",
-        "fingerprint.pb is missing",
-        "manifest.json is not in the manifest",
-    ):
-        assert said in str(error.value)
-
-
-def test_a_manifest_too_large_to_be_one_is_not_read(copied):
-    with (copied / "assets.extra" / "manifest.json").open("r+b") as file:
-        file.truncate((16 << 20) + 1)
-    with pytest.raises(PackagingError, match="too many to be what its name says"):
-        open_model(str(copied))
+def test_the_same_artefact_twice_is_refused(published):
+    with pytest.raises(ParameterError, match="was named already"):
+        open_models([str(published.folder), str(published.tarball)])

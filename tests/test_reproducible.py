@@ -42,6 +42,7 @@ def run(command, seed):
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_saving_in_two_processes_gives_the_same_bytes(tmp_path):
     found = []
     for seed in (1, 2):

@@ -79,6 +79,23 @@ def test_each_file_has_a_manifest_with_its_own_error_and_tolerance(folder, name)
     assert tolerances[None, "float16"] < tolerances["tflite", "int8"] < 0.1
 
 
+def test_the_table_of_smaller_files_has_each_with_its_own_figures(folder, tmp_path, capsys):
+    from benchmarks import smaller as table
+
+    table.main([str(folder), "--output-dir", str(tmp_path)])
+    text = (tmp_path / "smaller.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == sum(map(len, FILES.values())) + len(FILES)  # and what they were made from
+    found = table.samples(folder)
+    assert all(
+        sample["bytes"] == (folder / file).stat().st_size
+        for sample, file in zip(
+            [s for s in found if s["file"] == "TFLite, int8"], (FILES[CONVMIXER][3], FILES[MIXER][1]), strict=True
+        )
+    )
+    assert all(0 < sample["relative"] <= sample["tolerance"] for sample in found)
+
+
 # --- float16
 
 

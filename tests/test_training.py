@@ -16,8 +16,7 @@ WORLDS = ("tf_keras", "keras_3")
 EPOCHS, BATCH = 4, 4
 
 
-@pytest.fixture(scope="module")
-def images():
+def coloured_images():
     """24 noisy images of three colours."""
     rng = np.random.default_rng(0)
     labels = np.arange(24) % 3
@@ -34,6 +33,11 @@ def images():
         (),
         "fingerprint",
     )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return coloured_images()
 
 
 def settings_for(kind, output_dir, **changed):

@@ -29,6 +29,7 @@ STORED_AXES = {
 # shapes share one trace, as a nested function, which makes tracing and saving several times faster. TensorFlow
 # inlines nested functions before it optimises or runs anything.
 CHAINED = {"Transpose", "Conv", "Gelu", "Relu", "BatchNormalization"}
+MINIMUM_TENSORFLOW = "2.13"  # the oldest that benchmarks/compat.py runs what is exported here with
 # BatchNormalization's moving mean and variance: state of the layer that no gradient changes.
 STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}
 
@@ -93,6 +94,7 @@ def export_tensorflow(
         units=units,
         input_shape=(side, side, 3),
         axes=axes,
+        extra_versions={"minimum_tensorflow": MINIMUM_TENSORFLOW},
     )
 
 

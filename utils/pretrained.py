@@ -7,7 +7,7 @@ with the SHA-256 in it. Addresses are fetched by TF Hub, which unpacks plain fil
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,17 @@ class Pretrained:
         return tuple(f"class {i}" for i in range(self.units if self.output == "logits" else 0))
 
 
+def open_models(models: Iterable[str]) -> dict[str, Pretrained]:
+    """Opens each, as `open_model`, by its artefact's name. ParameterError where two are the same artefact."""
+    opened: dict[str, Pretrained] = {}
+    for model in models:
+        found = open_model(model)
+        if found.name in opened:
+            raise ParameterError(f"model {model!r} is {found.name}, which was named already. Name each model once.")
+        opened[found.name] = found
+    return opened
+
+
 def open_model(model: str) -> Pretrained:
     """Opens a folder, a .tar.gz or an address (https://…). Local ones download nothing.
 
@@ -115,7 +126,7 @@ def _what_is_there(path: Path) -> str:
     """For somebody who mistyped, or passed the folder above."""
     folder = path if path.is_dir() else path.parent
     found = sorted(each.name for each in folder.glob("*.tar.gz")) if folder.is_dir() else []
-    said = "that folder holds no saved_model.pb." if path.is_dir() else "there is no such folder or tarball."
+    said = "that folder holds no saved_model.pb." if path.is_dir() else "there is no such file or folder."
     return f"{said} In {folder} there is: {', '.join(found)}." if found else said
 
 

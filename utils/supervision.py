@@ -53,6 +53,7 @@ class Supervised:
         self.seconds = time.monotonic() - self._started
         if status is not None:
             _kill(self._others)  # a kernel, say, whose parent was killed
+            _wait(self._others)  # until then it holds its locks
             return status
         with suppress(*_GONE):
             self._others |= set(self._process.children(recursive=True))
@@ -93,3 +94,12 @@ def _kill(processes: set[psutil.Process]) -> None:
     for process in processes:
         with suppress(*_GONE):
             process.kill()
+
+
+def _wait(processes: set[psutil.Process], seconds: float = 10) -> None:
+    """Until killed processes are gone, or zombies, which nobody may ever ask for."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        with suppress(*_GONE):
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+                time.sleep(0.01)

@@ -1,0 +1,93 @@
+"""The REST client: its JSON goes through the signature as TensorFlow Serving sends it, by a server on this machine."""
+
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+from utils import saved_model
+from utils.errors import ConversionError
+from utils.image_signatures import image_signatures
+from utils.photographs import pillow_preprocess, sample_files, sample_photographs
+from utils.serving_client import main, predict
+from utils.variants import get_variant
+
+PREPROCESSING = get_variant("convmixer_tiny").preprocessing
+
+
+@pytest.fixture(scope="module", params=tiny.OUTPUTS)
+def served(request, tmp_path_factory):
+    """(output, model, address of a server): the rules of Serving's "row format", without Serving."""
+    folder = tmp_path_factory.mktemp("served") / "1"
+    exported = tiny.exported("convmixer_tiny", request.param, 48)
+    model = saved_model.load_model(saved_model.save_model(exported, folder, image_signatures(PREPROCESSING)))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path != "/v1/models/tiny:predict":
+                self.answer(404, {"error": f"Servable not found for request: {self.path}"})
+                return
+            # One input, so each instance is that input's value; an object {"b64": …} stands for bytes.
+            values = [base64.b64decode(instance["b64"], validate=True) for instance in body["instances"]]
+            signature = model.signatures[body["signature_name"]]
+            (argument,) = signature.structured_input_signature[1]
+            found = {
+                name: value.numpy().tolist() for name, value in signature(**{argument: tf.constant(values)}).items()
+            }
+            # Of several outputs, each prediction is an object; of one, its value.
+            rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+            self.answer(200, {"predictions": rows if len(found) > 1 else next(iter(found.values()))})
+
+        def answer(self, status, content):
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield tiny.OUTPUTS[request.param], model, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_files_of_different_sizes_in_one_request_give_what_the_model_gives(served):
+    output, model, address = served
+    batch = np.stack([pillow_preprocess(image, PREPROCESSING) for image in sample_photographs().values()])
+    expected = model(batch).numpy()
+    answers = predict(address, "tiny", list(sample_files().values()))
+    found = [answer["logits"] for answer in answers] if output == "logits" else answers
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)  # a level here and there: test_image_signatures.py
+    if output == "logits":
+        assert [np.argmax(answer["probabilities"]) for answer in answers] == expected.argmax(axis=1).tolist()
+
+
+def test_the_command_prints_a_line_for_each_file(served, tmp_path, capsys):
+    output, _, address = served
+    paths = []
+    for name, content in sample_files().items():
+        paths.append(tmp_path / f"{name}.jpg")
+        paths[-1].write_bytes(content)
+    assert main([address, "tiny", *map(str, paths)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(path) for path in paths]
+    assert all(("probability" in line) if output == "logits" else line.endswith(" 32 features") for line in lines)
+
+
+def test_a_refusal_and_a_silent_server_are_errors_in_the_server_s_words(served, tmp_path, capsys):
+    with pytest.raises(ConversionError, match=r"HTTP 404.*Servable not found"):
+        predict(served[2], "other", [b""])
+    assert main(["http://127.0.0.1:9", "tiny", str(tmp_path)]) == 1
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert main(["http://127.0.0.1:9", "tiny", str(tmp_path / "a.png")]) == 1
+    assert "Is TensorFlow Serving running there?" in capsys.readouterr().err

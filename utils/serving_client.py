@@ -1,0 +1,69 @@
+"""A client of TensorFlow Serving's REST interface, as an example to copy: the standard library is all it needs.
+
+python -m utils.serving_client http://localhost:8501 convmixer_768_32_classification photograph.jpg another.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import ConversionError
+
+TIMEOUT_SECONDS = 60
+
+
+def request_body(files: Sequence[bytes]) -> bytes:
+    """The JSON of a request: JPEG or PNG files of any sizes, as one batch for `serving_image_bytes`."""
+    instances = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
+    return json.dumps({"signature_name": "serving_image_bytes", "instances": instances}).encode()
+
+
+def predict(server: str, model: str, files: Sequence[bytes]) -> list[Any]:
+    """What the model says of each file: {"logits": …, "probabilities": …} of a classifier, the features of the other.
+
+    server: such as http://localhost:8501. Raises ConversionError with the server's own words where it refuses.
+    """
+    url = f"{server.rstrip('/')}/v1/models/{model}:predict"
+    request = urllib.request.Request(url, request_body(files), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+            return json.load(response)["predictions"]
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")[:1000]
+        raise ConversionError(f"{url} refused the request (HTTP {error.code}): {said}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ConversionError(f"{url} gave no predictions: {error}. Is TensorFlow Serving running there?") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the best class, or the number of features, of each file. Exit status: 0, or 1 with a message."""
+    parser = argparse.ArgumentParser(prog="python -m utils.serving_client", description=__doc__.splitlines()[0])
+    parser.add_argument("server", help="such as http://localhost:8501")
+    parser.add_argument("model", help="the name that the server gives the model")
+    parser.add_argument("files", nargs="+", type=Path, help="JPEG or PNG")
+    options = parser.parse_args(arguments)
+    try:
+        answers = predict(options.server, options.model, [path.read_bytes() for path in options.files])
+    except (ConversionError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path, answer in zip(options.files, answers, strict=True):
+        if isinstance(answer, dict):
+            probabilities = answer["probabilities"]
+            best = max(range(len(probabilities)), key=probabilities.__getitem__)
+            print(f"{path}: class {best} (line {best + 1} of labels.tsv), probability {probabilities[best]:.4f}")
+        else:
+            print(f"{path}: {len(answer)} features")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
