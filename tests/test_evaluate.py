@@ -392,11 +392,17 @@ def test_a_file_that_is_no_result_is_not_overwritten(run, classifier, folder, tm
 
 def test_what_is_no_classifier_of_ours_is_refused(run, classifier, saved, folder, tmp_path, capsys):
     (tmp_path / "file.tar.gz").write_bytes(b"not a tarball")
+    changed, unlike = (shutil.copytree(classifier("convmixer_tiny"), tmp_path / name) for name in ("changed", "unlike"))
+    (changed / "fingerprint.pb").write_bytes(b"another")
+    manifest = unlike / "assets.extra" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("[null, 10]", "[null, 9]"))
     for model, message in [
         (classifier("convmixer_tiny", head="fe"), "feature extractor"),
         (saved("convmixer_tiny"), "manifest.json"),
         (tmp_path / "file.tar.gz", "file.tar.gz"),
         (tmp_path / "nowhere", "no such file or folder"),
+        (changed, "fingerprint.pb is not the file that was published"),
+        (unlike, "gives 10 logits; its manifest says 9"),
     ]:
         assert run(model, folder()) is None
         assert message in capsys.readouterr().err
