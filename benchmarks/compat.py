@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for folder, reference in zip(artefacts, references, strict=True):
                 samples.append({"version": version, "artefact": folder.name, **_probe(version, folder, reference)})
                 print(f"TensorFlow {version}, {folder.name}: {verdict(samples[-1])}", flush=True)
-    notes = description(arguments) | {
-        "command": " ".join(["python -m benchmarks.compat", *arguments]),
+    notes = description("compat", arguments) | {
         "method": (
             "each TensorFlow in an environment of its own, on the CPU: load, call with batches of 4 and 1, "
             "gradients by every trainable variable, image signatures. The figure is the largest error of an output, "

@@ -101,8 +101,12 @@ def prepare(contender: str, artefacts: Artefacts, batches: tuple[int, ...]) -> C
     "logits" gives the array; "time" gives (seconds of one inference, input and output in NumPy's or the framework's
     own memory; seconds of processor time, of all threads, since the last command).
     """
-    bind = CONTENDERS[contender](artefacts)
-    images = noise(max(batches), get_variant(artefacts.variant).image_size)
+    return timed(CONTENDERS[contender](artefacts), get_variant(artefacts.variant).image_size, batches)
+
+
+def timed(bind: Bind, image_size: int, batches: tuple[int, ...]) -> Callable[[str, int], object]:
+    """The function that `prepare` returns, for a model that is ready: images of noise, square, `image_size` pixels."""
+    images = noise(max(batches), image_size)
     runs = {batch: bind(images[:batch]) for batch in batches}
     last = time.process_time()
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SEED = 0  # of the synthetic weights and of the images
+WEIGHTS = f"synthetic, seed {SEED}: of the official files' format and size, not the official values"
 ONNX_FILE = "model.onnx"  # what the plain side leaves beside its SavedModel; ONNX Runtime reads it
 SAVED_MODEL = "saved_model"
 WARM_UP = "convmixer_tiny"

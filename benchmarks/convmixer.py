@@ -22,7 +22,6 @@ TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 CONVERSION_VARIANTS = ["convmixer_1536_20"]
 LATENCY_VARIANTS = ["convmixer_1024_20", "convmixer_768_32"]
 QUICK_VARIANTS = ["convmixer_tiny"]
-WEIGHTS = f"synthetic, seed {conversion.SEED}: of the official files' format and size, not the official values"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
     folder = options.output_dir or (Path("exports", "tables") if options.quick else TABLES)
-    notes = {**description(arguments), "weights": WEIGHTS}
+    notes = {**description("convmixer", arguments), "weights": conversion.WEIGHTS}
     if "conversion" in options.parts:
         variants = options.variants or (QUICK_VARIANTS if options.quick else CONVERSION_VARIANTS)
         samples = _progress(conversion.samples(variants, options.repeats or (1 if options.quick else 5)))

@@ -11,7 +11,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", nargs="+", default=VARIANTS, help=f"else {', '.join(VARIANTS)}")
     parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
-    notes = machine.description(arguments) | {
-        "command": " ".join(["python -m benchmarks.learning", *arguments]),
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
+    notes = machine.description("learning", arguments, PACKAGES) | {
         "weights": "of the extractors: synthetic, seed 0, so all that is known of digits was learned here",
         "settings": ", ".join(f"{name} {value}" for name, value in SETTINGS.items()),
     }

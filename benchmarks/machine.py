@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,17 +14,20 @@ from pathlib import Path
 PACKAGES = ("torch", "tensorflow", "onnx", "onnx-tf", "onnxruntime", "numpy")
 
 
-def description(arguments: list[str]) -> dict[str, str]:
-    """Processor, cores, system, load, versions, date and command, by the words to print them under."""
+def description(benchmark: str, arguments: Sequence[str], packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Processor, cores, system, load, versions, date and command, by the words to print them under.
+
+    benchmark: the module's name in this package. packages: whose versions matter to it.
+    """
     one, five, _ = os.getloadavg()
     return {
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
         "load average before the run": f"{one:.1f} in the last minute, {five:.1f} in the last five",
         "versions": ", ".join(
-            [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in PACKAGES)]
+            [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]
         ),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "command": shlex.join([Path(sys.executable).name, "-m", "benchmarks.convmixer", *arguments]),
+        "command": shlex.join([Path(sys.executable).name, "-m", f"benchmarks.{benchmark}", *arguments]),
     }
 
 

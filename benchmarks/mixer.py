@@ -10,10 +10,8 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, tables
-from benchmarks.contenders import THREADS
-from benchmarks.conversion import SEED, noise
+from benchmarks.contenders import THREADS, Bind, timed
+from benchmarks.conversion import SEED, WEIGHTS
 from benchmarks.latency import BATCHES, take_turns
 from benchmarks.processes import Worker
 from utils import checkpoints
@@ -61,23 +59,10 @@ def samples(variants: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
 def prepare(contender: str, variant: str, folder: Path) -> Callable[[str, int], object]:
     """For a contender's process: the function `command("logits" or "time", batch)`, as in `benchmarks.contenders`."""
     bind = bind_jax(variant) if contender == "jax" else bind_saved_model(contender, variant, folder)
-    images = noise(max(BATCHES), get_variant(variant).image_size)
-    runs = {batch: bind(images[:batch]) for batch in BATCHES}
-    last = time.process_time()
-
-    def command(what: str, batch: int) -> object:
-        nonlocal last
-        idle = time.process_time() - last
-        started = time.perf_counter()
-        logits = runs[batch]()
-        seconds = time.perf_counter() - started
-        last = time.process_time()
-        return logits if what == "logits" else (seconds, idle)
-
-    return command
+    return timed(bind, get_variant(variant).image_size, BATCHES)
 
 
-def bind_jax(variant: str) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
+def bind_jax(variant: str) -> Bind:
     """`jax.jit` of the source model, weights and images in JAX's own memory."""
     # JAX has no setting for its threads: it takes as many as there are processors to run on.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
@@ -93,7 +78,7 @@ def bind_jax(variant: str) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
     return bind
 
 
-def bind_saved_model(operations: str, variant: str, folder: Path) -> Callable[[np.ndarray], Callable[[], np.ndarray]]:
+def bind_saved_model(operations: str, variant: str, folder: Path) -> Bind:
     """The exported and reloaded SavedModel, through the signature that TensorFlow Serving would call."""
     import tensorflow as tf
 
@@ -168,10 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(arguments)
     variants = options.variants or (QUICK_VARIANTS if options.quick else LATENCY_VARIANTS)
-    notes = machine.description(arguments) | {
-        "command": " ".join(["python -m benchmarks.mixer", *arguments]),
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
-        "weights": f"synthetic, seed {SEED}: of the official files' format and size, not the official values",
+    notes = machine.description("mixer", arguments, PACKAGES) | {
+        "weights": WEIGHTS,
         "method": (
             f"one inference, {THREADS} threads, medians; one process per contender, taking turns; logits "
             "compared before; oneDNN is TF_ENABLE_ONEDNN_OPTS, which TensorFlow sets by itself on CPUs with AVX-512 "

@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
     found = [sample for folder in options.folders for sample in samples(folder)]
-    notes = {key: value for key, value in description(arguments).items() if key in ("versions", "date")} | {
-        "command": "python -m benchmarks.smaller FOLDER",
+    described = description("smaller", ["FOLDER"])
+    notes = {key: value for key, value in described.items() if key in ("versions", "date", "command")} | {
         "weights": "synthetic where the name says so: of the official files' format and size, not their values",
         "method": "relative error of the outputs on the golden inputs, to those of the source framework; top-1 where "
         "the source's margin exceeds the tolerance (empty where it never does); the tolerance is each file's own",

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 
 from benchmarks import machine, tables
 from benchmarks.contenders import THREADS
-from benchmarks.conversion import SEED, memory_mb, noise
+from benchmarks.conversion import SEED, WEIGHTS, memory_mb, noise
 from benchmarks.latency import PAUSE_SECONDS
 from benchmarks.processes import Worker
 from benchmarks.training_parity import LEARNING_RATE, MOMENTUM, PACKAGES
@@ -331,10 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
     names = options.variants or (QUICK_VARIANTS if options.quick else DEFAULT_VARIANTS)
-    notes = machine.description(arguments) | {
-        "command": " ".join(["python -m benchmarks.training", *arguments]),
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
-        "weights": f"synthetic, seed {SEED}: of the official files' format and size, not the official values",
+    notes = machine.description("training", arguments, PACKAGES) | {
+        "weights": WEIGHTS,
         "method": (
             f"forward, loss, gradients and SGD with momentum on {options.batch} images, {THREADS} threads, float32; "
             "one process per contender, taking turns; medians; losses compared after a step. The first step includes "

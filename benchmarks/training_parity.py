@@ -11,19 +11,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import machine, tables
+from benchmarks.conversion import SEED, WEIGHTS
 from utils import checkpoints
 from utils.variants import VARIANTS, Variant, get_variant
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 DEFAULT_VARIANTS = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny", "convmixer_1024_20", "mixer_b16_i1k"]
-STEPS, LEARNING_RATE, MOMENTUM, SEED = 10, 0.003, 0.9, 0
+STEPS, LEARNING_RATE, MOMENTUM = 10, 0.003, 0.9
 BATCH, BATCH_OF_FULL_SIZE = 8, 2
 LOSS_TOLERANCE, WEIGHTS_TOLERANCE = 1e-4, 1e-3
 PACKAGES = ("torch", "jax", "flax", "optax", "tensorflow", "tf_keras", "onnx-tf", "numpy")
@@ -226,10 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", choices=known, default=DEFAULT_VARIANTS, help="all tiny, two in full")
     parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
-    notes = machine.description(arguments) | {
-        "command": " ".join(["python -m benchmarks.training_parity", *arguments]),
-        "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
-        "weights": f"synthetic, seed {SEED}: of the official files' format and size, not the official values",
+    notes = machine.description("training_parity", arguments, PACKAGES) | {
+        "weights": WEIGHTS,
         "method": (
             f"{STEPS} steps of SGD, learning rate {LEARNING_RATE:g}, momentum {MOMENTUM:g}, cross-entropy, every "
             "weight trained; the same batch of noise with random labels each time; the SavedModel was reloaded from "

@@ -10,7 +10,7 @@ from utils.variants import get_variant
 
 def publish(folder, name="convmixer_tiny", head="classification", operations="xla"):
     """Folder, tarball and manifest of `name` in `folder`; the golden outputs come from PyTorch or Flax."""
-    exported, source = (_mixer if name.startswith("mixer") else _convmixer)(name, head, operations)
+    exported, source = tiny.mixer(head, operations) if name == "mixer_tiny" else _convmixer(name, head)
     artefact = f"{name}_{head}" + ("_plain" if operations == "plain" else "")
     with Staging(folder, artefact) as staging:
         saved_model.save_model(exported, staging.model_dir)
@@ -40,22 +40,7 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
         )
 
 
-def _convmixer(name, head, _):
+def _convmixer(name, head):
     from utils.convmixer import as_nhwc
 
     return tiny.exported(name, head, 48), as_nhwc(tiny.source(name, head))
-
-
-def _mixer(name, head, operations):
-    from utils import jax_export, mlp_mixer, plain_mixer_export
-    from utils.checkpoints import read_mixer
-
-    variant = get_variant(name)
-    model = mlp_mixer.build(variant.architecture, head)
-    parameters = mlp_mixer.select_parameters(model, read_mixer(tiny.GOLDEN / f"{name}.npz", variant))
-    if operations == "plain":
-        exported = plain_mixer_export.export(variant.architecture, head, parameters)
-    else:
-        predict = mlp_mixer.predict_function(model)
-        exported = jax_export.export(predict, parameters, (48, 48, 3), tiny.OUTPUTS[head])
-    return exported, mlp_mixer.as_function(model, parameters)

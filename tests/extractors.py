@@ -1,4 +1,4 @@
-"""Published tiny feature extractors for fine-tuning: of golden weights, with a manifest, made once and only read."""
+"""Published tiny models, most of them to fine-tune: of golden weights, with a manifest, made once and only read."""
 
 import functools
 import tempfile
@@ -15,8 +15,10 @@ KINDS = {
     "xla": ("mixer_tiny", "mixer_tiny_fe"),
     "plain": ("mixer_tiny", "mixer_tiny_fe_plain"),
     "convmixer any size": ("convmixer_tiny", "convmixer_tiny_fe"),
+    "synthetic": ("convmixer_tiny", "convmixer_tiny_classification_synthetic"),
     "classifier": ("convmixer_tiny", "convmixer_tiny_classification"),
 }
+CLASSIFIERS = ("classifier", "synthetic")  # the latter says that its weights are
 ROW = {"output": "features", "input": "noise", "batch": 1, "passed": True, "tolerance": 1e-5}
 ROW |= {"max_abs": 1e-6, "relative": 1e-6, "rmse": 1e-7, "relative_l2": None, "top1": None, "top5": None}
 
@@ -36,8 +38,8 @@ def published(kind):
         manifest = build_manifest(
             name=name,
             variant=get_variant(variant_name),
-            head="classification" if kind == "classifier" else "fe",
-            weights="custom",
+            head="classification" if kind in CLASSIFIERS else "fe",
+            weights="synthetic" if kind == "synthetic" else "custom",
             source={"path": "golden", "sha256": "0" * 64},
             versions={"tensorflow": "2", **exported.extra_versions},
             parameters=sum(int(np.prod(v.shape)) for v in exported.trainable.values()),
@@ -51,16 +53,8 @@ def published(kind):
 
 
 def _exported(kind):
-    if kind == "classifier":
+    if kind in CLASSIFIERS:
         return tiny.exported("convmixer_tiny", "classification", 48)
     if kind.startswith("convmixer"):
         return tiny.exported("convmixer_tiny", "fe", None if kind.endswith("any size") else 48)
-    from utils import jax_export, mlp_mixer, plain_mixer_export
-
-    architecture = get_variant("mixer_tiny").architecture
-    weights = dict(np.load(tiny.GOLDEN / "mixer_tiny.npz", allow_pickle=False))
-    model = mlp_mixer.build(architecture, "fe")
-    parameters = mlp_mixer.select_parameters(model, weights)
-    if kind == "plain":
-        return plain_mixer_export.export(architecture, "fe", parameters)
-    return jax_export.export(mlp_mixer.predict_function(model), parameters, (48, 48, 3), "features")
+    return tiny.mixer("fe", kind)[0]

@@ -71,16 +71,17 @@ ROOMS = {
     "model_card": Room(utils="card_header card_overview"),
     "warmup": Room("google tensorflow"),
     # using what was made
-    "pretrained": Room(utils="errors extraction hashes hub_compat labels manifest variants"),
+    "lite_file": Room(utils="errors"),
+    "published": Room(utils="errors hashes lite_file manifest variants"),
+    "pretrained": Room(utils="errors extraction hub_compat labels manifest published variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
     "serving_client": Room(utils="errors"),
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
     "golden": Room("numpy", utils="errors"),
-    "lite_file": Room(utils="errors"),
     # fine-tuning
     "training_settings": Room(utils="errors"),
-    "extractor": Room(utils="errors extraction hashes hub_compat manifest variants"),
+    "extractor": Room(utils="errors pretrained variants"),
     "augmentation": Room(lazily="tensorflow", utils="variants"),
     "datasets": Room("numpy", lazily="sklearn tensorflow_datasets tqdm", utils="augmentation errors photographs"),
     "batches": Room("numpy tensorflow", utils="augmentation datasets preprocessing variants"),
@@ -97,11 +98,11 @@ ROOMS = {
     "parity_report": Room(lazily="matplotlib", utils="errors parity_plot parity_row"),
     "parity": Room("numpy", utils="errors parity_inputs parity_report parity_row"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
-    "verify_files": Room(utils="errors extraction hashes lite_file manifest"),
+    "verify_files": Room(utils="errors extraction hashes lite_file manifest published"),
     "verify_numbers": Room(
         "numpy", lazily="tensorflow", utils="errors golden parity parity_report saved_model verify_files"
     ),
-    "verify": Room(utils="errors verify_files verify_numbers"),
+    "verify": Room(utils="errors published verify_files verify_numbers"),
     "verify_app": Room(),
     # smaller files, from the published ones
     "float16_export": Room("numpy tensorflow", utils="errors"),
@@ -111,10 +112,10 @@ ROOMS = {
         utils="errors float16_export golden hashes lite_export lite_file manifest measure packaging parity "
         "plain_mixer_export saved_model staging variants verify_numbers",
     ),
-    "smaller": Room(utils="errors quiet smaller_files verify_files verify_numbers"),
+    "smaller": Room(utils="errors published quiet smaller_files verify_files verify_numbers"),
     # the rest
     "photographs": Room("PIL numpy", utils="errors variants"),
-    "preprocessing": Room("tensorflow", utils="errors variants"),
+    "preprocessing": Room("tensorflow", utils="variants"),
     "image_signatures": Room("numpy tensorflow", utils="preprocessing variants"),
     "measure": Room(),
     "parameters": Room(utils="errors variants"),
@@ -124,8 +125,9 @@ ROOMS = {
     "hub_compat": Room(lazily="packaging tensorflow tensorflow_hub", utils="errors"),
     "release_matrix": Room(utils="variants"),
     "devices": Room(),
+    "command": Room(utils="errors"),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
-    "artefacts": Room(utils="errors hashes manifest staging"),
+    "artefacts": Room(utils="errors hashes manifest published staging"),
     "release": Room(utils="artefacts errors hashes model_card staging"),
     "supervision": Room("psutil"),
     "batch_plan": Room(utils="artefacts checkpoints errors parameters variants"),
@@ -135,7 +137,7 @@ ROOMS = {
         lazily="psutil",
         utils="batch_display batch_plan batch_report errors staging supervision variants",
     ),
-    "convert": Room(utils="checkpoints errors execution parameters parity_report parity_row variants"),
+    "convert": Room(utils="checkpoints command errors execution parameters parity_report parity_row variants"),
     # evaluation: a command that runs both ends on the same batches, as notebooks and tests do
     "evaluation_classes": Room(utils="errors labels"),
     "evaluation_data": Room(lazily="tensorflow_datasets", utils="errors evaluation_classes labels"),
@@ -145,12 +147,12 @@ ROOMS = {
     "evaluation_model": Room(
         "numpy",
         lazily="tensorflow",
-        utils="checkpoints convmixer errors extraction hashes labels manifest mlp_mixer quiet saved_model variants",
+        utils="checkpoints convmixer errors labels manifest mlp_mixer pretrained quiet saved_model variants",
     ),
     "evaluation_report": Room(utils="checkpoints evaluation_data evaluation_model evaluation_progress"),
     "evaluate": Room(
         lazily="numpy tqdm",
-        utils="checkpoints errors evaluation_batches evaluation_data evaluation_model evaluation_progress "
+        utils="checkpoints command errors evaluation_batches evaluation_data evaluation_model evaluation_progress "
         "evaluation_report",
     ),
 }

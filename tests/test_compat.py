@@ -3,26 +3,20 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from benchmarks import compat, compat_probe
-from utils import mlp_mixer, plain_mixer_export, saved_model
-from utils.variants import get_variant
-
-GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
+from utils import saved_model
 
 
 @pytest.fixture(scope="module")
 def artefact(tmp_path_factory):
     """(SavedModel folder, reference) of the tiny feature extractor."""
-    architecture, scratch = get_variant("mixer_tiny").architecture, tmp_path_factory.mktemp("compat")
-    weights = dict(np.load(GOLDEN / "mixer_tiny.npz", allow_pickle=False))
-    parameters = mlp_mixer.select_parameters(mlp_mixer.build(architecture, "fe"), weights)
-    exported = plain_mixer_export.export(architecture, "fe", parameters)
-    folder = saved_model.save_model(exported, scratch / "mixer_tiny_fe_plain")
+    scratch = tmp_path_factory.mktemp("compat")
+    folder = saved_model.save_model(tiny.mixer("fe", "plain")[0], scratch / "mixer_tiny_fe_plain")
     return folder, compat._reference(folder, scratch)
 
 

@@ -19,7 +19,7 @@ from utils import evaluate as command
 from utils import evaluation_batches, evaluation_data, evaluation_model
 from utils.errors import EvaluationError
 from utils.evaluation_progress import Progress
-from utils.hashes import hash_file
+from utils.hashes import hash_file, hash_files
 from utils.image_signatures import image_signatures
 from utils.manifest import build_manifest
 from utils.packaging import write_tarball
@@ -56,12 +56,7 @@ def reference(name):
 
         model = tiny.source(name)
         return lambda inputs: model(torch.from_numpy(inputs.transpose(0, 3, 1, 2))).detach().numpy()
-    from utils import mlp_mixer
-
-    model = mlp_mixer.build(get_variant(name).architecture)
-    arrays = dict(np.load(CHECKPOINTS[name], allow_pickle=False))
-    predict = mlp_mixer.predict_function(model)
-    return lambda inputs: np.asarray(predict(mlp_mixer.select_parameters(model, arrays), inputs))
+    return tiny.mixer(operations="plain")[1]
 
 
 def prepared(path, name):
@@ -69,8 +64,12 @@ def prepared(path, name):
     settings = get_variant(name).preprocessing
     image = Image.open(path).convert("RGB")
     width, height = image.size
-    size = (max(settings.resize, int(settings.resize * length / min(width, height))) for length in (width, height))
-    pixels = np.asarray(image.resize(tuple(size), Image.Resampling.BICUBIC), np.float32)
+    wide, high = (
+        max(settings.resize, int(settings.resize * length / min(width, height))) for length in (width, height)
+    )
+    # Columns first: Pillow itself takes tall images the other way round since version 13.
+    image = image.resize((wide, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC), np.float32)
     top, left = (round((length - settings.crop) / 2) for length in pixels.shape[:2])
     pixels = pixels[top : top + settings.crop, left : left + settings.crop]
     return (pixels - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
@@ -119,19 +118,19 @@ def classifier(saved, tmp_path_factory):
 
 
 def plain_mixer(tmp_path_factory):
-    from utils import mlp_mixer, plain_mixer_export
-
-    architecture = get_variant("mixer_tiny").architecture
-    arrays = dict(np.load(CHECKPOINTS["mixer_tiny"], allow_pickle=False))
-    parameters = mlp_mixer.select_parameters(mlp_mixer.build(architecture), arrays)
-    folder = tmp_path_factory.mktemp("mixer") / "model"
-    return save_model(plain_mixer_export.export(architecture, "classification", parameters), folder)
+    return save_model(tiny.mixer(operations="plain")[0], tmp_path_factory.mktemp("mixer") / "model")
 
 
 def finish(folder, name, weights, labels, head):
     row = {"output": "logits", "input": "noise", "batch": 1, "max_abs": 0.0, "relative": 0.0, "rmse": 0.0}
     row |= {"top1": 1.0, "top5": 1.0, "tolerance": 1e-5, "passed": True}
-    tensor = {"dtype": "float32", "shape": [None, 10]}
+    output = {"logits": {"dtype": "float32", "shape": [None, get_variant(name).architecture.classes]}}
+    if head == "fe":
+        output = {"features": {"dtype": "float32", "shape": [None, get_variant(name).architecture.dim]}}
+    images = {"inputs": {"dtype": "float32", "shape": [None, None, None, 3]}}
+    (folder / "assets.extra").mkdir()
+    if labels:
+        (folder / "assets.extra" / "labels.tsv").write_text("".join(f"{i}\t{n}\n" for i, n in LABELS))
     manifest = build_manifest(
         name=f"{name}_{head}" + ("_synthetic" if weights == "synthetic" else ""),
         variant=get_variant(name),
@@ -140,16 +139,13 @@ def finish(folder, name, weights, labels, head):
         source={"url": None, "path": None, "sha256": hash_file(CHECKPOINTS[name])},
         versions={"tensorflow": "2.21.0"},
         parameters=1,
-        signatures={"serving_default": {"inputs": {"inputs": tensor}, "outputs": {"logits": tensor}}},
+        signatures={"serving_default": {"inputs": images, "outputs": output}},
         parity={"passed": True, "tolerance": {"logits": 1e-5}, "rows": [row]},
         seconds={"load": 0.0},
         peak_memory_mb=1.0,
-        files={"saved_model.pb": "0" * 64},
+        files=hash_files(folder),
     )
-    (folder / "assets.extra").mkdir()
     (folder / "assets.extra" / "manifest.json").write_text(json.dumps(manifest))
-    if labels:
-        (folder / "assets.extra" / "labels.tsv").write_text("".join(f"{i}\t{n}\n" for i, n in LABELS))
 
 
 @pytest.fixture
@@ -396,11 +392,17 @@ def test_a_file_that_is_no_result_is_not_overwritten(run, classifier, folder, tm
 
 def test_what_is_no_classifier_of_ours_is_refused(run, classifier, saved, folder, tmp_path, capsys):
     (tmp_path / "file.tar.gz").write_bytes(b"not a tarball")
+    changed, unlike = (shutil.copytree(classifier("convmixer_tiny"), tmp_path / name) for name in ("changed", "unlike"))
+    (changed / "fingerprint.pb").write_bytes(b"another")
+    manifest = unlike / "assets.extra" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("[null, 10]", "[null, 9]"))
     for model, message in [
         (classifier("convmixer_tiny", head="fe"), "feature extractor"),
         (saved("convmixer_tiny"), "manifest.json"),
         (tmp_path / "file.tar.gz", "file.tar.gz"),
-        (tmp_path / "nowhere", "no such folder or tarball"),
+        (tmp_path / "nowhere", "no such file or folder"),
+        (changed, "fingerprint.pb is not the file that was published"),
+        (unlike, "gives 10 logits; its manifest says 9"),
     ]:
         assert run(model, folder()) is None
         assert message in capsys.readouterr().err

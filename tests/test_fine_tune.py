@@ -1,5 +1,6 @@
 """The fine-tuning notebook by papermill: it really learns, what it leaves can be used, and what must stop it."""
 
+import functools
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import sys
 import time
 
 import extractors
+import notebooks
 import numpy as np
 import papermill
 import pytest
@@ -19,23 +21,10 @@ from utils.convert import ROOT
 from utils.packaging import extract_tarball
 from utils.variants import get_variant
 
-NOTEBOOK = ROOT / "fine-tune.ipynb"
 NAME = "convmixer_tiny_classification_digits"
 pytestmark = pytest.mark.slow
 
-
-def run(folder, **parameters):
-    """Executes the notebook in `folder`, as a stranger's papermill would; returns the executed notebook."""
-    written = folder / "executed.ipynb"
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(written),
-        {"output_dir": str(folder / "exports"), **parameters},
-        kernel_name="python3",
-        cwd=str(folder),
-        progress_bar=False,
-    )
-    return json.loads(written.read_text(encoding="utf-8"))
+run = functools.partial(notebooks.run, "fine-tune.ipynb")
 
 
 def manifest_of(folder, name):

@@ -8,8 +8,7 @@ import tensorflow as tf
 import tiny
 from PIL import Image
 
-from utils import jax_export, mlp_mixer, plain_mixer_export, saved_model
-from utils.checkpoints import read_mixer
+from utils import saved_model
 from utils.image_signatures import image_signatures, signature_outputs
 from utils.photographs import pillow_preprocess, sample_files, sample_photographs
 from utils.variants import get_variant
@@ -20,18 +19,9 @@ KINDS = ("convmixer any size", "convmixer", "mixer xla", "mixer plain")
 TOLERANCE = 5e-3
 
 
-def mixer(kind, head):
-    variant = get_variant("mixer_tiny")
-    model = mlp_mixer.build(variant.architecture, head)
-    arrays = mlp_mixer.select_parameters(model, read_mixer(tiny.GOLDEN / "mixer_tiny.npz", variant))
-    if kind == "plain":
-        return plain_mixer_export.export(variant.architecture, head, arrays)
-    return jax_export.export(mlp_mixer.predict_function(model), arrays, (48, 48, 3), tiny.OUTPUTS[head])
-
-
 def exported(kind, head):
     if kind.startswith("mixer"):
-        return mixer(kind.split()[1], head)
+        return tiny.mixer(head, kind.split()[1])[0]
     return tiny.exported("convmixer_tiny", head, None if kind.endswith("any size") else 48)
 
 

@@ -1,7 +1,6 @@
 """Both kinds of exported Mixer, reloaded from disk, against the Flax model they come from."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -9,27 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 
 from utils import jax_export, mlp_mixer, plain_mixer_export, saved_model
 from utils.errors import ConversionError
 from utils.parity import compare_gradients, compare_outputs, standard_inputs
 from utils.variants import get_variant
 
-GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 ARCHITECTURE = get_variant("mixer_tiny").architecture
 SIZE = ARCHITECTURE.image_size
-OUTPUTS = {"classification": "logits", "fe": "features"}
 KINDS = ("xla", "plain")
 
 
 @pytest.fixture(scope="module")
 def weights():
-    return dict(np.load(GOLDEN / "mixer_tiny.npz", allow_pickle=False))
+    return tiny.mixer_weights()
 
 
 @pytest.fixture(scope="module")
 def expected():
-    return dict(np.load(GOLDEN / "mixer_tiny.expected.npz", allow_pickle=False))
+    return tiny.expected("mixer_tiny")
 
 
 def source(weights, head="classification", architecture=ARCHITECTURE):
@@ -46,11 +44,11 @@ def export(kind, weights, head="classification", architecture=ARCHITECTURE, orde
         lambda parameters, inputs: predict(parameters, order(inputs)),
         parameters,
         (SIZE, SIZE, 3),
-        OUTPUTS[head],
+        tiny.OUTPUTS[head],
     )
 
 
-@pytest.fixture(scope="module", params=[(kind, head) for kind in KINDS for head in OUTPUTS], ids="-".join)
+@pytest.fixture(scope="module", params=[(kind, head) for kind in KINDS for head in tiny.OUTPUTS], ids="-".join)
 def reloaded(request, weights, tmp_path_factory):
     """(head, model) for each kind and head, saved and loaded again."""
     kind, head = request.param
@@ -61,7 +59,7 @@ def reloaded(request, weights, tmp_path_factory):
 def test_golden_outputs_survive_saving_and_loading(reloaded, expected):
     head, model = reloaded
     found = model(tf.constant(expected["inputs"])).numpy()
-    np.testing.assert_allclose(found, expected[OUTPUTS[head]], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, expected[tiny.OUTPUTS[head]], rtol=0, atol=1e-6)
 
 
 def test_every_standard_input_and_batch_passes_the_gate(reloaded, weights):
@@ -71,7 +69,7 @@ def test_every_standard_input_and_batch_passes_the_gate(reloaded, weights):
         lambda inputs: np.asarray(predict(parameters, inputs)),
         saved_model.as_function(model),
         standard_inputs(SIZE, SIZE, seed=0),
-        OUTPUTS[head],
+        tiny.OUTPUTS[head],
     )
     assert {row.batch for row in rows} == {1, 3, 8}
     assert all(row.passed for row in rows), rows
@@ -99,8 +97,7 @@ def test_gradient_by_the_inputs_equals_the_upstream_definition(reloaded, expecte
         loss = tf.reduce_sum(model(inputs) ** 2)
     found = tape.gradient(loss, inputs).numpy()
     if head == "classification":
-        error = np.linalg.norm(found - expected["grad_inputs"]) / np.linalg.norm(expected["grad_inputs"])
-        assert error <= 1e-5
+        assert tiny.relative_l2(found, expected["grad_inputs"]) <= 1e-5
     else:
         assert np.abs(found).max() > 0
 
@@ -110,7 +107,7 @@ def test_signature_has_a_dynamic_batch_and_static_units(reloaded):
     signature = model.signatures["serving_default"]
     units = ARCHITECTURE.classes if head == "classification" else ARCHITECTURE.hidden_dim
     assert signature.structured_input_signature[1]["inputs"].shape.as_list() == [None, SIZE, SIZE, 3]
-    assert signature.structured_outputs[OUTPUTS[head]].shape.as_list() == [None, units]
+    assert signature.structured_outputs[tiny.OUTPUTS[head]].shape.as_list() == [None, units]
 
 
 def test_variables_carry_the_names_of_the_checkpoint(reloaded, weights):

@@ -1,17 +1,16 @@
 """The Flax source model against what the upstream definition computed."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from utils import mlp_mixer
 from utils.errors import CheckpointError, ParameterError
 from utils.variants import get_variant
 
-GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 ARCHITECTURE = get_variant("mixer_tiny").architecture
 
 # Same framework, same operations: only the order of summation inside XLA can differ.
@@ -20,20 +19,16 @@ TOLERANCE = 1e-6
 
 @pytest.fixture(scope="module")
 def weights():
-    return dict(np.load(GOLDEN / "mixer_tiny.npz", allow_pickle=False))
+    return tiny.mixer_weights()
 
 
 @pytest.fixture(scope="module")
 def expected():
-    return dict(np.load(GOLDEN / "mixer_tiny.expected.npz", allow_pickle=False))
+    return tiny.expected("mixer_tiny")
 
 
 def relative_error(found, expected):
     return np.abs(np.asarray(found) - expected).max() / max(1.0, np.abs(expected).max())
-
-
-def relative_l2(found, expected):
-    return np.linalg.norm(np.asarray(found) - expected) / np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(("head", "output"), [("classification", "logits"), ("fe", "features")])
@@ -51,9 +46,9 @@ def test_gradients_equal_the_upstream_definition(weights, expected):
     by_parameter, by_input = jax.grad(lambda p, x: (predict(p, x) ** 2).sum(), argnums=(0, 1))(
         mlp_mixer.select_parameters(model, weights), expected["inputs"]
     )
-    assert relative_l2(by_input, expected["grad_inputs"]) <= TOLERANCE
-    assert relative_l2(by_parameter["stem/kernel"], expected["grad_stem_kernel"]) <= TOLERANCE
-    assert relative_l2(by_parameter["head/kernel"], expected["grad_head_kernel"]) <= TOLERANCE
+    assert tiny.relative_l2(by_input, expected["grad_inputs"]) <= TOLERANCE
+    assert tiny.relative_l2(by_parameter["stem/kernel"], expected["grad_stem_kernel"]) <= TOLERANCE
+    assert tiny.relative_l2(by_parameter["head/kernel"], expected["grad_head_kernel"]) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import impossible
 import numpy as np
 import pytest
 from PIL import Image
@@ -159,15 +160,7 @@ def test_a_long_thin_image_is_refused_before_it_fills_the_memory():
         pillow_preprocess(Image.new("RGB", (500_000, 1)), VARIANTS["convmixer_768_32"].preprocessing)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (Preprocessing(8, 9, (0.0,) * 3, (1.0,) * 3), "crop = 9"),
-        (Preprocessing(8, 0, (0.0,) * 3, (1.0,) * 3), "crop = 0"),
-        (Preprocessing(8, 8, (0.0,) * 3, (1.0, 0.0, 1.0)), "std"),
-        (Preprocessing(8, 8, (0.0,) * 3, (1.0,) * 3, "lanczos9"), "lanczos9"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), impossible.PREPROCESSING)
 def test_impossible_settings_are_errors(settings, message):
     with pytest.raises(ParameterError, match=message):
         pillow_preprocess(gradient(9, 9), settings)

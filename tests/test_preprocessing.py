@@ -2,6 +2,7 @@
 
 import io
 
+import impossible
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -99,15 +100,7 @@ def test_in_tf_data_and_as_a_graph_it_is_the_same_as_eagerly():
     assert data.element_spec.shape.as_list() == [None, 48, 48, 3]  # static, as models want it
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (Preprocessing(8, 9, (0.0,) * 3, (1.0,) * 3), "crop = 9"),
-        (Preprocessing(8, 0, (0.0,) * 3, (1.0,) * 3), "crop = 0"),
-        (Preprocessing(8, 8, (0.0,) * 3, (1.0, 0.0, 1.0)), "std"),
-        (Preprocessing(8, 8, (0.0,) * 3, (1.0,) * 3, "lanczos9"), "lanczos9"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), impossible.PREPROCESSING)
 def test_impossible_settings_are_errors(settings, message):
     with pytest.raises(ParameterError, match=message):
         preprocess(np.zeros((1, 9, 9, 3), np.uint8), settings)

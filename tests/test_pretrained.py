@@ -6,14 +6,13 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import extractors
 import numpy as np
 import pytest
-import tiny
 
 from utils import saved_model
 from utils.errors import PackagingError, ParameterError
-from utils.image_signatures import image_signatures
-from utils.packaging import Staging, build_manifest, extract_tarball, write_tarball
+from utils.packaging import extract_tarball, write_tarball
 from utils.pretrained import open_model, open_models
 from utils.variants import get_variant
 
@@ -23,27 +22,7 @@ VARIANT = get_variant("convmixer_tiny")
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A tiny artefact, published without the comparison that a conversion makes."""
-    staging = Staging(tmp_path_factory.mktemp("exports"), "convmixer_tiny_classification_synthetic")
-    exported = tiny.exported("convmixer_tiny", "classification", 48)
-    saved_model.save_model(exported, staging.model_dir, image_signatures(VARIANT.preprocessing))
-    unpacked = staging.unpacked_candidate()
-    row = dict.fromkeys(("relative", "max_abs", "rmse", "top1", "top5"), 0.0) | {"passed": True, "tolerance": 1e-5}
-    row |= {"output": "logits", "input": "noise", "batch": 1}
-    manifest = build_manifest(
-        name=staging.name,
-        variant=VARIANT,
-        head="classification",
-        weights="synthetic",
-        source={"url": None, "path": "tiny", "sha256": "0" * 64},
-        versions={"tensorflow": "2"},
-        parameters=8010,
-        signatures=saved_model.describe_signatures(saved_model.load_model(unpacked)),
-        parity={"passed": True, "tolerance": {"logits": 1e-5}, "rows": [row]},
-        seconds={"load": 1.0},
-        peak_memory_mb=1.0,
-        files=staging.files,
-    )
-    return staging.publish(manifest)
+    return extractors.published("synthetic")
 
 
 def test_folder_and_tarball_open_to_the_same_model(published):
@@ -54,6 +33,7 @@ def test_folder_and_tarball_open_to_the_same_model(published):
         assert opened.preprocessing == VARIANT.preprocessing
         assert opened.names == tuple(f"class {i}" for i in range(10))
         assert opened.synthetic
+        assert set(opened.hashes) - set(opened.files) == {"assets.extra/manifest.json", "assets.extra/README.md"}
         model = saved_model.load_model(opened.folder)
         assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
 
@@ -106,11 +86,14 @@ def edit(folder: Path, **fields):
     ("change", "message"),
     [
         (lambda folder: (folder / "assets.extra" / "manifest.json").unlink(), r"manifest\.json is missing"),
-        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("{"), "is no JSON"),
-        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]"), "one JSON object"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]"), "holds no manifest"),
         (lambda folder: edit(folder, weights="stolen"), "'weights'"),
-        (lambda folder: (folder / "saved_model.pb").write_bytes(b"another"), r"saved_model\.pb differs"),
-        (lambda folder: (folder / "assets.extra" / "labels.tsv").write_text("n0\ta\n"), r"labels\.tsv differs"),
+        (lambda folder: (folder / "saved_model.pb").write_bytes(b"another"), r"saved_model\.pb is not the file"),
+        (
+            lambda folder: (folder / "assets.extra" / "labels.tsv").write_text("n0\ta\n"),
+            r"labels\.tsv is not in the manifest",
+        ),
     ],
 )
 def test_a_changed_artefact_is_refused_by_name(published, tmp_path, change, message):

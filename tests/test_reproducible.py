@@ -15,20 +15,16 @@ CONVERT = """
 import sys
 from pathlib import Path
 import tiny
-from utils import jax_export, mlp_mixer, plain_mixer_export, saved_model
-from utils.checkpoints import read_mixer
+from utils import saved_model
 from utils.image_signatures import image_signatures
 from utils.tarball import write_tarball
 from utils.variants import get_variant
 
 folder, variant = Path(sys.argv[1]), get_variant("mixer_tiny")
-model = mlp_mixer.build(variant.architecture)
-weights = mlp_mixer.select_parameters(model, read_mixer(tiny.GOLDEN / "mixer_tiny.npz", variant))
-predict = mlp_mixer.predict_function(model)
 made = {
     "convmixer": tiny.exported("convmixer_tiny", "classification", 48),
-    "xla": jax_export.export(predict, weights, (48, 48, 3), "logits"),
-    "plain": plain_mixer_export.export(variant.architecture, "classification", weights),
+    "xla": tiny.mixer()[0],
+    "plain": tiny.mixer(operations="plain")[0],
 }
 for name, exported in made.items():
     saved_model.save_model(exported, folder / name, image_signatures(variant.preprocessing))

@@ -61,7 +61,7 @@ class Run:
 
     def __init__(self, kind, images, output_dir, **changed):
         self.settings = settings_for(kind, output_dir, **changed)
-        self.extractor = open_extractor(self.settings.model, 0, output_dir)
+        self.extractor = open_extractor(self.settings.model, 0)
         steps = len(images.train) // self.settings.batch_size * self.settings.epochs
         self.trainable = keras_worlds.build(self.settings, self.extractor.folder, 48, 3, steps)
         self.images = images
@@ -235,7 +235,7 @@ def test_the_schedule_warms_up_for_a_tenth_and_ends_at_zero():
 def test_a_scaled_loss_trains_too(images, tmp_path, world):
     """As with float16 on a GPU: here in float32, which the rewrite does not change on a CPU."""
     settings = settings_for("plain", tmp_path, keras=world, epochs=1)
-    extractor = open_extractor(settings.model, 0, tmp_path)
+    extractor = open_extractor(settings.model, 0)
     trainable = keras_worlds.build(settings, extractor.folder, 48, 3, 4, float16=True)
     before = trainable.values()[0]
     state = training.open_state(trainable, settings, "name", images, extractor.files)

@@ -1,4 +1,4 @@
-"""The tiny ConvMixers of the golden data, from file to TensorFlow function; what is only read is made once."""
+"""The tiny models of the golden data, from file to TensorFlow function; what is only read is made once."""
 
 import functools
 from pathlib import Path
@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from utils.checkpoints import read_convmixer
+from utils.checkpoints import read_convmixer, read_mixer
 from utils.variants import get_variant
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
@@ -61,6 +61,25 @@ def exported(name, head="classification", image_size=None):
     from utils.onnx_tf_export import export_tensorflow
 
     return export_tensorflow(graph(name, head), weights(name), image_size, OUTPUTS[head])
+
+
+def mixer_weights():
+    """Checked arrays of the golden Mixer's checkpoint; read anew, so that a test may change them."""
+    read = read_mixer(GOLDEN / "mixer_tiny.npz", get_variant("mixer_tiny"))
+    return {key: array.copy() for key, array in read.items()}
+
+
+def mixer(head="classification", operations="xla"):
+    """(the TensorFlow function, the Flax model as a function) of the tiny Mixer."""
+    from utils import jax_export, mlp_mixer, plain_mixer_export
+
+    model = mlp_mixer.build(architecture("mixer_tiny"), head)
+    parameters = mlp_mixer.select_parameters(model, mixer_weights())
+    if operations == "plain":
+        exported = plain_mixer_export.export(architecture("mixer_tiny"), head, parameters)
+    else:
+        exported = jax_export.export(mlp_mixer.predict_function(model), parameters, (48, 48, 3), OUTPUTS[head])
+    return exported, mlp_mixer.as_function(model, parameters)
 
 
 def relative_error(found, reference):

@@ -13,8 +13,10 @@ packaging                   tarball, manifest and model card
 parity                      callables and arrays -> how far apart they are, and whether that passes
 photographs                 image files -> arrays by Pillow, the reference of preprocessing
 preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
+published                   manifest and hashes of what was published, checked for all who read it
 pretrained, image_source    a model and an image from wherever they are; predictions runs the one on the other
 serving_client              asks a model that TensorFlow Serving has
+extractor                   a model to fine-tune, at the size of image that is trained on
 datasets, batches           labelled images -> augmented batches for fine-tuning
 keras_worlds, training      a feature extractor and a new head, trained in either Keras, resumable
 fine_tuned                  the trained model -> what saved_model saves

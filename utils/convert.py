@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
 from utils import execution
+from utils.command import run_command
 from utils.errors import CheckpointUnavailable, ConversionError
 from utils.parameters import check_conversion
 from utils.parity_report import Report
@@ -142,19 +142,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 converted and verified, 1 an error whose message was printed, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    # Being ended is being interrupted: the notebook's kernel is another process, and must clean up too.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        print(summary(convert(**vars(options))))
-    except ConversionError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nInterrupted: nothing new is in {options.output_dir}.", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
+    return run_command(
+        lambda: summary(convert(**vars(options))), f"Interrupted: nothing new is in {options.output_dir}."
+    )
 
 
 if __name__ == "__main__":

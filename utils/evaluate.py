@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import signal
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import ConversionError, EvaluationError, ParameterError
+from utils.command import run_command
+from utils.errors import EvaluationError, ParameterError
 
 if TYPE_CHECKING:
     from utils.checkpoints import Checkpoint
@@ -36,7 +36,7 @@ def evaluate(
     data_dir: str | None = None,
     preprocessing: str = "pillow",
 ) -> tuple[dict[str, Any], Path]:
-    """Evaluates a SavedModel, folder or tarball; returns the result and the JSON file that holds it.
+    """Evaluates a SavedModel, whatever `open_model` opens; returns the result and the JSON file that holds it.
 
     data: a folder with a sub-folder per class, or a name in TensorFlow Datasets, with `split` and `data_dir` for that.
     checkpoint: the source model's file, or "official" or "synthetic", to run it on the same batches; None: do not.
@@ -46,15 +46,14 @@ def evaluate(
     """
     # Not at the top: they load frameworks, and a mistake in the command should show at once.
     from utils.evaluation_data import open_data
-    from utils.evaluation_model import find_checkpoint, load_classifier, model_folder, versions_of
+    from utils.evaluation_model import find_checkpoint, load_classifier, versions_of
     from utils.evaluation_progress import Progress, write_json
     from utils.evaluation_report import result_of
 
     for option, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise ParameterError(f"{option} is {value}; expected a whole number above 0")
-    with model_folder(model) as folder:
-        classifier = load_classifier(folder)
+    classifier = load_classifier(model)
     if preprocessing == "graph" and classifier.predict_image is None:
         raise ParameterError(
             f"--preprocessing graph: {model} has no signature serving_image. Use pillow, or convert again."
@@ -145,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         + " ".join(__doc__.split("\n\n")[1].split()),
     )
     add = parser.add_argument
-    add("--model", required=True, help="a classifier's SavedModel folder or tarball")
+    add("--model", required=True, help="a classifier's SavedModel folder, its tarball, or an address for TF Hub")
     add(
         "--data",
         required=True,
@@ -172,22 +171,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 evaluated, 1 an error whose message was printed, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    # Being ended is being interrupted: what waits in threads is to be left.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        result, path = evaluate(**vars(options))
-        from utils.evaluation_report import table
+    return run_command(lambda: _evaluated(options), "Interrupted. The same command goes on where this one stopped.")
 
-        print(f"{table(result)}\n\nResult  {path}")
-    except ConversionError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
+
+def _evaluated(options: argparse.Namespace) -> str:
+    result, path = evaluate(**vars(options))
+    from utils.evaluation_report import table
+
+    return f"{table(result)}\n\nResult  {path}"
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def pillow_preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.nd
     (likewise columns). Both are the rules of torchvision's `Resize` and `CenterCrop`, which timm evaluates
     with. ParameterError for settings that make no sense, or an image too long and thin to resize.
     """
-    _check(preprocessing)
+    preprocessing.check()
     width, height = _resized(image.size, preprocessing.resize)
     crop = preprocessing.crop
     # Columns, then rows, as Pillow did when these models came out; since version 13 it takes tall images the other
@@ -113,18 +113,3 @@ def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
             f"{shorter} the longer one would be {longer:,} pixels. Crop the image first."
         )
     return (shorter, longer) if size[0] <= size[1] else (longer, shorter)
-
-
-def _check(preprocessing: Preprocessing) -> None:
-    if not 0 < preprocessing.crop <= preprocessing.resize:
-        raise ParameterError(
-            f"preprocessing: crop = {preprocessing.crop} must be at least 1 and at most "
-            f"resize = {preprocessing.resize}."
-        )
-    if preprocessing.interpolation not in _RESAMPLING:
-        raise ParameterError(
-            f"preprocessing: interpolation = {preprocessing.interpolation!r} is not known. Choose one of: "
-            f"{', '.join(_RESAMPLING)}."
-        )
-    if not all(value > 0 for value in preprocessing.std):
-        raise ParameterError(f"preprocessing: std = {preprocessing.std} must be above 0 in every channel.")

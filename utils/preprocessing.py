@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from utils.errors import ParameterError
 from utils.variants import Preprocessing
 
 # Pillow's filters under TensorFlow's names; its cubic has a = -0.5, which is Keys' choice.
@@ -23,7 +22,7 @@ def preprocess(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     Shorter side to `resize`, antialiased; the centre crop; (x - mean) / std by channel. An image smaller than the
     crop is enlarged. Raises ParameterError for settings that make no sense.
     """
-    _check(preprocessing)
+    preprocessing.check()
     return _normalised(_cropped(images, preprocessing), preprocessing)
 
 
@@ -33,7 +32,7 @@ def preprocess_bytes(image_bytes: tf.Tensor, preprocessing: Preprocessing) -> tf
     Grey, palette and CMYK become RGB, 16 bits are cut to 8, and alpha is dropped. InvalidArgumentError, at run time,
     for bytes that are no whole JPEG or PNG.
     """
-    _check(preprocessing)
+    preprocessing.check()
     image_bytes = tf.convert_to_tensor(image_bytes, tf.string)
     return _normalised(tf.cast(_decoded_and_cropped(image_bytes, preprocessing), tf.float32), preprocessing)
 
@@ -96,18 +95,3 @@ def _first_axis(x: tf.Tensor, size: int, scale: tf.Tensor, offset: tf.Tensor, ke
 
 def _normalised(pixels: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     return (pixels - tf.constant(preprocessing.mean)) / tf.constant(preprocessing.std)
-
-
-def _check(preprocessing: Preprocessing) -> None:
-    if not 0 < preprocessing.crop <= preprocessing.resize:
-        raise ParameterError(
-            f"preprocessing: crop = {preprocessing.crop} must be at least 1 and at most "
-            f"resize = {preprocessing.resize}."
-        )
-    if preprocessing.interpolation not in _KERNELS:
-        raise ParameterError(
-            f"preprocessing: interpolation = {preprocessing.interpolation!r} is not known. Choose one of: "
-            f"{', '.join(_KERNELS)}."
-        )
-    if not all(value > 0 for value in preprocessing.std):
-        raise ParameterError(f"preprocessing: std = {preprocessing.std} must be above 0 in every channel.")

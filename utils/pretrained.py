@@ -1,12 +1,11 @@
 """Opens an artefact of this project, wherever it is: SavedModel folder, tarball, or an address for TF Hub.
 
-What comes in is data: tarballs are unpacked by `extraction`, the manifest is checked, and each file is compared with
-the SHA-256 in it. Addresses are fetched by TF Hub, which unpacks plain files and folders only and keeps them.
+What comes in is data: tarballs are unpacked by `extraction`; `published` checks the manifest, and compares each file
+with the SHA-256 in it. Addresses are fetched by TF Hub, which unpacks plain files and folders only and keeps them.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from typing import Any
 
 from utils.errors import ConversionError, PackagingError, ParameterError
 from utils.extraction import extract_tarball
-from utils.hashes import hash_files
-from utils.labels import read_labels
-from utils.manifest import UNLISTED, check_manifest
-from utils.variants import Preprocessing
+from utils.labels import Label, read_labels
+from utils.manifest import UNLISTED
+from utils.published import listed, manifest_of, preprocessing_of, verified_hashes
+from utils.variants import Preprocessing, Variant, get_variant
 
+_OUTPUTS = {"classification": "logits", "fe": "features"}  # by head
 HOW_TO_GET_ONE = (
     "Convert one first (`make convert`, or a conversion notebook), then pass its folder, its .tar.gz, "
     "or an address of such a tarball."
@@ -28,20 +28,51 @@ HOW_TO_GET_ONE = (
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An artefact that was opened. output: "logits" or "features". names: of the classes, in the outputs' order."""
+    """An artefact that was opened, all of its files known to be those that were published.
 
-    name: str
+    output: "logits" or "features". units: how many of them. hashes: SHA-256 of every file by path.
+    """
+
     folder: Path
     manifest: Mapping[str, Any]
     output: str
+    units: int
     preprocessing: Preprocessing
-    names: tuple[str, ...]
+    labels: list[Label] | None  # None where it names no classes
+    hashes: Mapping[str, str]
     temporary: tempfile.TemporaryDirectory | None = None  # keeps what was unpacked, until this is forgotten
+
+    @property
+    def name(self) -> str:
+        """The artefact's."""
+        return self.manifest["name"]
+
+    @property
+    def variant(self) -> Variant:
+        """The row of the table; ParameterError where this version has none."""
+        return get_variant(self.manifest["variant"])
+
+    @property
+    def weights(self) -> str:
+        """Where they came from: "official", "synthetic" (random numbers) or "custom"."""
+        return self.manifest["weights"]
 
     @property
     def synthetic(self) -> bool:
         """Whether its weights are random numbers."""
-        return self.manifest["weights"] == "synthetic"
+        return self.weights == "synthetic"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 by path, without the manifest and the model card."""
+        return listed(self.hashes, self.manifest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, in the outputs' order; numbers where it has no names, none for features."""
+        if self.labels is not None:
+            return tuple(label.name for label in self.labels)
+        return tuple(f"class {i}" for i in range(self.units if self.output == "logits" else 0))
 
 
 def open_models(models: Iterable[str]) -> dict[str, Pretrained]:
@@ -70,7 +101,7 @@ def open_model(model: str) -> Pretrained:
             temporary = tempfile.TemporaryDirectory(prefix="model-")
             folder = extract_tarball(path, Path(temporary.name) / "model")
         elif (path / "saved_model.pb").is_file():
-            folder = path
+            folder = path.absolute()
         else:
             raise ParameterError(f"model {model!r}: {_what_is_there(path)} {HOW_TO_GET_ONE}")
     try:
@@ -100,44 +131,45 @@ def _what_is_there(path: Path) -> str:
 
 
 def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pretrained:
-    path = folder / UNLISTED[0]
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / UNLISTED[0]).is_file():
         raise PackagingError(
             f"{UNLISTED[0]} is missing, which says what the model is and how its images are prepared: it is no "
             f"artefact of this project. {HOW_TO_GET_ONE}"
-        ) from None
-    except ValueError as error:
-        raise PackagingError(f"{UNLISTED[0]} is no JSON ({error}). Fetch or convert the model again.") from error
-    if not isinstance(manifest, dict):
-        raise PackagingError(f"{UNLISTED[0]} should hold one JSON object. Fetch or convert the model again.")
-    check_manifest(manifest)
-    _require_unchanged(folder, manifest["files"])
-    output, tensor = next(iter(manifest["signatures"]["serving_default"]["outputs"].items()))
-    units = (tensor["shape"] or [None])[-1]
-    if output not in ("logits", "features") or not isinstance(units, int):
-        raise PackagingError(
-            f"{UNLISTED[0]}: serving_default gives {output!r} of {units} units; expected a model here."
         )
+    manifest = manifest_of(folder)
+    hashes = verified_hashes(folder, manifest)
+    output, units = _interface(manifest)
     labels = folder / "assets.extra" / "labels.tsv"
-    known = [label.name for label in read_labels(labels, units)] if labels.is_file() else []
-    settings = manifest["model"]["preprocessing"]
     return Pretrained(
-        name=manifest["name"],
         folder=folder,
         manifest=manifest,
         output=output,
-        preprocessing=Preprocessing(**settings | {key: tuple(settings[key]) for key in ("mean", "std")}),
-        names=tuple(known or (f"class {i}" for i in range(units if output == "logits" else 0))),
+        units=units,
+        preprocessing=preprocessing_of(manifest),
+        labels=read_labels(labels, units) if labels.is_file() else None,
+        hashes=hashes,
         temporary=temporary,
     )
 
 
-def _require_unchanged(folder: Path, expected: Mapping[str, str]) -> None:
-    found = {path: value for path, value in hash_files(folder).items() if path not in UNLISTED}
-    if wrong := sorted(path for path in {*expected, *found} if expected.get(path) != found.get(path)):
+def _interface(manifest: Mapping[str, Any]) -> tuple[str, int]:
+    """Name and number of what the model gives, where its default signature is that of a model of ours."""
+    signature, output = manifest["signatures"]["serving_default"], _OUTPUTS[manifest["head"]]
+    try:
+        _, height, width, channels = signature["inputs"]["inputs"]["shape"]
+        *_, units = signature["outputs"][output]["shape"]
+    except (KeyError, TypeError, ValueError):
         raise PackagingError(
-            f"{', '.join(wrong)} differs from what was verified when the model was made (SHA-256 in the manifest). "
-            "Fetch or convert the model again."
+            f"{UNLISTED[0]}: serving_default has no images as inputs, or no {output}. Fetch or convert it again."
+        ) from None
+    sizes_fit = all(size is None or _count(size) for size in (height, width))
+    if not (sizes_fit and channels == 3 and _count(units)):
+        raise PackagingError(
+            f"{UNLISTED[0]}: serving_default takes {height} x {width} pixels of {channels} channels and gives "
+            f"{output!r} of {units} units; expected a model here. Fetch or convert it again."
         )
+    return output, units
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from utils import verify_files
 from utils.errors import ConversionError, PackagingError
+from utils.published import manifest_of
 from utils.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def open_artefact(path: Path, scratch: Path) -> Artefact:
     from utils.verify_numbers import golden_of
 
     folder = verify_files.unpack(path, scratch / "unpacked")
-    manifest = verify_files.read_manifest(folder)
+    manifest = manifest_of(folder)
     for check in (verify_files.check_name(path, manifest), verify_files.check_files(folder, manifest)):
         if check.passed is False:
             raise PackagingError(f"{path}: {check.text}. Make it again, or fetch it again.")

@@ -6,6 +6,7 @@ Adding a model is adding a row. Lengths are in pixels, accuracies in per cent.
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 
 from utils.errors import ParameterError
@@ -14,6 +15,7 @@ from utils.publications import FAMILIES, MIXER_FOLDERS, PAPERS
 HEADS = ("classification", "fe")
 WEIGHTS = ("official", "synthetic", "custom")
 OPERATIONS = ("xla", "plain")
+INTERPOLATIONS = ("bicubic", "bilinear")
 NOTEBOOKS = {"convmixer": "conversion_convmixer.ipynb", "mixer": "conversion_mlpmixer.ipynb"}
 
 
@@ -58,6 +60,23 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
+
+    def check(self) -> None:
+        """ParameterError for what no image can be prepared with."""
+        if not 0 < self.crop <= self.resize:
+            raise ParameterError(
+                f"preprocessing: crop = {self.crop} must be at least 1 and at most resize = {self.resize}."
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise ParameterError(
+                f"preprocessing: interpolation = {self.interpolation!r} is not known. Choose one of: "
+                f"{', '.join(INTERPOLATIONS)}."
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise ParameterError(f"preprocessing: {name} = {values} must be three numbers, one of each channel.")
+        if not all(value > 0 for value in self.std):
+            raise ParameterError(f"preprocessing: std = {self.std} must be above 0 in every channel.")
 
 
 @dataclass(frozen=True)

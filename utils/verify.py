@@ -16,6 +16,7 @@ from pathlib import Path
 
 from utils import verify_files, verify_numbers
 from utils.errors import ConversionError
+from utils.published import manifest_of
 from utils.verify_files import Check
 
 _WORDS = {True: "ok", False: "FAIL", None: "-"}
@@ -43,7 +44,7 @@ def _checks(path: Path, scratch: Path) -> Iterator[Check]:
                 return
         stage = "contents"
         folder = verify_files.unpack(path, scratch / "unpacked")
-        manifest = verify_files.read_manifest(folder)
+        manifest = manifest_of(folder)
         lite = manifest.get("format") == "tflite"
         yield Check("contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest")
         checks = [

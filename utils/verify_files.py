@@ -1,8 +1,7 @@
-"""What can be verified of a download without running it: sums, hashes, and the manifest inside."""
+"""What can be verified of a download without running it: sums, names, the manifest inside, and hashes."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from utils.errors import PackagingError
 from utils.extraction import extract_tarball
 from utils.hashes import hash_file, hash_files
 from utils.lite_file import unpack_lite
-from utils.manifest import UNLISTED, check_manifest, is_packed, packed_manifest
+from utils.manifest import check_manifest, is_packed, packed_manifest
+from utils.published import differences, read_json, read_text, summary
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-_MAX_TEXT = 16 << 20  # bytes of a manifest or of SHA256SUMS
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def check_sum(path: Path) -> Check:
     sums = path.parent / SUMS
     if not sums.is_file():
         return Check("sum", None, f"there is no {SUMS} beside it")
-    lines = [_LINE.fullmatch(line.strip()) for line in _text(sums).splitlines() if line.strip()]
+    lines = [_LINE.fullmatch(line.strip()) for line in read_text(sums).splitlines() if line.strip()]
     if not all(lines):
         raise PackagingError(f"{sums} is damaged: expected lines of a SHA-256, two blanks and a name. Get it again.")
     listed = {line[2].removeprefix("./"): line[1] for line in lines}
@@ -67,16 +66,6 @@ def unpack(path: Path, folder: Path) -> Path:
     )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an unpacked artefact, checked field by field. PackagingError where it is missing or wrong."""
-    path = next((folder / name for name in (UNLISTED[0], "manifest.json") if (folder / name).is_file()), None)
-    if path is None:
-        raise PackagingError(f"there is no {UNLISTED[0]} in it: it is not an artefact of this project, or was cut.")
-    manifest = _json(path)
-    check_manifest(manifest)
-    return manifest
-
-
 def check_name(path: Path, manifest: Mapping[str, Any]) -> Check:
     """The file's name against the manifest's: one artefact in the place of another is whole in itself.
 
@@ -96,7 +85,7 @@ def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
     beside = path.resolve().parent / f"{manifest['name']}{ending}"
     if not beside.is_file():
         return Check("manifest", None, f"there is no {beside.name} beside it")
-    published = _json(beside)
+    published = read_json(beside)
     if is_packed(manifest):  # the one inside has no figures
         try:
             check_manifest(published)
@@ -111,34 +100,6 @@ def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> Check:
     """Every unpacked file against the manifest's SHA-256: none changed, none missing, none more."""
-    found, listed = hash_files(folder), manifest["files"]
-    found = {path: value for path, value in found.items() if path not in (*UNLISTED, "manifest.json")}
-    faults = [
-        f"{path} is {'not the file that was published' if path in found else 'missing'}"
-        for path in listed
-        if found.get(path) != listed[path]
-    ]
-    faults += [f"{path} is not in the manifest" for path in found if path not in listed]
-    if faults:
-        more = f"; and {len(faults) - 10} more" if len(faults) > 10 else ""
-        return Check("files", False, "; ".join(faults[:10]) + more)
-    return Check("files", True, f"{len(listed)} files, each with the SHA-256 that the manifest says")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(_text(path))
-    except ValueError as error:
-        raise PackagingError(f"{path.name} is not JSON: {error}. Get it again.") from error
-    if not isinstance(found, dict):
-        raise PackagingError(f"{path.name} holds no manifest. Get it again.")
-    return found
-
-
-def _text(path: Path) -> str:
-    if path.stat().st_size > _MAX_TEXT:
-        raise PackagingError(f"{path.name} has {path.stat().st_size:,} bytes, too many to be what its name says.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise PackagingError(f"{path.name} is not text: {error}. Get it again.") from error
+    if faults := differences(hash_files(folder), manifest):
+        return Check("files", False, summary(faults))
+    return Check("files", True, f"{len(manifest['files'])} files, each with the SHA-256 that the manifest says")
