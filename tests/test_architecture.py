@@ -76,7 +76,7 @@ ROOMS = {
     "pretrained": Room(utils="errors extraction hub_compat labels manifest published variants"),
     "image_source": Room(lazily="google requests", utils="errors photographs"),
     "predictions": Room("numpy"),
-    "serving_client": Room(utils="errors"),
+    "serving_client": Room(),
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
     "golden": Room("numpy", utils="errors"),
     # fine-tuning

@@ -22,6 +22,13 @@ from utils.variants import get_variant
 IMAGENET = read_labels("imagenet1k", 1000)
 
 
+def test_the_numbers_of_imagenet_1k_are_refused_for_a_model_of_21k():
+    numbers = [str(number) for number in range(1000)]
+    with pytest.raises(EvaluationError, match=r"ImageNet-1k's numbers, and this model has 21,843"):
+        match_classes(numbers, read_labels("imagenet21k", 21843), 21843)
+    assert match_classes(numbers, IMAGENET, 1000) == (list(range(1000)), "class index")
+
+
 @pytest.mark.parametrize(
     ("names", "rule", "indices"),
     [

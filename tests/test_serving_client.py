@@ -11,10 +11,9 @@ import tensorflow as tf
 import tiny
 
 from utils import saved_model
-from utils.errors import ConversionError
 from utils.image_signatures import image_signatures
 from utils.photographs import pillow_preprocess, sample_files, sample_photographs
-from utils.serving_client import main, predict
+from utils.serving_client import ServingError, main, predict
 from utils.variants import get_variant
 
 PREPROCESSING = get_variant("convmixer_tiny").preprocessing
@@ -85,7 +84,7 @@ def test_the_command_prints_a_line_for_each_file(served, tmp_path, capsys):
 
 
 def test_a_refusal_and_a_silent_server_are_errors_in_the_server_s_words(served, tmp_path, capsys):
-    with pytest.raises(ConversionError, match=r"HTTP 404.*Servable not found"):
+    with pytest.raises(ServingError, match=r"HTTP 404.*Servable not found"):
         predict(served[2], "other", [b""])
     assert main(["http://127.0.0.1:9", "tiny", str(tmp_path)]) == 1
     (tmp_path / "a.png").write_bytes(b"x")

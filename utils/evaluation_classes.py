@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from utils.errors import EvaluationError
 from utils.labels import Label
 
+_IMAGENET_1K = 1000  # classes; as many folders, numbered from 0, are ImageNet-1k's whatever the model is
 _LISTED = 10  # names in an error message; the count says how many there are
 RULES = ("WordNet id", "class name", "class index")
 
@@ -25,6 +26,11 @@ def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes:
     rules = {rule: _indices(rule, names, labels or (), classes) for rule in RULES}
     best = max(RULES, key=lambda rule: len(rules[rule]))  # of equals the first
     found = rules[best]
+    if best == "class index" and classes != _IMAGENET_1K and sorted(found.values()) == list(range(_IMAGENET_1K)):
+        raise EvaluationError(
+            f"The data's classes are 0 to {_IMAGENET_1K - 1}, ImageNet-1k's numbers, and this model has {classes:,} "
+            "classes of its own order: it would be scored for the wrong ones. Name the folders by WordNet id."
+        )
     if unknown := [name for name in names if name not in found]:
         raise EvaluationError(_explain(unknown, len(names), best, labels, classes))
     return [found[name] for name in names], best

@@ -15,9 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import ConversionError
-
 TIMEOUT_SECONDS = 60
+
+
+class ServingError(Exception):
+    """The server refused, or did not answer."""
 
 
 def request_body(files: Sequence[bytes]) -> bytes:
@@ -29,7 +31,7 @@ def request_body(files: Sequence[bytes]) -> bytes:
 def predict(server: str, model: str, files: Sequence[bytes]) -> list[Any]:
     """What the model says of each file: {"logits": …, "probabilities": …} of a classifier, the features of the other.
 
-    server: such as http://localhost:8501. Raises ConversionError with the server's own words where it refuses.
+    server: such as http://localhost:8501. Raises ServingError with the server's own words where it refuses.
     """
     url = f"{server.rstrip('/')}/v1/models/{model}:predict"
     request = urllib.request.Request(url, request_body(files), {"Content-Type": "application/json"})
@@ -38,9 +40,9 @@ def predict(server: str, model: str, files: Sequence[bytes]) -> list[Any]:
             return json.load(response)["predictions"]
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:1000]
-        raise ConversionError(f"{url} refused the request (HTTP {error.code}): {said}") from error
+        raise ServingError(f"{url} refused the request (HTTP {error.code}): {said}") from error
     except (OSError, ValueError, KeyError) as error:
-        raise ConversionError(f"{url} gave no predictions: {error}. Is TensorFlow Serving running there?") from error
+        raise ServingError(f"{url} gave no predictions: {error}. Is TensorFlow Serving running there?") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         answers = predict(options.server, options.model, [path.read_bytes() for path in options.files])
-    except (ConversionError, OSError) as error:
+    except (ServingError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for path, answer in zip(options.files, answers, strict=True):
