@@ -56,7 +56,7 @@ def notice(manifest: Manifest) -> str:
 def intended_use(manifest: Manifest) -> str:
     """What the model is for, and what is not known about it."""
     title = "## Intended use and limits\n\n"
-    if manifest["weights"] == "synthetic":
+    if manifest["weights"] == "synthetic" and not manifest.get("training"):
         return (
             f"{title}To try the conversion, the file format and the code around it, and **nothing else**: the weights "
             f"are synthetic, {SYNTHETIC}. Do not publish it as a model."
