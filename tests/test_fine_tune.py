@@ -138,8 +138,10 @@ import tensorflow as tf
 
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import extractors
 from test_training import Run, coloured_images
 
+extractors.published("convmixer")  # a strategy's scope is for what is trained, not for making the extractor
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     run = Run("convmixer", coloured_images(), pathlib.Path(sys.argv[1]), epochs=2)
