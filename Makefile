@@ -85,7 +85,7 @@ lint: setup
 	@$(call quote,$(python)) -m ruff format --check .
 	@$(call quote,$(VENV)/bin/actionlint) -shellcheck= -pyflakes= .github/workflows/*.yml
 	@for notebook in *.ipynb; do \
-	  [ ! -e "$$notebook" ] || $(call quote,$(python)) -m nbstripout --verify "$$notebook" || exit 1; \
+	  [ ! -e "$$notebook" ] || $(call quote,$(python)) -m nbstripout --keep-id --verify "$$notebook" || exit 1; \
 	done
 
 # Only what looks like a virtual environment is removed, whatever VENV says.
