@@ -68,7 +68,7 @@ def test_what_cannot_be_is_a_clear_error(exports, tmp_path, wrong, message):
 
 @pytest.mark.parametrize(
     ("notebook", "variant"),
-    [("conversion_convmixer.ipynb", "convmixer_768_32"), ("conversion_mlpmixer.ipynb", "mixer_s32_gsam")],
+    [("conversion_convmixer.ipynb", "convmixer_1024_20"), ("conversion_mlpmixer.ipynb", "mixer_s32_gsam")],
 )
 def test_a_full_size_model_names_its_classes(tmp_path, notebook, variant):
     run(notebook, tmp_path, variant=variant, checkpoint="synthetic")
