@@ -80,7 +80,7 @@ ROOMS = {
     "packaging": Room(utils="errors extraction hashes manifest model_card staging tarball"),
     "golden": Room("numpy", utils="errors"),
     # fine-tuning
-    "training_settings": Room(utils="errors"),
+    "training_settings": Room(utils="errors parameters"),
     "extractor": Room(utils="errors pretrained variants"),
     "augmentation": Room(lazily="tensorflow", utils="variants"),
     "datasets": Room("numpy", lazily="sklearn tensorflow_datasets tqdm", utils="augmentation errors photographs"),

@@ -25,8 +25,8 @@ def check_conversion(
     Raises ParameterError, naming the parameter, what it was and what it may be.
     """
     record = get_variant(variant, family)
-    _one_of("head", head, HEADS)
-    _one_of("operations", operations, OPERATIONS)
+    one_of("head", head, HEADS)
+    one_of("operations", operations, OPERATIONS)
     if not isinstance(checkpoint, str) or not checkpoint.strip():
         raise ParameterError(f'checkpoint is {checkpoint!r}; expected "official", "synthetic" or the path of a file')
     if checkpoint not in ("official", "synthetic") and not Path(checkpoint).expanduser().is_file():
@@ -38,7 +38,7 @@ def check_conversion(
         raise ParameterError(
             f"{variant} is a tiny model for tests, without an official file; use checkpoint='synthetic' or a path"
         )
-    _whole_number("seed", seed, 0, 2**32 - 1)
+    whole_number("seed", seed, 0, 2**32 - 1)
     _check_image_size(record, image_size)
     _check_output_dir(output_dir)
     return record
@@ -56,7 +56,7 @@ def check_classification(model: str, image: str, top_k: int, output_dir: str) ->
         raise ParameterError(f"model is {model!r}, which names a model twice")
     if not isinstance(image, str) or not image.strip():
         raise ParameterError(f"image is {image!r}; expected a sample's name, the path or URL of an image, or 'upload'")
-    _whole_number("top_k", top_k, 1, 50)
+    whole_number("top_k", top_k, 1, 50)
     _check_output_dir(output_dir)
     return models
 
@@ -69,18 +69,20 @@ def preprocessing_for(variant: Variant, image_size: int) -> Preprocessing:
     return dataclasses.replace(trained, crop=image_size, resize=round(image_size * trained.resize / trained.crop))
 
 
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    """ParameterError, naming the parameter, unless `value` is one of `known`."""
     if value not in known:
         raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
 
-def _whole_number(name: str, value: object, least: int, most: int) -> None:
+def whole_number(name: str, value: object, least: int, most: int) -> None:
+    """ParameterError, naming the parameter, unless `value` is an int, and no bool, from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ParameterError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
 
 
 def _check_image_size(variant: Variant, image_size: int) -> None:
-    _whole_number("image_size", image_size, 0, 4096)
+    whole_number("image_size", image_size, 0, 4096)
     patch, trained = variant.architecture.patch_size, variant.image_size
     if variant.family == "mixer" and image_size != trained:
         raise ParameterError(

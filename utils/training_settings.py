@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import ParameterError
+from utils.parameters import one_of, whole_number
 
 DATASETS = ("tf_flowers", "digits")
 OPTIMIZERS = ("sgd", "adamw")
@@ -89,19 +90,19 @@ def check_training(
     _text("output_dir", output_dir, "the path of a folder, such as 'exports'")
     if Path(output_dir).expanduser().exists() and not Path(output_dir).expanduser().is_dir():
         raise ParameterError(f"output_dir is {output_dir!r}, which is a file; expected the path of a folder")
-    _whole("epochs", epochs, 1, 100_000)
-    _whole("batch_size", batch_size, 1, 65_536)
+    whole_number("epochs", epochs, 1, 100_000)
+    whole_number("batch_size", batch_size, 1, 65_536)
     _number("learning_rate", learning_rate, 0, 100, above=True)
     if not isinstance(train_backbone, bool):
         raise ParameterError(f"train_backbone is {train_backbone!r}; expected True or False")
-    _whole("image_size", image_size, 0, 4096)
-    _whole("seed", seed, 0, 2**31 - 1)
-    _one_of("optimizer", optimizer, OPTIMIZERS)
+    whole_number("image_size", image_size, 0, 4096)
+    whole_number("seed", seed, 0, 2**31 - 1)
+    one_of("optimizer", optimizer, OPTIMIZERS)
     _number("label_smoothing", label_smoothing, 0, 0.99)
     _number("clip_norm", clip_norm, 0, 1e6)
-    _one_of("corrupt_images", corrupt_images, CORRUPT)
-    _one_of("keras", keras, KERAS)
-    _one_of("precision", precision, PRECISIONS)
+    one_of("corrupt_images", corrupt_images, CORRUPT)
+    one_of("keras", keras, KERAS)
+    one_of("precision", precision, PRECISIONS)
     if keras == "auto":
         legacy = environment.get("TF_USE_LEGACY_KERAS", "1").strip().lower() not in ("0", "false")
         keras = "tf_keras" if legacy else "keras_3"
@@ -128,16 +129,6 @@ def _text(name: str, value: object, expected: str) -> None:
     if not isinstance(value, str) or not value.strip():
         found = "empty" if isinstance(value, str) else repr(value)
         raise ParameterError(f"{name} is {found}; expected {expected}")
-
-
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-
-
-def _whole(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ParameterError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
 
 
 def _number(name: str, value: object, least: float, most: float, above: bool = False) -> None:
