@@ -97,6 +97,7 @@ ROOMS = {
     "parity_plot": Room(lazily="matplotlib", utils="parity_row"),
     "parity_report": Room(lazily="matplotlib", utils="errors parity_plot parity_row"),
     "parity": Room("numpy", utils="errors parity_inputs parity_report parity_row"),
+    "references": Room("numpy"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
     "verify_files": Room(utils="errors extraction hashes lite_file manifest published"),
     "verify_numbers": Room(
@@ -135,7 +136,7 @@ ROOMS = {
     "batch_report": Room(lazily="psutil", utils="artefacts batch_plan release staging"),
     "batch": Room(
         lazily="psutil",
-        utils="batch_display batch_plan batch_report errors staging supervision variants",
+        utils="batch_display batch_plan batch_report errors references staging supervision variants",
     ),
     "convert": Room(utils="checkpoints command errors execution parameters parity_report parity_row variants"),
     # evaluation: a command that runs both ends on the same batches, as notebooks and tests do

@@ -57,7 +57,8 @@ def test_a_planted_fault_does_not_pass(tmp_path, fault):
         for variable, right in zip(exported.variables.values(), load_model(folder).variables, strict=True):
             variable.assign(right * (1.01 if variable.name.startswith("head.weight") else 1.0))
         folder = save_model(exported, tmp_path / "faulty")
-    export = parity.train_export(folder, images, labels, training=fault != "the other mode of BatchNorm")
+    training = fault != "the other mode of BatchNorm"
+    export = parity.train_export(folder, images, labels, training, parity.learning_rate(variant))
     back = {n: a.transpose(np.argsort(axes[n])) if n in axes else a for n, a in export.weights.items()}
     row = parity.compare(start, source, parity.Run(export.losses, back))
     assert not row["passed"]

@@ -11,6 +11,7 @@ warmup                      the requests that TensorFlow Serving starts with
 golden                      small inputs and the source's outputs, which ride in every artefact
 packaging                   tarball, manifest and model card
 parity                      callables and arrays -> how far apart they are, and whether that passes
+references                  what the source framework computed, for all who compare with it
 photographs                 image files -> arrays by Pillow, the reference of preprocessing
 preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
 published                   manifest and hashes of what was published, checked for all who read it

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,18 +58,23 @@ class Batch:
         with staging.explained(self.output_dir):
             (self.output_dir / LOGS).mkdir(parents=True, exist_ok=True)
         running: Running = {}
-        try:
-            self._run([outcome for outcome in outcomes if outcome.state == "not started"], running)
-        finally:  # nothing is left in `running`, unless something here went wrong
-            for _, child in running.values():
-                child.kill()
+        with tempfile.TemporaryDirectory(prefix="references-") as references:
+            try:
+                self._run(
+                    [outcome for outcome in outcomes if outcome.state == "not started"], running, Path(references)
+                )
+            finally:  # nothing is left in `running`, unless something here went wrong
+                for _, child in running.values():
+                    child.kill()
 
-    def _run(self, waiting: list[Outcome], running: Running) -> None:
+    def _run(self, waiting: list[Outcome], running: Running, references: Path) -> None:
         told = 0
         while running or (waiting and not self.interrupts):
             while len(running) < self.jobs and not self.interrupts and (outcome := _next(waiting, running)):
                 waiting.remove(outcome)
-                running[outcome.conversion.name] = outcome, self._start(outcome.conversion)
+                folder = references / outcome.conversion.variant.name
+                folder.mkdir(exist_ok=True)
+                running[outcome.conversion.name] = outcome, self._start(outcome.conversion, folder)
                 self.show.started(outcome)
             if self.interrupts > told:  # the first time politely
                 for _, child in running.values():
@@ -80,13 +87,20 @@ class Batch:
                     del running[name]
                     self._end(outcome, child, status)
                     self.show.ended(outcome)
+                    variant = outcome.conversion.variant.name
+                    if variant not in {
+                        o.conversion.variant.name for o in (*waiting, *(o for o, _ in running.values()))
+                    }:
+                        shutil.rmtree(references / variant)
             time.sleep(_SECONDS if running else 0)
 
-    def _start(self, conversion: Conversion) -> Supervised:
+    def _start(self, conversion: Conversion, references: Path) -> Supervised:
+        from utils.references import FOLDER_VARIABLE
         from utils.supervision import Supervised
 
         command = [*CONVERT, *conversion.arguments(self.output_dir), "--progress", "lines"]
-        return Supervised(command, self.output_dir / LOGS / f"{conversion.name}.log", self.memory_mb, ROOT)
+        log = self.output_dir / LOGS / f"{conversion.name}.log"
+        return Supervised(command, log, self.memory_mb, ROOT, {FOLDER_VARIABLE: str(references)})
 
     def _end(self, outcome: Outcome, child: Supervised, status: int) -> None:
         from utils import staging
@@ -113,12 +127,13 @@ class Batch:
 
 
 def _next(waiting: list[Outcome], running: Running) -> Outcome | None:
-    """The first whose checkpoint no running conversion is about to fetch or write: that is to be done once."""
+    """The first of a variant that none is converting, else the first whose checkpoint none is about to fetch or write.
+
+    Those of one variant one after the other: the later ones find what the source framework computed for the first.
+    """
     busy = {outcome.conversion.variant.name for outcome, _ in running.values()}
-    for outcome in waiting:
-        if outcome.conversion.variant.name not in busy or is_cached(outcome.conversion):
-            return outcome
-    return None
+    free = [outcome for outcome in waiting if outcome.conversion.variant.name not in busy]
+    return next(iter(free), None) or next((outcome for outcome in waiting if is_cached(outcome.conversion)), None)
 
 
 @contextmanager

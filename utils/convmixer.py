@@ -64,8 +64,12 @@ class ConvMixer(nn.Module):
         self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(a.dim, a.classes) if head == "classification" else nn.Identity()
 
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Float32 [B, 3, H, W] -> what the head is given, float32 [B, dim]."""
+        return self.pooling(self.blocks(self.stem(x)))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return self.head(self.pooling(self.blocks(self.stem(x))))
+        return self.head(self.features(x))
 
 
 def build_convmixer(
@@ -100,6 +104,16 @@ def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
             return model(_nchw(inputs)).numpy()
 
     return call
+
+
+def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """`features` and, of a classifier, `logits`, by one run on float32 [B, H, W, 3]."""
+    with torch.inference_mode():
+        features = model.features(_nchw(inputs))
+        found = {"features": features}
+        if not isinstance(model.head, nn.Identity):
+            found["logits"] = model.head(features)
+    return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:

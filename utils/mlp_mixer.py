@@ -135,6 +135,25 @@ def as_function(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.
     return lambda inputs: np.asarray(predict(parameters, inputs))
 
 
+def as_outputs(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The model as a function of float32 [B, H, W, 3] that gives `features` and, of a classifier, `logits`."""
+    parameters = jax.device_put(dict(parameters))
+
+    @jax.jit
+    def run(parameters: dict[str, jax.Array], inputs: jax.Array) -> dict[str, jax.Array]:
+        tree = {"params": unflatten_dict(parameters, sep="/")}
+        if model.head == "fe":
+            return {"features": model.apply(tree, inputs)}
+        before_head = "pre_head_layer_norm"
+        logits, state = model.apply(
+            tree, inputs, capture_intermediates=lambda module, _: module.name == before_head, mutable=["intermediates"]
+        )
+        (tokens,) = state["intermediates"][before_head]["__call__"]
+        return {"features": jnp.mean(tokens, axis=1), "logits": logits}
+
+    return lambda inputs: {name: np.asarray(output) for name, output in run(parameters, inputs).items()}
+
+
 def gradients(model: MlpMixer, parameters: Mapping[str, Any], inputs: np.ndarray) -> dict[str, np.ndarray]:
     """Gradients of `sum(output ** 2) / batch` by every parameter, by key, for float32 [B, H, W, 3]."""
     predict = predict_function(model)

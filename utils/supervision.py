@@ -6,10 +6,11 @@ space, RLIMIT_AS, is no use here: TensorFlow and JAX reserve many times what the
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,11 +29,19 @@ class Supervised:
         only through `interrupt`. log: the file that takes its stdout and stderr. folder: its working folder.
     memory_mb: bound on the resident memory, in MB of 1,000,000 bytes. Above it, what the command has started is killed
         first, so that it can still say what happened and clean up.
+    environment: variables that it finds besides those of this process.
 
     peak_mb: the most memory seen. exceeded: whether the bound was passed. seconds: since the start, or until the end.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, memory_mb: float, folder: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        memory_mb: float,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.log, self.memory_mb = log, memory_mb
         self.peak_mb, self.exceeded, self.seconds = 0.0, False, 0.0
         self._started, self._kill_at = time.monotonic(), float("inf")
@@ -40,6 +49,7 @@ class Supervised:
             self._process = psutil.Popen(
                 command,
                 cwd=folder,
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,74 @@
+"""What the source framework computed, kept so that it is computed once: in a conversion, and in a batch of them.
+
+A classifier's run gives the features too, so the two heads of a variant, and a Mixer's two kinds of operations, need
+one run of the source between them. A batch gives its conversions a folder to share, for as long as the batch runs; a
+conversion by itself shares with nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+FOLDER_VARIABLE = "MIXERS_REFERENCES"  # environment: the folder that a batch's conversions share
+
+Outputs = Mapping[str, np.ndarray]
+
+
+class References:
+    """Results of the source model on arrays, remembered by the arrays' bytes.
+
+    source: names the model and its weights, such as the checkpoint's SHA-256 and the variant. Other processes find the
+    results in the folder that `FOLDER_VARIABLE` names, if it does.
+    """
+
+    def __init__(self, *source: str) -> None:
+        self._source = source
+        shared = os.environ.get(FOLDER_VARIABLE)
+        self._folder = Path(shared) if shared else None
+        self._known: dict[str, dict[str, np.ndarray]] = {}
+
+    def output(self, name: str, run: Callable[[np.ndarray], Outputs]) -> Callable[[np.ndarray], np.ndarray]:
+        """The source as a function of NHWC arrays that gives output `name`; `run` gives it, and others it has anyway.
+
+        `run` is called where nobody has called one with the same array that gave this output.
+        """
+        return lambda inputs: self._remembered("outputs", inputs, run, name)[name]
+
+    def arrays(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs]) -> dict[str, np.ndarray]:
+        """All that `run` gives for `inputs`, such as gradients; `what` tells of which head, too."""
+        return dict(self._remembered(what, inputs, run, ""))
+
+    def _remembered(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str) -> Outputs:
+        key = self._key(what, inputs)
+        found = self._known.get(key) or self._read(key)
+        if found is None or (wanted and wanted not in found):
+            found = {**(found or {}), **{name: np.array(array) for name, array in run(inputs.copy()).items()}}
+            self._write(key, found)
+        if what == "outputs":  # those are asked for again, and small; gradients are as large as the model
+            self._known[key] = found
+        return {name: array.copy() for name, array in found.items()}
+
+    def _key(self, what: str, inputs: np.ndarray) -> str:
+        digest = hashlib.sha256(repr((self._source, what, inputs.shape, inputs.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(inputs))
+        return digest.hexdigest()
+
+    def _read(self, key: str) -> dict[str, np.ndarray] | None:
+        if not self._folder or not (path := self._folder / f"{key}.npz").exists():
+            return None
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    def _write(self, key: str, arrays: Outputs) -> None:
+        if not self._folder:
+            return
+        partial = self._folder / f".{key}.{os.getpid()}"
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, self._folder / f"{key}.npz")
