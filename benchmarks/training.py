@@ -26,7 +26,7 @@ from benchmarks.contenders import THREADS
 from benchmarks.conversion import SEED, WEIGHTS, memory_mb, noise
 from benchmarks.latency import PAUSE_SECONDS
 from benchmarks.processes import Worker
-from benchmarks.training_parity import LEARNING_RATE, MOMENTUM, PACKAGES
+from benchmarks.training_parity import MOMENTUM, PACKAGES, learning_rate
 from utils import checkpoints
 from utils.measure import reset_peak_memory
 from utils.variants import VARIANTS, Variant, get_variant
@@ -143,7 +143,7 @@ def _import_tensorflow() -> None:
     tf.constant(0.0)
 
 
-def build_tensorflow(_variant: Variant, part: str, folder: Path, jit_compile: bool = False) -> Step:
+def build_tensorflow(variant: Variant, part: str, folder: Path, jit_compile: bool = False) -> Step:
     """The reloaded SavedModel and a head, under tf_keras's SGD, in one `tf.function`."""
     import tensorflow as tf
     import tf_keras
@@ -154,7 +154,7 @@ def build_tensorflow(_variant: Variant, part: str, folder: Path, jit_compile: bo
     width = model.signatures["serving_default"].structured_outputs["features"].shape[-1]
     kernel, bias = (tf.Variable(value) for value in _head(width))
     variables = [kernel, bias, *(model.trainable_variables if part == "all" else ())]
-    optimizer = tf_keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
+    optimizer = tf_keras.optimizers.SGD(learning_rate(variant), momentum=MOMENTUM)
     optimizer.build(variables)
 
     @tf.function(autograph=False, jit_compile=jit_compile)
@@ -188,7 +188,7 @@ def build_torch(variant: Variant, part: str, _folder: Path | None) -> Step:
         head.weight.copy_(torch.from_numpy(kernel.T))
         head.bias.copy_(torch.from_numpy(bias))
     parameters = [*head.parameters(), *(backbone.parameters() if part == "all" else ())]
-    optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(parameters, learning_rate(variant), momentum=MOMENTUM)
 
     def step(images: np.ndarray, labels: np.ndarray) -> float:
         inputs = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -230,7 +230,7 @@ def build_jax(variant: Variant, part: str, _folder: Path | None) -> Step:
     )
     if part == "all":
         trained, fixed = trained | fixed, {}
-    optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    optimizer = optax.sgd(learning_rate(variant), momentum=MOMENTUM)
     state = optimizer.init(trained)
 
     def loss_of(trained: dict, fixed: dict, images: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
 """Stands for `python -m utils.convert` in the tests of the batch: real artefacts, but no framework and no notebook.
 
 What it does by an artefact's name is in `behaviour.json` in the output folder: "fail", "crash", "hang", "memory" or
-"empty"; else it converts. Notes each conversion that it begins in `begun`.
+"empty"; else it converts. Notes each conversion that it begins in `begun`, and in `shared` which folders for results
+of source models it finds, its own first.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from utils.checkpoints import resolve
 from utils.convert import _parser
 from utils.packaging import Staging, build_manifest
+from utils.references import FOLDER_VARIABLE
 from utils.variants import artefact_name, get_variant
 
 ROW = {"output": "logits", "input": "noise", "batch": 8, "max_abs": 3e-6, "relative": 1e-6, "rmse": 4e-7, "top1": 1.0,
@@ -65,6 +67,9 @@ def main():
     name = artefact_name(options.variant, options.head, options.checkpoint, options.operations)
     with (folder / "begun").open("a") as file:
         print(name, file=file)
+    references = Path(os.environ[FOLDER_VARIABLE])
+    with (folder / "shared").open("a") as file:
+        print(references, *(path for path in references.parent.iterdir() if path != references), file=file)
     behaviour = folder / "behaviour.json"
     what = json.loads(behaviour.read_text()).get(name) if behaviour.exists() else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)

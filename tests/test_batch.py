@@ -191,6 +191,24 @@ def test_what_was_damaged_is_made_again_and_only_that(made, tmp_path):
     assert (folder / f"{CLASSIFIER}.tar.gz").read_bytes() == (made / f"{CLASSIFIER}.tar.gz").read_bytes()
 
 
+# --- what the conversions of one variant share
+
+
+def test_the_heads_of_a_variant_share_a_folder_which_goes_when_they_are_done(tmp_path):
+    resolve(get_variant("convmixer_tiny"), "synthetic", 0)
+    assert run(tmp_path, "--variants", "mixer_tiny", "convmixer_tiny") == 0
+    shared = [line.split() for line in (tmp_path / "shared").read_text().splitlines()]
+    assert [Path(own).name for own, *_ in shared] == ["convmixer_tiny", "convmixer_tiny", "mixer_tiny", "mixer_tiny"]
+    assert [others for _, *others in shared] == [[]] * 4  # the first variant's went before the second's came
+    assert not Path(shared[0][0]).parent.exists()
+
+
+def test_side_by_side_are_different_variants_first(tmp_path):
+    resolve(get_variant("convmixer_tiny"), "synthetic", 0)
+    assert run(tmp_path, "--variants", "mixer_tiny", "convmixer_tiny", "--jobs", "2") == 0
+    assert {name.split("_")[0] for name in begun(tmp_path)[:2]} == {"convmixer", "mixer"}
+
+
 # --- failures
 
 

@@ -57,6 +57,8 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
     names = [saved_model.name_of(variable) for variable in model.trainable_variables]
     gradients = {row["variable"] for row in rows if row["output"] == "gradients"}
     assert len(gradients) == len(names) - sum(map(without_influence, names)) > 0
+    modes = {row["input"] for row in rows if row["output"] == "gradients"}
+    assert modes == {"noise", "noise, training mode"}
     shown = text_of(notebook)
     assert "image/png" in shown
     assert "SYNTHETIC" not in shown

@@ -75,12 +75,13 @@ def test_every_standard_input_and_batch_passes_the_gate(reloaded, weights):
     assert all(row.passed for row in rows), rows
 
 
-def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, weights, expected):
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, weights, expected, training):
     head, model = reloaded
     flax, inputs = mlp_mixer.build(ARCHITECTURE, head), expected["inputs"]
     parameters = mlp_mixer.select_parameters(flax, weights)
     reference = mlp_mixer.gradients(flax, parameters, inputs)
-    found = saved_model.gradients(model, inputs, training=True)
+    found = saved_model.gradients(model, inputs, training)
     assert set(found) == set(parameters)
     for name in filter(mlp_mixer.without_influence, parameters):
         assert np.abs(found[name]).max() < 1e-6, "rounding is all that is left of this gradient"
@@ -197,9 +198,9 @@ def operations(function):
     return [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
 
 
-def concrete(exported):
+def concrete(exported, training=False):
     inputs = tf.TensorSpec([None, *exported.input_shape], tf.float32)
-    return tf.function(exported.call, autograph=False).get_concrete_function(inputs, False)
+    return tf.function(exported.call, autograph=False).get_concrete_function(inputs, training)
 
 
 def test_xla_module_is_what_the_oldest_tensorflow_reads(weights):
@@ -211,6 +212,29 @@ def test_xla_module_is_what_the_oldest_tensorflow_reads(weights):
     assert f"StableHLO_v{exported.extra_versions['stablehlo_version']}".encode() in attributes["module"].s
     assert list(attributes["platforms"].list.s) == [b"CPU", b"CUDA", b"TPU"]
     assert b".py" not in attributes["module"].s, "source locations stop old TensorFlow"
+
+
+def test_in_training_mode_the_products_of_the_forward_pass_are_handed_on_and_no_weights(weights):
+    exported = export("xla", weights)
+    (inference,), (training,) = (
+        [node for node in operations(concrete(exported, mode)) if node.op == "XlaCallModule"] for mode in (False, True)
+    )
+    assert len(inference.attr["Tout"].list.type) == 1
+    shapes = [[size.size for size in shape.dim] for shape in training.attr["Sout"].list.shape][1:]
+    # Four products in a block, and the stem's: what lies between them would be several times as many.
+    assert 0 < len(shapes) <= 4 * ARCHITECTURE.blocks + 2
+    assert {shape[0] for shape in shapes} == {-1}, "weights have no batch, and are arguments of the gradient already"
+
+
+def test_the_gradient_in_training_mode_computes_no_product_twice(weights):
+    predict, parameters = source(weights)
+    inference, training = jax_export._lower(predict, parameters, (SIZE, SIZE, 3))
+    forward, recomputed, kept = (
+        exported.mlir_module().count("stablehlo.dot_general")
+        for exported in (inference.forward, inference.backward, training.backward)
+    )
+    assert kept == 2 * forward  # by either factor of each
+    assert recomputed > kept
 
 
 def test_plain_operations_are_ordinary_ones(weights):

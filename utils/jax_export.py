@@ -3,12 +3,18 @@
 Knows no model. It does what `jax2tf.convert(..., with_gradient=True)` does, in two halves: `jax.export`
 lowers the function to StableHLO, jax2tf wraps that in a TensorFlow operation. In between, the module is written
 again for the oldest TensorFlow that can run it: straight from JAX 0.10 it needs the newest.
+
+jax2tf's gradient takes nothing from the forward pass but its arguments, so it computes that pass once more. Here the
+pass in training mode hands on what its gradient needs, as JAX itself does; in inference mode, where memory counts and
+gradients are rare, it is jax2tf's way.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,27 +53,36 @@ def export(
     Raises ConversionError when the function has side effects or does not return one [B, units] float32 array.
     """
     variables = {name: tf.Variable(value, name=name) for name, value in parameters.items()}
-    forward, backward = _lower(predict, parameters, input_shape)
+    inference, training_pass = _lower(predict, parameters, input_shape)
     # JAX flattens a dict in the order of its sorted keys, and so must the arguments be.
     names = sorted(variables)
 
     @tf.custom_gradient
     def run(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return list(_call_module((*arguments, upstream), backward))
+            return list(_call_module((*arguments, upstream), inference.backward))
 
-        return _call_module(arguments, forward)[0], gradient
+        return _call_module(arguments, inference.forward)[0], gradient
+
+    @tf.custom_gradient
+    def run_in_training(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        result, *residuals = _call_module(arguments, training_pass.forward)
+
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            return list(_call_module((*arguments, *residuals, upstream), training_pass.backward))
+
+        return result, gradient
 
     def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        del training  # nothing in the function depends on it
-        return run(*(tf.convert_to_tensor(variables[name]) for name in names), inputs)
+        arguments = (*(tf.convert_to_tensor(variables[name]) for name in names), inputs)
+        return (run_in_training if training else run)(*arguments)
 
     return ExportedFunction(
         call=call,
         variables=variables,
         trainable=dict(variables),
         output=output,
-        units=int(forward.out_avals[0].shape[-1]),
+        units=int(inference.forward.out_avals[0].shape[-1]),
         input_shape=tuple(input_shape),
         save_options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
         extra_versions={
@@ -80,17 +95,60 @@ def export(
     )
 
 
+class _Pass(NamedTuple):
+    """A forward pass and its vector-Jacobian product, in the versions that old TensorFlow reads.
+
+    forward: (parameters, inputs) -> (output, residuals ...). backward: (parameters, inputs, residuals ..., upstream) ->
+    gradients of the parameters and the inputs.
+    """
+
+    forward: jax.export.Exported
+    backward: jax.export.Exported
+
+
 def _lower(
     predict: Callable, parameters: Mapping[str, np.ndarray], input_shape: tuple[int, int, int]
-) -> tuple[jax.export.Exported, jax.export.Exported]:
-    """The function and its vector-Jacobian product, in the versions that old TensorFlow reads."""
+) -> tuple[_Pass, _Pass]:
+    """The function for inference, without residuals, and for training."""
     (batch,) = jax.export.symbolic_shape("batch")
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in parameters.items()}
     inputs = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
     function = jax.jit(predict)
     _check(function.trace(shapes, inputs), batch)
     forward = jax.export.export(function, platforms=PLATFORMS)(shapes, inputs)
-    return _for_old_tensorflow(forward), _for_old_tensorflow(forward.vjp())
+    inference = _Pass(_for_old_tensorflow(forward), _for_old_tensorflow(forward.vjp()))
+    return inference, _with_residuals(predict, shapes, inputs)
+
+
+def _with_residuals(predict: Callable, shapes: Mapping[str, Any], inputs: jax.ShapeDtypeStruct) -> _Pass:
+    """The function as JAX differentiates it: what `jax.vjp` keeps of the forward pass goes into the backward one."""
+    # Of the forward pass the products are kept, and what lies between them is computed again: it is quick, and would
+    # be several times as large. (One compilation of both passes, as in `jax.jit`, chooses alike by itself.)
+    policy = jax.checkpoint_policies.dots_saveable
+    keeping_products = jax.checkpoint(predict, policy=policy, prevent_cse=False)
+    kept: dict[str, Any] = {}  # filled when `forward` is traced
+
+    def forward(parameters: dict[str, jax.Array], inputs: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        output, pull_back = jax.vjp(keeping_products, parameters, inputs)
+        leaves, kept["tree"] = jax.tree.flatten(pull_back)
+        given = [*jax.tree.leaves(parameters), inputs]
+        # Weights are among what is kept. They are arguments of either pass already, and are not copied out of one.
+        kept["given"] = [next((i for i, each in enumerate(given) if each is leaf), None) for leaf in leaves]
+        return output, [leaf for leaf, index in zip(leaves, kept["given"], strict=True) if index is None]
+
+    def backward(
+        parameters: dict[str, jax.Array], inputs: jax.Array, residuals: list[jax.Array], upstream: jax.Array
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        given, computed = [*jax.tree.leaves(parameters), inputs], iter(residuals)
+        leaves = [next(computed) if index is None else given[index] for index in kept["given"]]
+        return jax.tree.unflatten(kept["tree"], leaves)(upstream)
+
+    # Arguments that a pass does not use stay, so that every call is of the same form.
+    lower = functools.partial(jax.export.export, platforms=PLATFORMS)
+    lowered = lower(jax.jit(forward, keep_unused=True))(shapes, inputs)
+    output, *residuals = (jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in lowered.out_avals)
+    back = lower(jax.jit(backward, keep_unused=True))(shapes, inputs, residuals, output)
+    return _Pass(_for_old_tensorflow(lowered), _for_old_tensorflow(back))
 
 
 def _check(traced: jax.stages.Traced, batch: object) -> None:
