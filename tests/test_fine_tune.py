@@ -60,6 +60,14 @@ def test_three_things_are_left_and_the_manifest_tells_the_training(whole):
     assert training["extractor"] == "convmixer_tiny_fe"
 
 
+def test_the_tarball_verifies_as_a_download_does(whole):
+    folder, _, _ = whole
+    command = [sys.executable, "-m", "utils.verify", str(folder / "exports" / f"{NAME}.tar.gz")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "This copy gives the right numbers here" in done.stdout
+
+
 def test_the_notebook_shows_its_pictures_and_no_warnings(whole):
     _, notebook, _ = whole
     outputs = json.dumps([output for cell in notebook["cells"] for output in cell.get("outputs", [])])
