@@ -7,10 +7,11 @@ notebook, whose pictures become assets/pictures/*.png, or the output folder of a
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import releases
@@ -71,13 +72,15 @@ def extract_pictures(notebook: Path) -> list[Path]:
     return written
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Fill README.md; take the pictures of the notebooks and the tables of the batches named."""
-    for run in map(Path, arguments):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="an executed notebook, or a batch's folder")
+    for run in parser.parse_args(arguments).runs:
         print(*(releases.keep(run, TABLES) if run.is_dir() else extract_pictures(run)), sep="\n")
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

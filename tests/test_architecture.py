@@ -129,7 +129,7 @@ ROOMS = {
     "command": Room(utils="errors"),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "artefacts": Room(utils="errors hashes manifest published staging"),
-    "release": Room(utils="artefacts errors hashes model_card staging"),
+    "release": Room(utils="artefacts errors hashes model_card published staging"),
     "supervision": Room("psutil"),
     "batch_plan": Room(utils="artefacts checkpoints errors parameters variants"),
     "batch_display": Room(lazily="tqdm", utils="batch_plan"),

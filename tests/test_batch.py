@@ -351,6 +351,22 @@ def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(made, tmp_pat
     assert release.main([str(tmp_path / "empty")]) == 1
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_smaller_file_of_an_artefact_that_was_made_anew_is_not_released(made, tmp_path, capsys, changed):
+    for path in [*made.glob("*.tar.gz"), *made.glob("mixer*.json")]:
+        shutil.copy(path, tmp_path)
+    manifest = json.loads((tmp_path / f"{CLASSIFIER}.json").read_text())
+    files = manifest["files"] | ({"saved_model.pb": "0" * 64} if changed else {})
+    lite = tmp_path / f"{CLASSIFIER}_int8.tflite"
+    lite.write_bytes(b"lite")
+    derived = manifest | {"name": lite.stem, "derived_from": {"name": CLASSIFIER, "files": files}}
+    lite.with_name(f"{lite.name}.json").write_text(json.dumps(derived))
+    assert release.main([str(tmp_path)]) == int(changed)
+    assert (f"{lite.name} is smaller than an artefact that was converted again" in capsys.readouterr().err) == changed
+    release.write_release(tmp_path, {})  # as a batch does, which leaves it out
+    assert (lite.name in (tmp_path / "SHA256SUMS").read_text()) != changed
+
+
 def test_report_adds_up_over_runs(tmp_path):
     behave(tmp_path, **{FEATURES: "fail"})
     run(tmp_path)

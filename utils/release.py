@@ -17,6 +17,7 @@ from utils.artefacts import check_artefact
 from utils.errors import ConversionError, PackagingError
 from utils.hashes import hash_file
 from utils.model_card import model_card
+from utils.published import read_manifest
 from utils.staging import replace_text
 
 INDEX, SUMS, TABLE = "index.json", "SHA256SUMS", "TABLE.md"
@@ -30,8 +31,9 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
     """Writes cards, index, sums and table of everything in `output_dir`; returns the index's entries.
 
     checked: manifests by name of artefacts that need not be checked again. The others' tarballs are. What does not
-    match its manifest is left out, or with `strict` a PackagingError; what is not for a release (custom or fine-tuned
-    weights) is left out. TFLite files, which have manifests of their own, are only summed up.
+    match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file of an artefact that was
+    made anew since; what is not for a release (custom or fine-tuned weights) is left out. TFLite files, which have
+    manifests of their own, are only summed up.
     """
     manifests = dict(checked)
     for path in sorted(output_dir.glob("*.json")):
@@ -41,6 +43,14 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
             except PackagingError:
                 if strict:
                     raise
+    lite = {path: _manifest_beside(path) for path in output_dir.glob("*.tflite")}
+    stale = _stale(manifests | {path.name: m for path, m in lite.items()})
+    if stale and strict:
+        raise PackagingError(
+            f"{output_dir}: {', '.join(stale)} is smaller than an artefact that was converted again since. Make it "
+            "again with `python -m utils.smaller`, or remove it."
+        )
+    manifests = {name: manifest for name, manifest in manifests.items() if name not in stale}
     released = [m for _, m in sorted(manifests.items()) if m["weights"] != "custom" and not m.get("training")]
     entries, sums = [], {}
     for manifest in released:
@@ -50,13 +60,35 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
         files |= {file: hash_file(output_dir / file) for file in (f"{name}.json", f"{name}.md")}
         entries.append(entry(manifest, files))
         sums |= files
-    for path in output_dir.glob("*.tflite*"):
-        sums[path.name] = hash_file(path)
+    for path in (path for path in lite if path.name not in stale):
+        sums |= {file.name: hash_file(file) for file in (path, _beside(path)) if file.exists()}
     replace_text(output_dir / INDEX, json.dumps({"artefacts": entries}, indent=2) + "\n")
     sums[INDEX] = hash_file(output_dir / INDEX)
     replace_text(output_dir / SUMS, "".join(f"{value}  {file}\n" for file, value in sorted(sums.items())))
     replace_text(output_dir / TABLE, table(entries) + "\n")
     return entries
+
+
+def _beside(lite: Path) -> Path:
+    return lite.with_name(f"{lite.name}.json")
+
+
+def _manifest_beside(lite: Path) -> Manifest:
+    """Of a TFLite file; empty where there is none that can be read: then nothing is known of it."""
+    try:
+        return read_manifest(_beside(lite))
+    except ConversionError:
+        return {}
+
+
+def _stale(manifests: Mapping[str, Manifest]) -> list[str]:
+    """Names of what was derived from files that are no longer those of its origin, where that is there."""
+    derived = {name: m["derived_from"] for name, m in manifests.items() if "derived_from" in m}
+    return sorted(
+        name
+        for name, origin in derived.items()
+        if origin["name"] in manifests and manifests[origin["name"]]["files"] != origin["files"]
+    )
 
 
 def entry(manifest: Manifest, files: Mapping[str, str]) -> dict[str, Any]:
