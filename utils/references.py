@@ -48,10 +48,11 @@ class References:
         key = self._key(what, inputs)
         found = self._known.get(key) or self._read(key)
         if found is None or (wanted and wanted not in found):
-            found = {**(found or {}), **{name: np.array(array) for name, array in run(inputs.copy()).items()}}
+            found = {**(found or {}), **run(inputs.copy())}
             self._write(key, found)
-        if what == "outputs":  # those are asked for again, and small; gradients are as large as the model
-            self._known[key] = found
+        if what != "outputs":  # as large as the model, and not asked for again here
+            return found
+        self._known[key] = found
         return {name: array.copy() for name, array in found.items()}
 
     def _key(self, what: str, inputs: np.ndarray) -> str:
