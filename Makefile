@@ -76,6 +76,7 @@ bench: setup
 	@$(call quote,$(python)) -m benchmarks.convmixer $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.mixer $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.training $(BENCH_ARGS)
+	@$(call quote,$(python)) -m benchmarks.decoding
 
 compat: setup
 	@$(call quote,$(python)) -m benchmarks.compat $(COMPAT_ARGS)

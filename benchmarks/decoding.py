@@ -80,14 +80,14 @@ def contenders(settings: Preprocessing) -> Mapping[str, Contender]:
     }
 
 
-def samples(repeats: int, settings: Preprocessing) -> list[dict[str, Any]]:
+def samples(repeats: int, settings: Preprocessing, batches: Sequence[str] = BATCHES) -> list[dict[str, Any]]:
     """`seconds` and `cpu_seconds` by batch, contender and round; contenders take turns.
 
     Raises AssertionError when one of TensorFlow's differs from ours by more than rounding, or Pillow's by more than
     two levels.
     """
     rows = []
-    for batch in BATCHES:
+    for batch in batches:
         encoded, found = files(batch), contenders(settings)
         expected = found[OURS](encoded)
         for name, prepare in found.items():

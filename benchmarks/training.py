@@ -38,8 +38,8 @@ PARTS = ("head", "all")
 CLASSES, BATCH = 10, 8
 
 # (contender, what TF_ENABLE_ONEDNN_OPTS is); the source comes first. XLA does not use TensorFlow's oneDNN.
-# "xla compiled" is the same SavedModel with `jit_compile=True` around the whole step: the gradient that jax2tf exports
-# computes the forward pass once more, and only a compiler that sees both can leave that out.
+# "xla compiled" is the same SavedModel with `jit_compile=True` around the whole step: a compiler that sees both passes
+# at once, as JAX's does, may choose better than the export did what to keep of the forward one.
 RUNS = {
     "convmixer": (("pytorch", None), ("onnx-tf", "1"), ("onnx-tf", "0")),
     "mixer": (("jax", None), ("xla", None), ("xla compiled", None), ("plain", "1"), ("plain", "0")),

@@ -203,3 +203,32 @@ def test_quick_training_run_compares_losses_and_measures_every_contender(tmp_pat
     assert len(contenders) == 3 + 5
     assert len([s for s in samples if s.get("seconds", 0) > 0]) == len([s for s in samples if "peak_mb" in s]) == 8
     assert (tmp_path / "training.md").read_text(encoding="utf-8").count("| everything |") == 8
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_ways_of_decoding_are_timed_only_where_they_agree(monkeypatch, fault):
+    from benchmarks import decoding
+    from utils import photographs
+    from utils.variants import get_variant
+
+    right = photographs.pillow_preprocess
+    if fault:
+        monkeypatch.setattr(photographs, "pillow_preprocess", lambda image, settings: right(image, settings)[:, ::-1])
+    monkeypatch.setattr(decoding, "FILES", 3)
+    settings = get_variant("mixer_tiny").preprocessing
+    if fault:
+        with pytest.raises(AssertionError, match="Pillow"):
+            decoding.samples(1, settings, ["web"])
+        return
+    rows = decoding.samples(1, settings, ["web"])
+    assert len({row["contender"] for row in rows}) == len(rows) == 6
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_the_table_of_decoding_divides_medians():
+    from benchmarks import decoding
+
+    facts = {"batch": "web", "cpu_seconds": 0.64}
+    rows = [{**facts, "contender": decoding.OURS, "seconds": s} for s in (0.16, 0.32, 9.0)]
+    rows += [{**facts, "contender": "other", "seconds": 0.64}]
+    assert cells(decoding.table(rows), ("web", "other"))[2:] == ["20.0", "20.0", "0.50"]
