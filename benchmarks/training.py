@@ -2,7 +2,7 @@
 
 A step is what fine-tuning does: forward, loss, gradients, SGD with momentum; of a new head alone, or of everything.
 Every contender is a process of its own; those of one variant and part are alive together and take turns. Leaves
-`training` in assets/tables, as .md and .json. A target that is missed is a "no" in the table.
+`training_convmixer` and `training_mixer` in assets/tables, as .md and .json. A target that is missed is a "no" there.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ DEFAULT_VARIANTS = ["convmixer_1024_20", "mixer_b16_i1k"]
 QUICK_VARIANTS = ["convmixer_tiny", "mixer_tiny"]
 PARTS = ("head", "all")
 CLASSES, BATCH = 10, 8
+TITLES = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}
 
 # (contender, what TF_ENABLE_ONEDNN_OPTS is); the source comes first. XLA does not use TensorFlow's oneDNN.
 # "xla compiled" is the same SavedModel with `jit_compile=True` around the whole step: a compiler that sees both passes
@@ -345,8 +346,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             labels = " ".join(str(sample[key]) for key in ("variant", "part", "contender", "onednn", "round"))
             print(f"{labels}: {sample['seconds']:.4f} s", flush=True)
     folder = options.output_dir or (Path("exports", "tables") if options.quick else TABLES)
-    path = tables.write(folder, "training", "A training step", notes, table(collected), collected)
-    print(f"\n{table(collected)}\n\n{path}")
+    for family, title in TITLES.items():
+        if rows := [sample for sample in collected if get_variant(sample["variant"]).family == family]:
+            path = tables.write(folder, f"training_{family}", f"A training step of {title}", notes, table(rows), rows)
+            print(f"\n{table(rows)}\n\n{path}")
 
 
 if __name__ == "__main__":
