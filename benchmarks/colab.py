@@ -49,6 +49,7 @@ RUNTIMES = {
     # What Colab may have one day: the newest of everything, a setuptools without pkg_resources too.
     "newest": list(_2026_01),
 }
+CONVERTED = ("convmixer_tiny_classification", "mixer_tiny_fe")  # what the other two notebooks take
 SHOWN = ("tensorflow", "torch", "jax", "numpy", "setuptools")
 _VERSIONS = "import json; from utils import colab; print(json.dumps(colab.installed_versions()))"
 
@@ -78,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def notebooks(exports: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Those that are there, with parameters for tiny models, in the order in which one takes what another made."""
-    classifier = str(exports / "convmixer_tiny_classification_synthetic")
+    classifier, extractor = (str(exports / f"{name}_synthetic") for name in CONVERTED)
     common = {"checkpoint": "synthetic", "output_dir": str(exports)}
     tiny = {
         "conversion_convmixer.ipynb": {"variant": "convmixer_tiny", "image_size": 48, **common},
-        "conversion_mlpmixer.ipynb": {"variant": "mixer_tiny", "image_size": 48, **common},
+        "conversion_mlpmixer.ipynb": {"variant": "mixer_tiny", "head": "fe", "image_size": 48, **common},
         "classification.ipynb": {"model": classifier, "output_dir": str(exports)},
-        "fine-tune.ipynb": {"model": classifier, "dataset": "digits", "epochs": 1, "output_dir": str(exports)},
+        "fine-tune.ipynb": {"model": extractor, "dataset": "digits", "epochs": 1, "output_dir": str(exports)},
     }
     return [(ROOT / name, parameters) for name, parameters in tiny.items() if (ROOT / name).is_file()]
 

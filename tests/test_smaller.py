@@ -74,7 +74,8 @@ def test_each_file_has_a_manifest_with_its_own_error_and_tolerance(folder, name)
         assert manifest["weights"] == "custom"
         tolerances[manifest.get("format"), manifest["storage"]] = manifest["parity"]["tolerance"]["logits"]
     assert tolerances.get(("tflite", "float32"), 1e-5) == 1e-5
-    assert tolerances.get(("tflite", "float16"), tolerances[None, "float16"]) == tolerances[None, "float16"]
+    # TFLite rounds vectors too.
+    assert tolerances[None, "float16"] < tolerances.get(("tflite", "float16"), 5e-3) < 2e-2
     assert 1e-5 < tolerances[None, "float16"] < 5e-3
     assert tolerances[None, "float16"] < tolerances["tflite", "int8"] < 0.1
 

@@ -50,8 +50,8 @@ def operators(model: bytes) -> list[str]:
 
 
 def rounded(weights: np.ndarray, storage: str) -> np.ndarray:
-    """Kernels, float32 with output channels last, as `storage` keeps them; other arrays as they are."""
-    if storage == "float32" or weights.ndim < 2:
+    """Weights, float32 with output channels last, as `storage` keeps them; "int8" keeps vectors as they are."""
+    if storage == "float32" or (storage == "int8" and weights.ndim < 2):
         return weights
     if storage == "float16":
         with np.errstate(over="ignore"):  # infinity is noticed in the outputs
