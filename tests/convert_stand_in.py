@@ -56,7 +56,8 @@ def convert(options, name, seconds=0.5):
             seconds={"load": seconds},
             peak_memory_mb=1000 * seconds,
             files=staging.files,
-            settings={"image_size": variant.image_size, "seed": options.seed, "operations": options.operations},
+            settings={"image_size": variant.image_size, "seed": options.seed}
+            | ({"operations": options.operations} if options.operations else {}),
         )
         staging.publish(manifest)
 
@@ -64,7 +65,7 @@ def convert(options, name, seconds=0.5):
 def main():
     options = _parser().parse_args()
     folder = Path(options.output_dir)
-    name = artefact_name(options.variant, options.head, options.checkpoint, options.operations)
+    name = artefact_name(options.variant, options.head, options.checkpoint, options.operations or "xla")
     with (folder / "begun").open("a") as file:
         print(name, file=file)
     references = Path(os.environ[FOLDER_VARIABLE])
