@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for notebook, parameters in notebooks(Path(scratch) / "exports"):
                 samples.append({"runtime": runtime, **run(notebook, parameters, environment, Path(scratch))})
                 print(f"{runtime}, {notebook.name}: {samples[-1]['verdict']}\n{samples[-1]['said']}", flush=True)
-    notes = description("colab", arguments) | {
+    shown = [Path(word).name if word == options.python else word for word in arguments]  # nobody else has that path
+    notes = description("colab", shown) | {
         "method": "every notebook with a tiny model, alone, in a kernel of a fresh copy of the runtime's environment, "
         "set up by its own first cell; passed when it ended well and nothing that was there has another version",
     }
