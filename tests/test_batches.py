@@ -80,6 +80,16 @@ def gradient(height=64, width=96):
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), 0 * x], axis=-1).astype(np.uint8)
 
 
+def test_validation_images_are_the_way_round_that_they_are():
+    split = Split(lambda i: gradient(), np.zeros(1, int))
+    images = replace(images_of(), validation=split)
+    from PIL import Image
+
+    ((found, _),) = batches.validation_batches(images, PREPROCESSING, 1)
+    expected = pillow_preprocess(Image.fromarray(gradient()), PREPROCESSING)
+    np.testing.assert_allclose(found[0], expected, atol=0.05)
+
+
 def augmented(augmentation, count=64):
     found = [augment(tf.constant(gradient()), augmentation, PREPROCESSING, tf.constant([1, i])) for i in range(count)]
     return np.stack(found) * PREPROCESSING.std + PREPROCESSING.mean
