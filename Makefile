@@ -57,7 +57,7 @@ convert: setup
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
 	  $(call option,--operations,$(OPERATIONS))
 
-# Python's own library is enough to build it.
+# Without .venv, any Python does the same: python3 -m utils.verify_app dist/verify.pyz
 verify.pyz: setup
 	@$(call quote,$(python)) -m utils.verify_app dist/verify.pyz
 

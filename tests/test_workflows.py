@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from utils import release
 from utils.release_matrix import release_matrix
 from utils.variants import VARIANTS
 
@@ -114,6 +115,24 @@ def test_the_draft_is_published_last():
     assert [re.search(r"gh release (\w+)", command)[1] for command in commands] == ["create", "upload", "edit"]
     assert "--draft " in commands[0]
     assert "--draft=false" in commands[2]
+
+
+def unmade(commands):
+    """Files in `dist` that these commands read although nothing has made them."""
+    steps = [line for command in commands for line in command.splitlines()]
+    made = set()
+    if any("utils.release dist" in line for line in steps):
+        made |= {release.INDEX, release.SUMS, release.TABLE}
+    made |= {name for line in steps if "utils.verify_app" in line for name in re.findall(r"dist/([\w.]+)", line)}
+    return set(re.findall(r"dist/([A-Za-z][\w.]*)", "\n".join(steps))) - made
+
+
+def test_the_release_has_the_verifier_and_reads_no_file_that_nothing_made():
+    commands = [step.get("run", "") for step in RELEASE["jobs"]["publish"]["steps"]]
+    assert any("utils.verify_app dist/verify.pyz" in command for command in commands)
+    assert unmade(commands) == set()
+    assert unmade([command.replace("TABLE.md", "releases.md") for command in commands]) == {"releases.md"}
+    assert unmade([command for command in commands if "utils.release" not in command]) == {release.TABLE}
 
 
 def test_the_release_converts_official_checkpoints_only():
