@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,11 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+TRAINING = {
+    "history": {"val_accuracy": [0.5, 0.93214, 0.9], "loss": [2.0, 0.3, 0.1]},
+    "best_epoch": 2,
+    "dataset": "digits",
+}
 THREE = [NAME, f"{NAME}.json", f"{NAME}.tar.gz"]
 
 
@@ -514,12 +520,12 @@ def test_the_manifest_has_the_documented_fields():
 def test_optional_fields_are_kept():
     other = replace(VARIANT.preprocessing, resize=100, crop=96)
     found = manifest(
-        training={"history": {"val_accuracy": [0.5, 0.9]}},
+        training=TRAINING,
         settings={"seed": 3},
         preprocessing=other,
         peak_memory_mb_by_stage={"export": 700.0},
     )
-    assert found["training"]["history"]["val_accuracy"] == [0.5, 0.9]
+    assert found["training"] == TRAINING
     assert found["settings"] == {"seed": 3}
     assert found["model"]["preprocessing"]["crop"] == 96
     assert found["peak_memory_mb_by_stage"] == {"export": 700.0}
@@ -638,18 +644,47 @@ def test_the_card_does_not_tell_where_on_the_converting_machine_the_file_was():
 
 
 def test_the_card_of_a_fine_tuned_model_tells_its_training():
-    training = {"dataset": "digits", "epochs": 2, "history": {"val_accuracy": [0.5, 0.93214]}}
-    card = model_card(manifest(training=training))
-    assert "| history: val_accuracy | 0.9321 after 2 epochs |" in card
-    assert "| dataset | digits |" in card
-    assert "## Parity with the trained model: passed" in card
+    found = manifest(training=TRAINING)
+    for card in (model_card(found), model_card(packed_manifest(found))):  # beside the tarball, and in it
+        assert "| history: val_accuracy | 0.9321 in epoch 2 of 3, the one that was kept |" in card
+        assert "| history: loss | 0.3 in epoch 2 of 3, the one that was kept |" in card
+        assert "| dataset | digits |" in card
+        assert "## Parity with the trained model: passed" in card
+        assert "the model as it was trained" in card
+        assert "source model" not in card.split("## Licence")[0]
+        assert "computes what the trained model computed" in card
+        assert "accuracy, robustness" not in card
+
+
+def test_the_card_of_a_float16_artefact_tells_what_each_part_was_compared_with():
+    found = manifest() | {"storage": "float16"}
+    for card in (model_card(found), model_card(packed_manifest(found))):
+        assert "agree with those of the float32 artefact, kernels rounded" in card
+        assert "the source model's outputs for the golden inputs (its variables and gradients: the float32" in card
+        assert "the source model with the same checkpoint" not in card
+    assert "the source model with the same checkpoint" in model_card(packed_manifest(manifest()))
+
+
+def test_the_card_inside_a_tarball_tells_how_to_unpack_it_what_it_needs_and_how_to_send_files():
+    signatures = dict.fromkeys(("serving_default", "serving_image", "serving_image_bytes"), TENSORS)
+    versions = {"tensorflow": "2.21.0", "minimum_tensorflow": "2.14"}
+    card = model_card(packed_manifest(manifest(signatures=signatures, versions=versions)))
+    assert f"mkdir {NAME} && tar -xzf {NAME}.tar.gz -C {NAME}" in card
+    assert "It needs TensorFlow 2.14 or newer." in card
+    assert "The image signatures do this themselves." in card
+    assert '["serving_image_bytes"](image_bytes=tf.constant(files))["probabilities"]' in card
+    without = model_card(packed_manifest(manifest()))
+    assert "image signatures" not in without
+    assert "serving_image_bytes" not in without
 
 
 def test_the_card_of_a_model_fine_tuned_from_synthetic_weights_does_not_say_that_it_knows_nothing():
-    found = manifest(name=f"{NAME}_synthetic", weights="synthetic", training={"history": {"val_accuracy": [0.9]}})
+    found = manifest(name=f"{NAME}_synthetic", weights="synthetic", training=TRAINING)
     card = model_card(found)
     assert "SYNTHETIC WEIGHTS" in card
-    assert "recognises nothing" not in card
+    assert "fine-tuned from random weights" in card
+    assert not re.search("recognises? nothing", card)
+    assert re.search("recognises? nothing", model_card(manifest(name=f"{NAME}_synthetic", weights="synthetic")))
 
 
 def test_the_card_s_code_is_python():

@@ -82,6 +82,8 @@ def _sentence(manifest: Manifest) -> str:
         "synthetic": "with random weights, which recognise nothing",
     }[manifest["weights"]]
     tuned = ", fine-tuned" if manifest.get("training") else ""
+    if tuned and manifest["weights"] == "synthetic":
+        weights, tuned = "fine-tuned from random weights", ""
     loud = "SYNTHETIC WEIGHTS, for tests only: " if manifest["weights"] == "synthetic" else ""
     return f"{loud}{FAMILIES[model['family']]} {head} {manifest['variant']}, {weights}{tuned}."
 

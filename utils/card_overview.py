@@ -33,6 +33,11 @@ def overview(manifest: Manifest) -> str:
         lines.append(f"Reported ImageNet-1k top-1 accuracy: {model['top1']} % ({model['top1_source']}).")
     if rows := gradient_rows(manifest):
         agree = "It can be fine-tuned: gradients by all trainable variables agree with the source framework's"
+        if manifest.get("storage") == "float16":
+            agree = (
+                "It can be fine-tuned: gradients by all trainable variables agree with those of the float32 artefact, "
+                "kernels rounded, whose own agree with the source framework's"
+            )
         measured = ""
         if "tolerance" in rows[0]:
             worst = max(rows, key=lambda row: figure(row) / row["tolerance"])
@@ -66,9 +71,13 @@ def intended_use(manifest: Manifest) -> str:
         "It answers with one of them whatever the picture shows; a high probability is no proof of being right.",
         "fe": "To turn photographs into features: for transfer learning, search by similarity, or clustering.",
     }[manifest["head"]]
+    source, unknown = "its source computes", "accuracy, robustness and fairness were not measured here"
+    if manifest.get("training"):
+        source = "the trained model computed"
+        unknown = "how often it was right in validation stands under Training, and nothing else was measured here"
     return (
-        f"{title}{use}\n\nParity says that the TensorFlow model computes what its source computes, not how good that "
-        "is: accuracy, robustness and fairness were not measured here. Photographs from the web, such as ImageNet's, "
+        f"{title}{use}\n\nParity says that the TensorFlow model computes what {source}, not how good that "
+        f"is: {unknown}. Photographs from the web, such as ImageNet's, "
         "have the gaps and biases of their times and places, and so has what was trained on them: decisions about "
         "people need an evaluation of their own."
     )

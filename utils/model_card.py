@@ -40,11 +40,11 @@ def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> str:
 def _preprocessing(manifest: Manifest) -> str:
     settings = manifest["model"]["preprocessing"]
     crop, mean, std = settings["crop"], _list(settings["mean"]), _list(settings["std"])
-    compared = ""
+    compared = "\n\nThe image signatures do this themselves." if "serving_image" in manifest["signatures"] else ""
     if rows := manifest.get("preprocessing_parity", {}).get("rows"):
         worst, rmse = max(row["max_abs"] for row in rows), max(row["rmse"] for row in rows)
-        compared = (
-            "\n\nThe image signatures do this themselves. Compared with Pillow on photographs, no pixel is off by more "
+        compared += (
+            " Compared with Pillow on photographs, no pixel is off by more "
             f"than {worst:.0f} of 255 levels; the root of the mean squared difference is {rmse:.1e} levels."
         )
     return (
@@ -55,12 +55,25 @@ def _preprocessing(manifest: Manifest) -> str:
     )
 
 
+_IMAGES = """
+files = [open(path, "rb").read() for path in ("cat.jpg", "rocket.png")]  # JPEG or PNG, of any sizes
+{answer} = model.signatures["serving_image_bytes"](image_bytes=tf.constant(files))["{answer}"]
+"""
+
+
 def _usage(manifest: Manifest) -> str:
     name, output = manifest["name"], next(iter(manifest["signatures"]["serving_default"]["outputs"]))
+    least = manifest["versions"].get("minimum_tensorflow")
+    needs = f"It needs TensorFlow {least} or newer. " if least else ""
+    answer = "probabilities" if output == "logits" else output
+    images = _IMAGES.format(answer=answer) if "serving_image_bytes" in manifest["signatures"] else ""
     return f"""## Use
 
-{notice(manifest)}Unpack `{name}.tar.gz` into a folder `{name}` first.
-TensorFlow Hub also takes it from a web server.
+{notice(manifest)}{needs}Unpack it first; TensorFlow Hub also takes the tarball from a web server.
+
+```sh
+mkdir {name} && tar -xzf {name}.tar.gz -C {name}
+```
 
 TensorFlow:
 
@@ -69,7 +82,7 @@ import tensorflow as tf
 
 model = tf.saved_model.load("{name}")
 {output} = model(inputs)  # or model.signatures["serving_default"](inputs=inputs)["{output}"]
-```
+{images}```
 
 TensorFlow Hub:
 
@@ -114,7 +127,7 @@ def _parity(manifest: Manifest) -> str:
     parity = manifest["parity"]
     verdict = "passed" if parity["passed"] else "FAILED"
     if "rows" not in parity:  # inside the artefact, whose bytes depend on no measurement
-        return _compared(manifest["name"], verdict, parity["compared"])
+        return _compared(manifest, verdict)
     cases: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for row in parity["rows"]:
         cases.setdefault((row["output"], row["input"], row["batch"]), []).append(row)
@@ -136,9 +149,7 @@ def _parity(manifest: Manifest) -> str:
         "top-5",
         "tolerance",
     )
-    title, other = "Parity with the source framework", "the source model with the same checkpoint"
-    if manifest.get("training"):
-        title, other = "Parity with the trained model", "the model as it was trained, in memory"
+    title, other = _reference(manifest)
     return (
         f"## {title}: {verdict}\n\n"
         f"This artefact, unpacked from its tarball, against {other}, in "
@@ -148,12 +159,26 @@ def _parity(manifest: Manifest) -> str:
     )
 
 
-def _compared(name: str, verdict: str, compared: Sequence[Mapping[str, Any]]) -> str:
+def _reference(manifest: Manifest) -> tuple[str, str]:
+    """The title of the section on parity, and what the artefact was compared with."""
+    if manifest.get("training"):
+        return "Parity with the trained model", "the model as it was trained, in memory"
+    if manifest.get("storage") == "float16":
+        return (
+            "Parity with the source framework",
+            "the source model's outputs for the golden inputs (its variables and gradients: the float32 artefact's, "
+            "kernels rounded)",
+        )
+    return "Parity with the source framework", "the source model with the same checkpoint"
+
+
+def _compared(manifest: Manifest, verdict: str) -> str:
+    compared, (title, other) = manifest["parity"]["compared"], _reference(manifest)
     rows = [(row["output"], row["input"], str(row["batch"] or ""), str(row["arrays"])) for row in compared]
     return (
-        f"## Parity with the source framework: {verdict}\n\n"
-        "This artefact, unpacked from its tarball, was compared with the source model running the same checkpoint, in "
-        f"float32. Each figure, with its tolerance, is in the manifest beside the tarball, `{name}.json`.\n\n"
+        f"## {title}: {verdict}\n\n"
+        f"This artefact, unpacked from its tarball, was compared with {other}, in float32. "
+        f"Each figure, with its tolerance, is in the manifest beside the tarball, `{manifest['name']}.json`.\n\n"
         f"{_table(('output', 'input', 'batch', 'arrays'), rows)}"
     )
 
@@ -165,11 +190,10 @@ def _training(manifest: Manifest) -> str:
     rows = []
     for key, value in training.items():
         for inner, item in value.items() if isinstance(value, Mapping) else [(None, value)]:
-            last = item[-1] if isinstance(item, list) and item else item
-            shown = (
-                f"{last:.4g} after {len(item)} epochs" if isinstance(item, list) and isinstance(last, float) else last
-            )
-            rows.append((key if inner is None else f"{key}: {inner}", str(shown)))
+            if key == "history":  # of the epoch whose weights were kept
+                kept = training["best_epoch"]
+                item = f"{item[kept - 1]:.4g} in epoch {kept} of {len(item)}, the one that was kept"
+            rows.append((key if inner is None else f"{key}: {inner}", str(item)))
     return f"## Training\n\n{_table(('', ''), rows)}"
 
 
