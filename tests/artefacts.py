@@ -6,6 +6,7 @@ from utils import parity, saved_model
 from utils.golden import make_golden, write_golden
 from utils.packaging import Staging, build_manifest, installed_versions
 from utils.variants import get_variant
+from utils.warmup import write_warmup
 
 
 def publish(folder, name="convmixer_tiny", head="classification", operations="xla"):
@@ -16,6 +17,7 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
         saved_model.save_model(exported, staging.model_dir)
         golden = make_golden(source, 48, 48, 0)
         write_golden(staging.model_dir, golden)
+        write_warmup(staging.model_dir, 48)
         reloaded = saved_model.load_model(staging.unpacked_candidate())
         rows = parity.compare_outputs(
             source, saved_model.as_function(reloaded), {"golden": golden.inputs}, exported.output

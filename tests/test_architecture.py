@@ -111,7 +111,7 @@ ROOMS = {
     "smaller_files": Room(
         "numpy",
         utils="errors float16_export golden hashes lite_export lite_file manifest measure packaging parity "
-        "plain_mixer_export saved_model staging variants verify_numbers",
+        "plain_mixer_export saved_model staging variants verify_numbers warmup",
     ),
     "smaller": Room(utils="errors published quiet smaller_files verify_files verify_numbers"),
     # the rest

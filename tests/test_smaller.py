@@ -18,6 +18,7 @@ from utils.extraction import extract_tarball
 from utils.hashes import hash_file, hash_files
 from utils.smaller import KINDS, make_smaller, open_artefact
 from utils.verify import main as verify
+from utils.warmup import WARMUP
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow  # TFLite's converter takes seconds even for the tiny models
@@ -117,6 +118,14 @@ def test_kernels_are_stored_as_float16_and_nothing_is_stored_twice(folder, half)
     assert len(types) == len(model.variables)
     size = sum(2 * v.shape.num_elements() if len(v.shape) > 1 else 4 * v.shape.num_elements() for v in model.variables)
     assert Path(half, "variables/variables.data-00000-of-00001").stat().st_size < size + 20_000  # and the object graph
+
+
+def test_the_warm_up_requests_ride_along_in_a_savedmodel_only(folder, half):
+    kept = (folder / CONVMIXER / WARMUP).read_bytes()
+    assert len(kept) > 100
+    assert Path(half, WARMUP).read_bytes() == kept
+    with zipfile.ZipFile(folder / f"{CONVMIXER}_int8.tflite") as archive:
+        assert WARMUP.name not in "".join(archive.namelist())
 
 
 def test_loaded_it_is_trainable_float32_with_the_same_interface(folder, half):

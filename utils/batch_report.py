@@ -133,4 +133,5 @@ def _bytes(output_dir: Path, name: str) -> int:
 def _machine() -> str:
     import psutil
 
-    return f"{len(os.sched_getaffinity(0))} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has the latter
+    return f"{cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"

@@ -73,12 +73,16 @@ def write_class_names(classes: Sequence[str], model_dir: Path) -> Path:
 def fine_tuned_name(extractor_name: str, dataset: str) -> str:
     """Of the artefact: `<variant>_classification[_plain]_<dataset>[_synthetic]`, from the extractor's own name.
 
-    dataset: its name; of characters that an artefact's name may not have, only underscores are left.
+    dataset: its name; of characters that an artefact's name may not have, only underscores are left. One that ends as
+    if it told of the weights or their storage is followed by "_images".
     """
-    synthetic = "_synthetic" if extractor_name.endswith("_synthetic") else ""
-    stem = extractor_name.removesuffix("_synthetic").replace("_fe", "_classification", 1)
-    plain = re.sub(r"[^A-Za-z0-9-]+", "_", dataset).strip("_") or "images"
-    return f"{stem}_{plain[:40]}{synthetic}"
+    stem = extractor_name.removesuffix("_float16")  # what is trained and saved is float32
+    synthetic = "_synthetic" if stem.endswith("_synthetic") else ""
+    stem = stem.removesuffix("_synthetic").replace("_fe", "_classification", 1)
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", dataset).strip("_")[:40] or "images"
+    if plain.rpartition("_")[2] in ("synthetic", "float32", "float16", "int8"):
+        plain += "_images"
+    return f"{stem}_{plain}{synthetic}"
 
 
 def versions(extractor: Mapping[str, str | int]) -> dict[str, str | int]:

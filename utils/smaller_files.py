@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,14 @@ from utils.saved_model import as_function, gradients, load_model, name_of, save_
 from utils.staging import explained
 from utils.variants import MixerArchitecture
 from utils.verify_numbers import lite_function
+from utils.warmup import WARMUP
 
 FACTORS = {
     "float32": 0,
     "float16": 3,
     "int8": 6,
 }  # at most 2.4 times what rounding does was seen; int8 rounds activations too
-_EXTRAS = ("golden.npz", "labels.tsv")
+_EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def make_float16(artefact: Artefact, output_dir: Path) -> Path:
         with stages("save"):
             save_as_float16(model, staging.model_dir)
             (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
-            for path in _extras(artefact):
+            for path in _extras(artefact, (*_EXTRAS, WARMUP.name)):
                 shutil.copyfile(path, staging.model_dir / "assets.extra" / path.name)
         del model
         with stages("package"):
@@ -126,7 +127,7 @@ def _make_lite(artefact: Artefact, storage: str, name: str, scratch: Path, stage
         model_path = scratch / lite_file.MODEL
         model_path.write_bytes(content)
         del content
-        associated = {path.name: path.read_bytes() for path in _extras(artefact)}
+        associated = {path.name: path.read_bytes() for path in _extras(artefact, _EXTRAS)}
     files = {lite_file.MODEL: hash_file(model_path)}
     files |= {extra: lite_file.hash_bytes(data) for extra, data in associated.items()}
     with stages("verify"):
@@ -193,8 +194,8 @@ def _golden_rows(artefact: Artefact, function: Any, tolerance: float) -> list[pa
     return rows
 
 
-def _extras(artefact: Artefact) -> list[Path]:
-    return [path for name in _EXTRAS if (path := artefact.folder / "assets.extra" / name).is_file()]
+def _extras(artefact: Artefact, names: Sequence[str]) -> list[Path]:
+    return [path for name in names if (path := artefact.folder / "assets.extra" / name).is_file()]
 
 
 def _derived(
