@@ -43,7 +43,8 @@ help:
 	@echo 'make release  many models, resumable: VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
 	@echo '              CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports MEMORY_MB= BATCH_ARGS=--dry-run'
 	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
-	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX'
+	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX; BENCH_ARGS=--quick for a try,'
+	@echo '              BENCH_ARGS="--repeats 5": one of the four alone takes more options, see its --help'
 	@echo 'make compat   the tarballs under every TensorFlow since 2.13, each in an environment of its own'
 	@echo 'make lint     ruff, formatting, notebooks without outputs, and workflows'
 	@echo 'make clean    removes .venv and caches; exports and downloaded checkpoints stay'
@@ -76,7 +77,7 @@ bench: setup
 	@$(call quote,$(python)) -m benchmarks.convmixer $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.mixer $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.training $(BENCH_ARGS)
-	@$(call quote,$(python)) -m benchmarks.decoding
+	@$(call quote,$(python)) -m benchmarks.decoding $(BENCH_ARGS)
 
 compat: setup
 	@$(call quote,$(python)) -m benchmarks.compat $(COMPAT_ARGS)

@@ -123,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the table, print it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=9, help="rounds (9)")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
+    parser.add_argument("--repeats", type=int, help="rounds (9)")
+    parser.add_argument("--quick", action="store_true", help="one round, into exports/tables")
+    parser.add_argument("--output-dir", type=Path, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
     notes = machine.description("decoding", arguments, ("tensorflow", "pillow", "numpy")) | {
         "method": (
@@ -133,10 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "camera: every fourth of them at 12 megapixels"
         )
     }
-    collected = samples(options.repeats, get_variant("mixer_b16_i1k").preprocessing)
-    path = tables.write(
-        options.output_dir, "decoding", "From image bytes to a batch", notes, table(collected), collected
-    )
+    collected = samples(options.repeats or (1 if options.quick else 9), get_variant("mixer_b16_i1k").preprocessing)
+    folder = options.output_dir or (Path("exports", "tables") if options.quick else TABLES)
+    path = tables.write(folder, "decoding", "From image bytes to a batch", notes, table(collected), collected)
     print(f"{table(collected)}\n\n{path}")
 
 

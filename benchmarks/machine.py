@@ -21,7 +21,7 @@ def description(benchmark: str, arguments: Sequence[str], packages: Sequence[str
     """
     one, five, _ = os.getloadavg()
     return {
-        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
+        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
         "load average before the run": f"{one:.1f} in the last minute, {five:.1f} in the last five",
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]

@@ -35,7 +35,7 @@ def _table(name: str) -> str:
         return {"releases": releases.releases_table, "batch": releases.batch_table}[name](TABLES)
     path = TABLES / f"{name}.md"
     if not path.is_file():
-        raise KeyError(f"README.md asks for the table {name!r}, which {path} would hold. Run `make bench`.")
+        raise KeyError(f"README.md asks for the table {name!r}, which {path} would hold. Its benchmark writes it.")
     return path.read_text(encoding="utf-8").strip().replace("# ", "### ", 1)  # a section of the README's own
 
 

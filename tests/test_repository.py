@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.variants import VARIANTS
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
 # Folders of somebody's machine, and documents that only its owner has.
@@ -37,6 +39,18 @@ def parameter_faults(source):
         if not plain:
             faults.append(line)
     return faults
+
+
+def offered(source):
+    """The variants in the list of Colab's form."""
+    return json.loads(re.search(r'^variant = "\w+"  #@param (\[.*\])$', source, re.MULTILINE)[1])
+
+
+@pytest.mark.parametrize(("notebook", "family"), [("convmixer", "convmixer"), ("mlpmixer", "mixer")])
+def test_colab_s_form_offers_every_variant_of_the_family(notebook, family):
+    cells = code_cells(ROOT / f"conversion_{notebook}.ipynb")
+    (source,) = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert sorted(offered(source)) == sorted(v.name for v in VARIANTS.values() if v.family == family)
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
