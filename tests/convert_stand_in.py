@@ -68,9 +68,12 @@ def main():
     name = artefact_name(options.variant, options.head, options.checkpoint, options.operations or "xla")
     with (folder / "begun").open("a") as file:
         print(name, file=file)
-    references = Path(os.environ[FOLDER_VARIABLE])
+    shared = os.environ.get(FOLDER_VARIABLE)
     with (folder / "shared").open("a") as file:
-        print(references, *(path for path in references.parent.iterdir() if path != references), file=file)
+        beside = (
+            [path.name for path in Path(shared).parent.iterdir() if path.name not in ("new", "lock")] if shared else []
+        )
+        print(shared, *beside, file=file)
     behaviour = folder / "behaviour.json"
     what = json.loads(behaviour.read_text()).get(name) if behaviour.exists() else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -106,7 +106,7 @@ ROOMS = {
     "verify": Room(utils="errors published verify_files verify_numbers"),
     "verify_app": Room(),
     # smaller files, from the published ones
-    "float16_export": Room("numpy tensorflow", utils="errors"),
+    "float16_export": Room("numpy tensorflow", utils="errors saved_model"),
     "lite_export": Room("numpy tensorflow", utils="errors"),
     "smaller_files": Room(
         "numpy",
@@ -130,10 +130,10 @@ ROOMS = {
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "artefacts": Room(utils="errors hashes manifest published staging"),
     "release": Room(utils="artefacts errors hashes model_card published staging"),
-    "supervision": Room("psutil"),
+    "supervision": Room("psutil", utils="command"),
     "batch_plan": Room(utils="artefacts checkpoints errors parameters variants"),
     "batch_display": Room(lazily="tqdm", utils="batch_plan"),
-    "batch_report": Room(lazily="psutil", utils="artefacts batch_plan release staging"),
+    "batch_report": Room(lazily="psutil", utils="batch_plan release staging"),
     "batch": Room(
         lazily="psutil",
         utils="batch_display batch_plan batch_report errors references staging supervision variants",

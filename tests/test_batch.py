@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import convert_stand_in
 import psutil
@@ -166,6 +168,8 @@ def take_the_other_ones_files(folder):
         (lambda f: flip(f / f"{CLASSIFIER}.tar.gz"), "is not the one that its manifest describes"),
         (lambda f: flip(f / CLASSIFIER / "saved_model.pb"), "differs from its manifest: saved_model.pb is not"),
         (lambda f: (f / CLASSIFIER / "more").touch(), "differs from its manifest: more is not"),
+        (lambda f: (f / CLASSIFIER / "assets.extra/manifest.json").unlink(), "there is no assets.extra/manifest.json"),
+        (lambda f: (f / CLASSIFIER / "assets.extra/README.md").unlink(), "README.md is missing"),
         (lambda f: (f / f"{CLASSIFIER}.json").write_text("[" * 100_000), "is no published manifest"),
         (lambda f: edit(f, lambda m: m["settings"].update(seed=1)), "of another conversion"),
         (lambda f: edit(f, lambda m: m["settings"].update(operations="plain")), "of another conversion"),
@@ -178,9 +182,12 @@ def take_the_other_ones_files(folder):
 def test_what_is_not_what_its_manifest_says_is_not_done(made, tmp_path, spoil, said):
     folder = shutil.copytree(made, tmp_path / "copy")
     conversion = batch_plan.plan(["mixer_tiny"], "classification", "xla", "synthetic", 0, folder)[0]
-    assert batch_plan.why_not_done(conversion, folder) == ""
+    manifest, reason = batch_plan.look(conversion, folder)
+    assert (manifest["name"], reason) == (CLASSIFIER, "")
     spoil(folder)
-    assert said in batch_plan.why_not_done(conversion, folder)
+    manifest, reason = batch_plan.look(conversion, folder)
+    assert manifest == {}
+    assert said in reason
 
 
 def test_what_was_damaged_is_made_again_and_only_that(made, tmp_path):
@@ -230,6 +237,25 @@ def test_a_failure_does_not_stop_the_others_and_shows_in_table_and_status(tmp_pa
     assert begun(tmp_path) == [CLASSIFIER, FEATURES, CLASSIFIER]
 
 
+def test_one_that_the_system_does_not_let_begin_has_failed_and_the_others_are_made(tmp_path, capsys):
+    (tmp_path / "batch" / f"{CLASSIFIER}.log").mkdir(parents=True)
+    assert run(tmp_path) == 1
+    (failed,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(CLASSIFIER)]
+    assert "failed" in failed
+    assert "it could not be started" in failed
+    assert check_artefact(tmp_path, FEATURES)
+
+
+def test_what_became_of_each_is_told_also_where_the_report_cannot_be_written(tmp_path, capsys):
+    behave(tmp_path, **{CLASSIFIER: "fail"})
+    (tmp_path / "batch" / "report.json").mkdir(parents=True)
+    assert run(tmp_path) == 1
+    shown = capsys.readouterr()
+    (failed,) = [line for line in shown.out.splitlines() if line.startswith(CLASSIFIER)]
+    assert "a planted failure" in failed
+    assert "error: output_dir" in shown.err
+
+
 def test_a_conversion_that_takes_too_much_memory_is_stopped_and_leaves_nothing(tmp_path, capsys):
     behave(tmp_path, **{CLASSIFIER: "memory"})
     started = time.monotonic()
@@ -255,7 +281,7 @@ def runs(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
     code = "import sys; from utils import batch; batch.CONVERT = sys.argv[1:3]; sys.exit(batch.main(sys.argv[3:]))"
     command = [sys.executable, "-c", code, *STAND_IN, *OPTIONS, "--output-dir", str(tmp_path), "--operations", "all"]
@@ -287,6 +313,57 @@ def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
     (tmp_path / "behaviour.json").unlink()
     assert run(tmp_path, "--operations", "all") == 0
     assert begun(tmp_path) == [CLASSIFIER, FEATURES, FEATURES, *PLAIN]
+
+
+def test_two_interrupts_between_two_looks_kill(tmp_path):
+    class Child:
+        log, seconds, peak_mb, exceeded, done = tmp_path / "log", 1.0, 1.0, False, []
+
+        def interrupt(self):
+            self.done.append("interrupted")
+
+        def kill(self):
+            self.done.append("killed")
+
+        def poll(self):
+            return -9
+
+        def cells(self):
+            return 0, 0
+
+    (tmp_path / "log").write_text("")
+    outcome = batch_plan.Outcome(batch_plan.plan(["mixer_tiny"], "fe", "xla", "synthetic", 0, tmp_path)[0])
+    both = batch.Batch(tmp_path, 1, 100, Mock())
+    both.interrupt()
+    both.interrupt()
+    with ThreadPoolExecutor(1) as checker:
+        both._run([], {FEATURES: (outcome, Child())}, tmp_path, checker)
+    assert Child.done == ["killed"]
+    assert outcome.state == "interrupted"
+
+
+def test_a_conversion_ends_when_the_batch_was_killed(tmp_path):
+    """SIGKILL leaves the batch no time to stop what it started."""
+    child = "from utils.command import run_command as r; import time; r(lambda: time.sleep(300), 'left')"
+    code = (
+        "import sys, time; from pathlib import Path; from utils.supervision import Supervised;"
+        f"s = Supervised([sys.executable, '-u', '-c', {child!r}], Path(sys.argv[1]) / 'log', 1e6, Path.cwd());"
+        "Path(sys.argv[1], 'pid').write_text(str(s._process.pid)); time.sleep(300)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    try:
+        wait_for(tmp_path / "pid")
+        time.sleep(2)
+        pid = int((tmp_path / "pid").read_text())
+        assert runs(pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 60
+    while runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not runs(pid)
+    assert "left" in (tmp_path / "log").read_text()
 
 
 def test_a_checkpoint_is_fetched_once_for_conversions_that_run_side_by_side(monkeypatch, tmp_path):

@@ -50,6 +50,15 @@ def test_without_a_folder_nothing_is_shared():
         assert source.calls == 1, calls
 
 
+def test_where_nothing_can_be_written_nothing_is_shared_and_nothing_fails(shared, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(shared / "full"))
+    for _ in range(2):
+        source = Source()
+        np.testing.assert_array_equal(References("sha", "variant").output("logits", source)(A), A + 1)
+        assert source.calls == 1
+    assert list(shared.iterdir()) == []
+
+
 def test_a_feature_extractor_finds_what_the_classifier_computed(shared):
     References("sha", "variant").output("logits", Source())(A)
     second = Source("fe")

@@ -7,8 +7,8 @@ from typing import Any
 
 from utils.errors import PackagingError
 from utils.hashes import hash_file, hash_files
-from utils.manifest import is_packed
-from utils.published import differences, read_manifest, summary
+from utils.manifest import UNLISTED, is_packed
+from utils.published import differences, manifest_of, read_manifest, summary
 from utils.staging import final_names
 
 
@@ -30,6 +30,9 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
         faults = differences(hash_files(folder), manifest)
     except OSError as error:
         raise PackagingError(f"{tarball} cannot be read: {error}. Convert it again.") from error
+    # The manifest inside and the card are in no list of hashes. Without the former nobody could open the folder.
+    if not faults and not ((folder / UNLISTED[1]).is_file() and manifest_of(folder)["files"] == manifest["files"]):
+        faults = [f"{' or '.join(UNLISTED)} is missing, or another artefact's"]
     if faults:
         raise PackagingError(f"{folder} differs from its manifest: {summary(faults)}. Convert it again.")
     return manifest

@@ -13,14 +13,14 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.batch_plan import Conversion, Outcome, is_cached, plan, why_not_done
+from utils.batch_plan import Outcome, is_cached, look, plan
 from utils.errors import ConversionError
 from utils.variants import HEADS, OPERATIONS
 
@@ -58,56 +58,70 @@ class Batch:
         with staging.explained(self.output_dir):
             (self.output_dir / LOGS).mkdir(parents=True, exist_ok=True)
         running: Running = {}
-        with tempfile.TemporaryDirectory(prefix="references-") as references:
+        waiting = [outcome for outcome in outcomes if outcome.state == "not started"]
+        references, lock = staging.make_folder(self.output_dir / LOGS, "references", needed_bytes=0)
+        with ThreadPoolExecutor(1) as checker:
             try:
-                self._run(
-                    [outcome for outcome in outcomes if outcome.state == "not started"], running, Path(references)
-                )
+                self._run(waiting, running, references, checker)
             finally:  # nothing is left in `running`, unless something here went wrong
                 for _, child in running.values():
                     child.kill()
+                shutil.rmtree(references, ignore_errors=True)
+                lock.close()
 
-    def _run(self, waiting: list[Outcome], running: Running, references: Path) -> None:
-        told = 0
+    def _run(self, waiting: list[Outcome], running: Running, references: Path, checker: Executor) -> None:
+        told, ended = 0, {}  # by name: exit status, and what is found of the artefact while others run
         while running or (waiting and not self.interrupts):
             while len(running) < self.jobs and not self.interrupts and (outcome := _next(waiting, running)):
                 waiting.remove(outcome)
-                folder = references / outcome.conversion.variant.name
-                folder.mkdir(exist_ok=True)
-                running[outcome.conversion.name] = outcome, self._start(outcome.conversion, folder)
                 self.show.started(outcome)
+                if child := self._start(outcome, waiting, references):
+                    running[outcome.conversion.name] = outcome, child
+                else:
+                    self.show.ended(outcome)
             if self.interrupts > told:  # the first time politely
                 for _, child in running.values():
-                    (child.kill if told else child.interrupt)()
+                    (child.kill if self.interrupts > 1 else child.interrupt)()
                 told = self.interrupts
             for name, (outcome, child) in list(running.items()):
-                status = child.poll()
-                self.show.cells(outcome, *child.cells())
-                if status is not None:
+                if name not in ended:
+                    status = child.poll()
+                    self.show.cells(outcome, *child.cells())
+                    if status is not None:
+                        ended[name] = status, checker.submit(look, outcome.conversion, self.output_dir)
+                elif ended[name][1].done():
                     del running[name]
-                    self._end(outcome, child, status)
+                    outcome.manifest, outcome.reason = ended[name][1].result()
+                    self._end(outcome, child, ended[name][0])
                     self.show.ended(outcome)
                     variant = outcome.conversion.variant.name
-                    if variant not in {
-                        o.conversion.variant.name for o in (*waiting, *(o for o, _ in running.values()))
-                    }:
-                        shutil.rmtree(references / variant)
+                    if variant not in _variants([*waiting, *(o for o, _ in running.values())]):
+                        shutil.rmtree(references / variant, ignore_errors=True)
             time.sleep(_SECONDS if running else 0)
 
-    def _start(self, conversion: Conversion, references: Path) -> Supervised:
+    def _start(self, outcome: Outcome, waiting: list[Outcome], references: Path) -> Supervised | None:
+        """The conversion's process, or None where the system does not let it begin: then it has failed."""
         from utils.references import FOLDER_VARIABLE
         from utils.supervision import Supervised
 
+        conversion, environment = outcome.conversion, {}
         command = [*CONVERT, *conversion.arguments(self.output_dir), "--progress", "lines"]
         log = self.output_dir / LOGS / f"{conversion.name}.log"
-        return Supervised(command, log, self.memory_mb, ROOT, {FOLDER_VARIABLE: str(references)})
+        folder = references / conversion.variant.name
+        try:
+            if folder.is_dir() or conversion.variant.name in _variants(waiting):  # with nobody else, nothing to share
+                folder.mkdir(exist_ok=True)
+                environment = {FOLDER_VARIABLE: str(folder)}
+            return Supervised(command, log, self.memory_mb, ROOT, environment)
+        except OSError as error:
+            outcome.state, outcome.reason = "failed", f"it could not be started: {error}"
+            return None
 
     def _end(self, outcome: Outcome, child: Supervised, status: int) -> None:
         from utils import staging
 
         name = outcome.conversion.name
         outcome.seconds, outcome.peak_mb = child.seconds, child.peak_mb
-        outcome.reason = why_not_done(outcome.conversion, self.output_dir)
         if status == 0 and not outcome.reason:
             outcome.state = "converted"
             child.log.unlink()
@@ -136,10 +150,14 @@ def _next(waiting: list[Outcome], running: Running) -> Outcome | None:
     return next(iter(free), None) or next((outcome for outcome in waiting if is_cached(outcome.conversion)), None)
 
 
+def _variants(outcomes: Iterable[Outcome]) -> set[str]:
+    return {outcome.conversion.variant.name for outcome in outcomes}
+
+
 @contextmanager
 def _handling(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for an orderly end; a second one kills what is running."""
-    signals = (signal.SIGINT, signal.SIGTERM)
+    """Ctrl-C, SIGTERM, and the end of the terminal ask for an orderly end; a second one kills what is running."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, lambda *_: interrupt()) for number in signals]
     try:
         yield
@@ -191,7 +209,8 @@ def _main(options: argparse.Namespace, command: str) -> int:
     chosen = options.variants, options.heads, options.operations, options.checkpoint, options.seed
     outcomes = [Outcome(conversion) for conversion in plan(*chosen, folder)]
     for outcome in outcomes:
-        outcome.reason = "asked for again" if options.again else why_not_done(outcome.conversion, folder)
+        found = ({}, "asked for again") if options.again else look(outcome.conversion, folder)
+        outcome.manifest, outcome.reason = found
         outcome.state = "not started" if outcome.reason else "was done"
     from utils import batch_report
 
@@ -208,8 +227,12 @@ def _main(options: argparse.Namespace, command: str) -> int:
         batch = Batch(folder, options.jobs, memory_mb, show)
         with _handling(batch.interrupt):
             batch.run(outcomes)
-            run = {"command": command, "jobs": options.jobs, "memory_mb": round(memory_mb)}
-            report = batch_report.write(folder, outcomes, run | {"seconds": round(time.monotonic() - started, 1)})
+    run = {"command": command, "jobs": options.jobs, "memory_mb": round(memory_mb)}
+    try:
+        report = batch_report.write(folder, outcomes, run | {"seconds": round(time.monotonic() - started, 1)})
+    except ConversionError:  # what became of each is told all the same
+        print(batch_report.text(outcomes))
+        raise
     print(batch_report.text(outcomes, report))
     if any(outcome.state == "failed" for outcome in outcomes):
         print(f"\nWhat the failed ones said is in {folder / LOGS}.", file=sys.stderr)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,17 @@ class Conversion:
 
 @dataclass
 class Outcome:
-    """What became of a conversion. state: "was done", "converted", "failed", "interrupted" or "not started"."""
+    """What became of a conversion. state: "was done", "converted", "failed", "interrupted" or "not started".
+
+    manifest: of the artefact, when it was found right; else empty.
+    """
 
     conversion: Conversion
     state: str = "not started"
     seconds: float = 0.0
     peak_mb: float = 0.0
     reason: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
 def plan(
@@ -105,8 +109,10 @@ def _matches(variant: Variant, word: str) -> bool:
     return not variant.testing and (word in ("all", variant.family) or fnmatchcase(variant.name, word))
 
 
-def why_not_done(conversion: Conversion, output_dir: Path) -> str:
-    """Nothing if the artefact is there, whole, and what this conversion would make; else what is not so.
+def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], str]:
+    """Its manifest, and nothing to say, if the artefact is there, whole, and what this conversion would make.
+
+    Else an empty manifest, and what is not so.
 
     Goes by contents: name, settings, the checkpoint's SHA-256, the parity verdict, and the hashes of all files. The
     checkpoint's hash is compared with those recorded in the cache; an official file that was never downloaded to this
@@ -115,19 +121,19 @@ def why_not_done(conversion: Conversion, output_dir: Path) -> str:
     from utils.checkpoints import recorded_hashes
 
     if not (output_dir / f"{conversion.name}.json").exists():
-        return "not there"
+        return {}, "not there"
     try:
         manifest = check_artefact(output_dir, conversion.name)
         hashes = recorded_hashes(conversion.variant, conversion.checkpoint, conversion.seed)
     except ConversionError as error:
-        return str(error)
+        return {}, str(error)
     wanted = {"variant": conversion.variant.name, "head": conversion.head, "weights": conversion.checkpoint}
     found = {key: manifest[key] for key in wanted} | {"settings": manifest.get("settings")}
     if found != wanted | {"settings": conversion.settings}:
-        return f"its manifest is of another conversion: {found}"
+        return {}, f"its manifest is of another conversion: {found}"
     if manifest["source"]["sha256"] not in hashes and (hashes or conversion.checkpoint == "synthetic"):
-        return f"it was made from another checkpoint, of SHA-256 {manifest['source']['sha256']}"
-    return ""
+        return {}, f"it was made from another checkpoint, of SHA-256 {manifest['source']['sha256']}"
+    return manifest, ""
 
 
 def is_cached(conversion: Conversion) -> bool:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.artefacts import check_artefact
 from utils.release import write_release
 from utils.staging import final_names, replace_text
 
@@ -36,7 +35,7 @@ def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any])
     from the report that is there, if they are of the very tarball that is there now.
     """
     there = {o.conversion.name: o for o in outcomes if o.state in ("was done", "converted")}
-    entries = write_release(output_dir, {name: check_artefact(output_dir, name) for name in there})
+    entries = write_release(output_dir, {name: outcome.manifest for name, outcome in there.items()})
     before = _read(output_dir / FOLDER / FILE)
     (output_dir / FOLDER).mkdir(exist_ok=True)
     conversions = {}
@@ -60,13 +59,12 @@ def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any])
     return report
 
 
-def text(outcomes: Sequence[Outcome], report: Report) -> str:
-    """The end of a run: what became of each conversion, then totals."""
+def text(outcomes: Sequence[Outcome], report: Report | None = None) -> str:
+    """The end of a run: what became of each conversion, then totals if there is a report."""
+    known = report["conversions"] if report else {}
     rows = [("model", "state", "time", "peak memory", "tarball", "why")]
     for outcome in outcomes:
-        facts = (
-            report["conversions"].get(outcome.conversion.name, {}) if outcome.state in ("was done", "converted") else {}
-        )
+        facts = known.get(outcome.conversion.name, {}) if outcome.state in ("was done", "converted") else {}
         figures = {"seconds": outcome.seconds, "peak_mb": outcome.peak_mb} | facts
         rows.append(
             (
@@ -80,7 +78,7 @@ def text(outcomes: Sequence[Outcome], report: Report) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(["", *lines, "", table(report)])
+    return "\n".join(["", *lines, *(["", table(report)] if report else [])])
 
 
 def table(report: Report) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 from utils.errors import ConversionError
+
+PARENT_VARIABLE = "MIXERS_PARENT"  # environment: the process without which this one is to end
 
 
 def run_command(work: Callable[[], str], interrupted: str) -> int:
@@ -17,6 +22,8 @@ def run_command(work: Callable[[], str], interrupted: str) -> int:
     # Being ended is being interrupted: a notebook's kernel is another process, and must clean up too, and what waits
     # in threads is to be left.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if parent := os.environ.get(PARENT_VARIABLE):
+        threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     try:
         print(work())
     except ConversionError as error:
@@ -28,3 +35,10 @@ def run_command(work: Callable[[], str], interrupted: str) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process in an orderly way when its parent is gone, however that one ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from utils.errors import PackagingError
+from utils.saved_model import name_by_contents
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -46,6 +47,7 @@ def save_as_float16(model: Any, directory: str | os.PathLike) -> Path:
     model.float16_kernels = _Float16Storage(kernels)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     tf.saved_model.save(model, str(directory), signatures=model.signatures, options=options)
+    name_by_contents(Path(directory) / "fingerprint.pb")
     return Path(directory)
 
 

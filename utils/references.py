@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,10 @@ class References:
         if not self._folder:
             return
         partial = self._folder / f".{key}.{os.getpid()}"
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, self._folder / f"{key}.npz")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+            os.replace(partial, self._folder / f"{key}.npz")
+        except OSError:  # no space, say: the others compute it again
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)

@@ -79,7 +79,7 @@ def save_model(
             serving = _serving_default(model, exported)
             signatures = {"serving_default": serving, **(image_signatures(serving) if image_signatures else {})}
             tf.saved_model.save(model, str(beside), signatures=signatures, options=exported.save_options)
-        _name_by_contents(beside / "fingerprint.pb")
+        name_by_contents(beside / "fingerprint.pb")
         os.replace(beside, directory)
     except (OSError, tf.errors.OpError) as error:
         no_space = isinstance(error, tf.errors.ResourceExhaustedError) or (
@@ -92,7 +92,7 @@ def save_model(
     return directory
 
 
-def _name_by_contents(path: Path) -> None:
+def name_by_contents(path: Path) -> None:
     """Replaces the random number that TensorFlow puts into a fingerprint by one that follows from its hashes.
 
     These are of the graph, the signatures, the objects and the variables' checksums; a number of 128 bits it stays.

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from utils.command import PARENT_VARIABLE
+
 _MB = 1_000_000
 _GRACE_SECONDS = 30  # for an interrupted notebook to clean up
 _CELL = re.compile(rb"^cell (\d+) of (\d+)\s*$", re.MULTILINE)
@@ -26,7 +28,8 @@ class Supervised:
     """A running command. `poll` must be called often: each call looks at the memory.
 
     command: as for subprocess; it gets no input, and a session of its own, so that Ctrl-C in the terminal reaches it
-        only through `interrupt`. log: the file that takes its stdout and stderr. folder: its working folder.
+        only through `interrupt`. `command.run_command` in it notices when this process is gone.
+    log: the file that takes its stdout and stderr. folder: its working folder.
     memory_mb: bound on the resident memory, in MB of 1,000,000 bytes. Above it, what the command has started is killed
         first, so that it can still say what happened and clean up.
     environment: variables that it finds besides those of this process.
@@ -49,7 +52,7 @@ class Supervised:
             self._process = psutil.Popen(
                 command,
                 cwd=folder,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid()), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
