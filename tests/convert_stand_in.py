@@ -70,10 +70,8 @@ def main():
         print(name, file=file)
     shared = os.environ.get(FOLDER_VARIABLE)
     with (folder / "shared").open("a") as file:
-        beside = (
-            [path.name for path in Path(shared).parent.iterdir() if path.name not in ("new", "lock")] if shared else []
-        )
-        print(shared, *beside, file=file)
+        folders = set(os.listdir(Path(shared).parent)) - {"new", "lock", Path(shared).name} if shared else ()
+        print(shared, *folders, file=file)
     behaviour = folder / "behaviour.json"
     what = json.loads(behaviour.read_text()).get(name) if behaviour.exists() else None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
