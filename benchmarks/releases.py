@@ -28,9 +28,12 @@ def keep(output_dir: Path, tables: Path) -> list[Path]:
 
 
 def releases_table(tables: Path) -> str:
-    """Every artefact of the last batch that was kept, with the latencies that were measured."""
+    """Every artefact of the last batch that was kept, with the latencies that were measured; no smaller files."""
     index = _read(tables / "releases.json")
-    return release.table(index["artefacts"], latencies(index["artefacts"], tables)) if index else NOT_YET
+    if not index:
+        return NOT_YET
+    entries = [entry for entry in index["artefacts"] if not entry["derived_from"]]
+    return release.table(entries, latencies(entries, tables))
 
 
 def batch_table(tables: Path) -> str:

@@ -16,10 +16,13 @@ import convert_stand_in
 import psutil
 import pytest
 
-from utils import batch, batch_plan, release
+from utils import batch, batch_plan, lite_file, release
 from utils.artefacts import check_artefact
 from utils.checkpoints import resolve
 from utils.errors import ParameterError
+from utils.hashes import hash_file
+from utils.lite_file import hash_bytes
+from utils.manifest import packed_manifest
 from utils.variants import get_variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -387,9 +390,8 @@ def test_conversions_run_side_by_side(tmp_path):
 
 def test_sums_index_cards_and_table_are_of_the_files_that_are_there(made):
     sums = dict(line.split("  ")[::-1] for line in (made / "SHA256SUMS").read_text().splitlines())
-    assert set(sums) == {f"{n}{end}" for n in (CLASSIFIER, FEATURES) for end in (".tar.gz", ".json", ".md")} | {
-        "index.json"
-    }
+    made_from = {f"{n}{end}" for n in (CLASSIFIER, FEATURES) for end in (".tar.gz", ".json", ".md")}
+    assert set(sums) == made_from | {"index.json", "TABLE.md"}
     assert sums == {name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in sums}
     (first, second) = json.loads((made / "index.json").read_text())["artefacts"]
     assert (first["name"], second["output"], first["output_error"]) == (CLASSIFIER, "features", 1e-6)
@@ -415,29 +417,77 @@ def test_release_covers_what_earlier_runs_made_and_leaves_out_what_is_damaged_or
 def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(made, tmp_path, capsys):
     for path in [*made.glob("*.tar.gz"), *made.glob("mixer*.json")]:
         shutil.copy(path, tmp_path)
-    (tmp_path / "mixer_tiny_float16.tflite").write_bytes(b"lite")
+    (tmp_path / "verify.pyz").write_bytes(b"verifier")
+    (tmp_path / "evaluated_on_val.json").write_text("{}")  # what others leave there is none of its business
     assert release.main([str(tmp_path)]) == 0
     sums = (tmp_path / "SHA256SUMS").read_text()
-    assert hashlib.sha256(b"lite").hexdigest() in sums
+    assert hashlib.sha256(b"verifier").hexdigest() in sums
+    assert "on_val" not in sums
     for name in ("TABLE.md", "index.json"):
         assert (tmp_path / name).read_bytes() == (made / name).read_bytes()
     flip(tmp_path / f"{FEATURES}.tar.gz")
     assert release.main([str(tmp_path)]) == 1
     assert f"{FEATURES}.tar.gz is not the one" in capsys.readouterr().err
+    shutil.copy(made / f"{FEATURES}.tar.gz", tmp_path)
+    assert release.main([str(tmp_path)]) == 0
+    (tmp_path / f"{FEATURES}.json").unlink()
+    assert release.main([str(tmp_path)]) == 1
+    assert f"{FEATURES}.json is no published manifest" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert release.main([str(tmp_path / "empty")]) == 1
+
+
+def smaller(folder, **changes):
+    """A .tflite file of the classifier, and its manifest beside it."""
+    manifest = json.loads((folder / f"{CLASSIFIER}.json").read_text())
+    path = folder / f"{CLASSIFIER}_int8.tflite"
+    (folder / "model").write_bytes(b"lite" * 1000)
+    files = {"model.tflite": hash_file(folder / "model"), "golden.npz": hash_bytes(b"golden")}
+    manifest |= {"name": path.stem, "storage": "int8", "format": "tflite", "files": files}
+    manifest |= {"derived_from": {"name": CLASSIFIER, "files": manifest_files(folder)}, **changes}
+    inside = {"manifest.json": json.dumps(packed_manifest(manifest)).encode(), "golden.npz": b"golden"}
+    lite_file.pack_lite(folder / "model", inside, path)
+    path.with_name(f"{path.name}.json").write_text(json.dumps(manifest))
+    return path
+
+
+def manifest_files(folder):
+    return json.loads((folder / f"{CLASSIFIER}.json").read_text())["files"]
+
+
+def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(made, tmp_path, capsys):
+    for path in [*made.glob("*.tar.gz"), *made.glob("mixer*.json")]:
+        shutil.copy(path, tmp_path)
+    lite = smaller(tmp_path)
+    assert release.main([str(tmp_path)]) == 0
+    (entry,) = [e for e in json.loads((tmp_path / "index.json").read_text())["artefacts"] if e["derived_from"]]
+    assert (entry["file"], entry["bytes"]) == (lite.name, lite.stat().st_size)
+    sums = dict(line.split("  ")[::-1] for line in (tmp_path / "SHA256SUMS").read_text().splitlines())
+    assert (
+        sums.items()
+        >= entry["files"].items()
+        == {name: hash_file(tmp_path / name) for name in (lite.name, f"{lite.name}.json")}.items()
+    )
+    assert f"| `{lite.name}` |" in (tmp_path / "TABLE.md").read_text()
+    assert "latency" not in (tmp_path / "TABLE.md").read_text()
+    lite_file.pack_lite(tmp_path / "model", {"manifest.json": b"{}", "golden.npz": b"golden"}, lite)
+    assert release.main([str(tmp_path)]) == 1
+    assert "the manifest inside is another one" in capsys.readouterr().err
+    smaller(tmp_path)
+    flip(lite)
+    assert release.main([str(tmp_path)]) == 1
+    assert "model.tflite is not the file that was published" in capsys.readouterr().err
+    smaller(tmp_path, weights="custom", name=f"{lite.stem}")
+    release.write_release(tmp_path, {})
+    assert lite.name not in (tmp_path / "SHA256SUMS").read_text()
 
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_smaller_file_of_an_artefact_that_was_made_anew_is_not_released(made, tmp_path, capsys, changed):
     for path in [*made.glob("*.tar.gz"), *made.glob("mixer*.json")]:
         shutil.copy(path, tmp_path)
-    manifest = json.loads((tmp_path / f"{CLASSIFIER}.json").read_text())
-    files = manifest["files"] | ({"saved_model.pb": "0" * 64} if changed else {})
-    lite = tmp_path / f"{CLASSIFIER}_int8.tflite"
-    lite.write_bytes(b"lite")
-    derived = manifest | {"name": lite.stem, "derived_from": {"name": CLASSIFIER, "files": files}}
-    lite.with_name(f"{lite.name}.json").write_text(json.dumps(derived))
+    files = manifest_files(tmp_path) | ({"saved_model.pb": "0" * 64} if changed else {})
+    lite = smaller(tmp_path, derived_from={"name": CLASSIFIER, "files": files})
     assert release.main([str(tmp_path)]) == int(changed)
     assert (f"{lite.name} is smaller than an artefact that was converted again" in capsys.readouterr().err) == changed
     release.write_release(tmp_path, {})  # as a batch does, which leaves it out

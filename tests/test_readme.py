@@ -36,7 +36,9 @@ def test_releases_show_the_latency_of_the_classifier_of_those_operations(tmp_pat
     }
     facts |= {"family": "mixer", "variant": "mixer_b16_i1k", "minimum_tensorflow": "2.14"}
     entries = [
-        facts | {"name": f"{head}_{operations}", "head": head, "operations": operations}
+        facts
+        | {"name": f"{head}_{operations}", "head": head, "operations": operations}
+        | {"file": f"{head}_{operations}.tar.gz", "derived_from": None}
         for head in ("classification", "fe")
         for operations in ("xla", "plain")
     ]

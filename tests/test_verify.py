@@ -1,5 +1,6 @@
 """What a downloader runs: right copies pass, and each kind of wrong one is named, before anything in it is run."""
 
+import errno
 import gzip
 import io
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from utils import verify_app, verify_numbers
+from utils.errors import PackagingError
 from utils.extraction import extract_tarball
 from utils.golden import GOLDEN, Golden, golden_bytes, read_golden
 from utils.hashes import hash_file
@@ -128,6 +130,55 @@ def test_several_files_are_all_verified_and_one_wrong_one_is_the_status(download
     assert "fetch it again" in wrong[-1]
     assert "no such file" in missing[1]
     assert "right numbers" in right[-1]
+
+
+# --- a machine that cannot
+
+
+def cannot(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_tensorflow(*_):
+    try:
+        raise ImportError("No module named 'tensorflow'")
+    except ImportError as error:
+        raise PackagingError("TensorFlow cannot be imported") from error
+
+
+@pytest.mark.parametrize(
+    ("where", "fault", "text"),
+    [
+        ("utils.extraction._write", cannot, "No space left"),
+        ("utils.verify_files.hash_file", cannot, "No space left"),
+        ("utils.verify_numbers.check_saved_model", no_tensorflow, "TensorFlow cannot be imported"),
+    ],
+)
+def test_what_this_machine_lacks_is_not_said_of_the_copy_and_the_next_file_is_looked_at(
+    download, published, capsys, monkeypatch, where, fault, text
+):
+    monkeypatch.setattr(where, fault)
+    status, (lines, after) = said(capsys, download, download.with_name("nothing.tar.gz"))
+    assert status == 1
+    (failed,) = [line for line in lines if line.split()[1:2] == ["FAIL"]]
+    assert failed.split()[0] == "machine"
+    assert text in failed
+    assert "says nothing about this copy" in lines[-1]
+    assert "fetch it again" not in lines[-1]
+    assert "fetch it again" in after[-1]
+
+
+def test_a_manifest_without_the_tolerance_is_told(download, capsys):
+    def change(folder):
+        path = folder / "assets.extra" / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["parity"]["tolerance"] = {}
+        path.write_text(json.dumps(manifest))
+
+    repack(download, change)
+    status, (lines,) = said(capsys, alone(download))
+    assert status == 1
+    assert "the manifest names no tolerance for logits" in "\n".join(lines)
 
 
 # --- wrong copies
@@ -370,7 +421,8 @@ def test_the_single_file_holds_what_it_imports_the_same_bytes_each_time_and_noth
 
 def test_without_tensorflow_it_says_what_to_install(download, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    fails(capsys, download, "numbers", "pip install tensorflow")
+    lines = fails(capsys, download, "machine", "pip install tensorflow")
+    assert "says nothing about this copy" in lines[-1]
 
 
 def test_interrupted_it_says_so(download, monkeypatch, capsys):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from utils.errors import PackagingError
 from utils.hashes import hash_file, hash_files
-from utils.manifest import UNLISTED, is_packed
+from utils.lite_file import hash_lite
+from utils.manifest import UNLISTED, is_packed, packed_manifest
 from utils.published import differences, manifest_of, read_manifest, summary
 from utils.staging import final_names
 
@@ -35,6 +37,21 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
         faults = [f"{' or '.join(UNLISTED)} is missing, or another artefact's"]
     if faults:
         raise PackagingError(f"{folder} differs from its manifest: {summary(faults)}. Convert it again.")
+    return manifest
+
+
+def check_lite(path: Path) -> dict[str, Any]:
+    """The manifest beside a .tflite file, if what is in that has the hashes that it lists, and it is the one inside.
+
+    PackagingError, which names the file, for anything else.
+    """
+    manifest = read_manifest(path.with_name(f"{path.name}.json"))
+    hashes, inside = hash_lite(path)
+    faults = differences(hashes, manifest)
+    if not faults and (manifest["name"] != path.stem or json.loads(inside) != packed_manifest(manifest)):
+        faults = ["the manifest inside is another one"]
+    if faults:
+        raise PackagingError(f"{path} differs from its manifest: {summary(faults)}. Make it again.")
     return manifest
 
 

@@ -39,7 +39,7 @@ def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any])
     before = _read(output_dir / FOLDER / FILE)
     (output_dir / FOLDER).mkdir(exist_ok=True)
     conversions = {}
-    for entry in entries:
+    for entry in (entry for entry in entries if not entry["derived_from"]):
         name = entry["name"]
         facts = {"tarball_sha256": entry["files"][f"{name}.tar.gz"], "family": entry["family"]}
         facts |= {key: entry[key] for key in ("variant", "head", "operations", "weights")}

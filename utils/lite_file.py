@@ -11,7 +11,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from utils.errors import PackagingError
@@ -35,26 +35,48 @@ def unpack_lite(path: str | os.PathLike, folder: Path) -> Path:
     PackagingError for an archive that is missing, damaged, larger than it should be, or holds anything else.
     """
     path = Path(path)
+    length, contents = _parts(path)
+    folder.mkdir(parents=True)
+    with (folder / MODEL).open("wb") as target:
+        for chunk in _chunks(path, length):
+            target.write(chunk)
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def hash_lite(path: Path) -> tuple[dict[str, str], bytes]:
+    """SHA-256 by name of what `unpack_lite` would write, and the manifest's own bytes. Raises as that does."""
+    length, contents = _parts(path)
+    digest = hashlib.sha256()
+    for chunk in _chunks(path, length):
+        digest.update(chunk)
+    hashes = {name: hash_bytes(data) for name, data in contents.items()}
+    return hashes | {MODEL: digest.hexdigest()}, contents[MANIFEST]
+
+
+def _parts(path: Path) -> tuple[int, dict[str, bytes]]:
+    """The model's length, and the associated files, each checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             names = [member.filename for member in members]
             if len(set(names)) != len(names) or not {MANIFEST, GOLDEN} <= set(names) <= set(_LIMITS):
                 raise zipfile.BadZipFile(f"it holds {', '.join(map(repr, names[:10])) or 'nothing'}")
-            contents = {member.filename: _read(archive, member) for member in members}
-        length = min(member.header_offset for member in members)
-        folder.mkdir(parents=True)
-        with path.open("rb") as source, (folder / MODEL).open("wb") as target:
-            while length and (chunk := source.read(min(length, 1 << 20))):
-                length -= target.write(chunk)
-        for name, data in contents.items():
-            (folder / name).write_bytes(data)
+            return min(member.header_offset for member in members), {m.filename: _read(archive, m) for m in members}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
         raise PackagingError(
             f"{path}: expected a .tflite file with {MANIFEST} and {GOLDEN} in an archive at its end, but {error}. "
             "Get the file again."
         ) from error
-    return folder
+
+
+def _chunks(path: Path, length: int) -> Iterator[bytes]:
+    """The file's first `length` bytes."""
+    with path.open("rb") as file:
+        while length and (chunk := file.read(min(length, 1 << 20))):
+            length -= len(chunk)
+            yield chunk
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.artefacts import check_artefact
+from utils.artefacts import check_artefact, check_lite
 from utils.errors import ConversionError, PackagingError
 from utils.hashes import hash_file
 from utils.model_card import model_card
-from utils.published import read_manifest
 from utils.staging import replace_text
 
-INDEX, SUMS, TABLE = "index.json", "SHA256SUMS", "TABLE.md"
+INDEX, SUMS, TABLE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "verify.pyz"
 HEADINGS = ("model", "weights", "parameters", "download", "output error", "gradients' error", "latency", "TensorFlow")
 ALIGNMENT = ("---", "---", "---:", "---:", "---:", "---:", "---:", "---")
 
@@ -30,55 +29,46 @@ Manifest = Mapping[str, Any]
 def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False) -> list[dict[str, Any]]:
     """Writes cards, index, sums and table of everything in `output_dir`; returns the index's entries.
 
-    checked: manifests by name of artefacts that need not be checked again. The others' tarballs are. What does not
-    match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file of an artefact that was
-    made anew since; what is not for a release (custom or fine-tuned weights) is left out. TFLite files, which have
-    manifests of their own, are only summed up.
+    checked: manifests by name of artefacts that need not be checked again. The others' tarballs and .tflite files are.
+    What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file of an
+    artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out.
     """
     manifests = dict(checked)
-    for path in sorted(output_dir.glob("*.json")):
-        if path.stem not in manifests and path.name != INDEX and not path.name.endswith(".tflite.json"):
-            try:
-                manifests[path.stem] = check_artefact(output_dir, path.stem, unpacked=False)
-            except PackagingError:
-                if strict:
-                    raise
-    lite = {path: _manifest_beside(path) for path in output_dir.glob("*.tflite")}
-    stale = _stale(manifests | {path.name: m for path, m in lite.items()})
+    for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
+        name = path.name.removesuffix(".tar.gz")  # a .tflite file keeps its ending: there is a tarball of its name
+        try:
+            if path.suffix == ".tflite":
+                manifests[name] = check_lite(path)
+            elif name not in manifests:
+                manifests[name] = check_artefact(output_dir, name, unpacked=False)
+        except PackagingError:
+            if strict:
+                raise
+    stale = _stale(manifests)
     if stale and strict:
         raise PackagingError(
             f"{output_dir}: {', '.join(stale)} is smaller than an artefact that was converted again since. Make it "
             "again with `python -m utils.smaller`, or remove it."
         )
-    manifests = {name: manifest for name, manifest in manifests.items() if name not in stale}
-    released = [m for _, m in sorted(manifests.items()) if m["weights"] != "custom" and not m.get("training")]
     entries, sums = [], {}
-    for manifest in released:
-        name = manifest["name"]
-        replace_text(output_dir / f"{name}.md", model_card(manifest))
-        files = {f"{name}.tar.gz": manifest["tarball"]["sha256"]}
-        files |= {file: hash_file(output_dir / file) for file in (f"{name}.json", f"{name}.md")}
-        entries.append(entry(manifest, files))
-        sums |= files
-    for path in (path for path in lite if path.name not in stale):
-        sums |= {file.name: hash_file(file) for file in (path, _beside(path)) if file.exists()}
+    for name, manifest in sorted(manifests.items()):
+        if name in stale or manifest["weights"] == "custom" or manifest.get("training"):
+            continue
+        if name.endswith(".tflite"):  # its manifest is all that lies beside it
+            file, files, known = name, [name, f"{name}.json"], {}
+        else:
+            replace_text(output_dir / f"{name}.md", model_card(manifest))
+            file, files = f"{name}.tar.gz", [f"{name}.tar.gz", f"{name}.json", f"{name}.md"]
+            known = {file: manifest["tarball"]["sha256"]}
+        hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
+        entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
+        sums |= hashes
     replace_text(output_dir / INDEX, json.dumps({"artefacts": entries}, indent=2) + "\n")
-    sums[INDEX] = hash_file(output_dir / INDEX)
-    replace_text(output_dir / SUMS, "".join(f"{value}  {file}\n" for file, value in sorted(sums.items())))
     replace_text(output_dir / TABLE, table(entries) + "\n")
+    there = [name for name in (INDEX, TABLE, VERIFIER) if (output_dir / name).is_file()]
+    sums |= {name: hash_file(output_dir / name) for name in there}
+    replace_text(output_dir / SUMS, "".join(f"{value}  {file}\n" for file, value in sorted(sums.items())))
     return entries
-
-
-def _beside(lite: Path) -> Path:
-    return lite.with_name(f"{lite.name}.json")
-
-
-def _manifest_beside(lite: Path) -> Manifest:
-    """Of a TFLite file; empty where there is none that can be read: then nothing is known of it."""
-    try:
-        return read_manifest(_beside(lite))
-    except ConversionError:
-        return {}
 
 
 def _stale(manifests: Mapping[str, Manifest]) -> list[str]:
@@ -91,8 +81,8 @@ def _stale(manifests: Mapping[str, Manifest]) -> list[str]:
     )
 
 
-def entry(manifest: Manifest, files: Mapping[str, str]) -> dict[str, Any]:
-    """What the index says of an artefact. files: SHA-256 by name."""
+def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) -> dict[str, Any]:
+    """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name."""
     rows = manifest["parity"]["rows"]
     output = next(iter(manifest["signatures"]["serving_default"]["outputs"]))
     gradients = [row["relative_l2"] for row in rows if row["output"] == "gradients"]
@@ -101,7 +91,9 @@ def entry(manifest: Manifest, files: Mapping[str, str]) -> dict[str, Any]:
         "family": manifest["model"]["family"],
         "operations": manifest.get("settings", {}).get("operations"),
         "source": manifest["source"],
-        "bytes": manifest["tarball"]["bytes"],
+        "derived_from": manifest.get("derived_from", {}).get("name"),
+        "file": file,
+        "bytes": size,
         "output": output,
         "output_error": max((row["relative"] for row in rows if row["output"] == output), default=None),
         "gradients_error": max(gradients, default=None),
@@ -113,16 +105,22 @@ def entry(manifest: Manifest, files: Mapping[str, str]) -> dict[str, Any]:
 
 
 def table(entries: Sequence[Mapping[str, Any]], latencies: Mapping[str, float] | None = None) -> str:
-    """The entries as a Markdown table, by family, variant and head. latencies: seconds by name, where measured."""
-    order = sorted(entries, key=lambda e: (e["family"], e["variant"], e["operations"] or "", e["head"], e["name"]))
+    """The entries as a Markdown table, by family, variant and head.
+
+    latencies: seconds by name, where measured; without any, there is no such column.
+    """
+    order = sorted(entries, key=lambda e: (e["family"], e["variant"], e["operations"] or "", e["head"], e["file"]))
     rows = [HEADINGS, ALIGNMENT, *(_row(e, (latencies or {}).get(e["name"])) for e in order)]
+    if not latencies:
+        column = HEADINGS.index("latency")
+        rows = [(*row[:column], *row[column + 1 :]) for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _row(entry: Mapping[str, Any], latency: float | None) -> tuple[str, ...]:
     least = entry["minimum_tensorflow"]
     return (
-        f"`{entry['name']}`",
+        f"`{entry['file'].removesuffix('.tar.gz')}`",
         entry["weights"],
         f"{entry['parameters']:,}",
         f"{entry['bytes'] / 1e6:,.1f} MB",

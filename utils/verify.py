@@ -8,6 +8,7 @@ that the file carries, and compares. Nothing is run before every file is known t
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from utils.errors import ConversionError
 from utils.published import manifest_of
 from utils.verify_files import Check
 
+MACHINE = "machine"  # the check that fails where the system refuses something, or TensorFlow is missing
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 _WORDS = {True: "ok", False: "FAIL", None: "-"}
 
 
@@ -58,12 +61,21 @@ def _checks(path: Path, scratch: Path) -> Iterator[Check]:
         stage = "numbers"
         yield from (verify_numbers.check_lite if lite else verify_numbers.check_saved_model)(folder, manifest)
     except ConversionError as error:
-        yield Check(stage, False, str(error))
+        yield Check(MACHINE if _is_the_machine_s(error.__cause__) else stage, False, str(error))
+    except OSError as error:
+        yield Check(MACHINE if _is_the_machine_s(error) else stage, False, str(error))
+
+
+def _is_the_machine_s(error: BaseException | None) -> bool:
+    """Whether no file of whatever contents could bring this about: no space, no permission, no TensorFlow."""
+    return isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _REFUSALS)
 
 
 def verdict(checks: list[Check]) -> str:
     """What the checks come to, in a sentence."""
     failed = list(dict.fromkeys(check.name for check in checks if check.passed is False))
+    if MACHINE in failed:
+        return "It could not be verified here, which says nothing about this copy: see above what this machine lacks."
     if not failed and any(check.name == "numbers" for check in checks):
         return f"This copy gives the right numbers here: {verify_numbers.this_machine()}."
     if set(failed) <= {"load", "numbers", "signatures"} and any(check.name == "files" for check in checks):

@@ -97,7 +97,10 @@ def lite_function(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
 def _check_numbers(
     golden: Golden, function: Callable[[np.ndarray], np.ndarray], how: str, manifest: Mapping[str, Any], output: str
 ) -> Check:
-    tolerance = float(manifest["parity"]["tolerance"][output])
+    try:
+        tolerance = float(manifest["parity"]["tolerance"][output])
+    except (KeyError, TypeError, ValueError):
+        return Check("numbers", False, f"the manifest names no tolerance for {output}")
     try:
         (row,) = compare_outputs(lambda _: golden.outputs, function, {how: golden.inputs}, output, tolerance)
     except Exception as error:
