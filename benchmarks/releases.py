@@ -5,18 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from utils import batch_report, release
 
 # name in assets/tables: where a batch leaves it in its output folder
 FILES = {"releases.json": Path(release.INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}
-# file of latencies: (contender, setting of oneDNN) to show, by kind of operations
-LATENCIES = {
-    "convmixer_latency.json": {("ours", "1"): None},
-    "mixer_latency.json": {("xla", None): "xla", ("plain", "1"): "plain"},
-}
 NOT_YET = (
     "*This table is written by `make release` and `python -m benchmarks.readme exports`; no run has written it yet.*"
 )
@@ -33,7 +27,7 @@ def releases_table(tables: Path) -> str:
     if not index:
         return NOT_YET
     entries = [entry for entry in index["artefacts"] if not entry["derived_from"]]
-    return release.table(entries, latencies(entries, tables))
+    return release.table(entries, latencies(tables))
 
 
 def batch_table(tables: Path) -> str:
@@ -42,17 +36,10 @@ def batch_table(tables: Path) -> str:
     return batch_report.table(report) if report else NOT_YET
 
 
-def latencies(entries: list[dict[str, Any]], tables: Path) -> dict[str, float]:
-    """Median seconds of one inference of one image, by artefact: classifiers, whatever their weights are."""
-    found: dict[tuple, list[float]] = {}
-    for name, shown in LATENCIES.items():
-        for sample in (_read(tables / name) or {"samples": []})["samples"]:
-            key = sample["contender"], sample["onednn"]
-            if sample["batch"] == 1 and key in shown:
-                found.setdefault((sample["variant"], shown[key]), []).append(sample["seconds"])
-    classifiers = [e for e in entries if e["head"] == "classification"]
-    keys = {e["name"]: (e["variant"], e["operations"]) for e in classifiers}
-    return {name: median(found[key]) for name, key in keys.items() if key in found}
+def latencies(tables: Path) -> dict[str, float]:
+    """Median seconds of one inference of one image, by artefact, of `benchmarks.latency`."""
+    measured = _read(tables / "latency.json") or {"samples": []}
+    return {sample["name"]: sample["seconds"] for sample in measured["samples"]}
 
 
 def _read(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,3 +236,21 @@ def test_the_table_of_decoding_divides_medians():
     rows = [{**facts, "contender": decoding.OURS, "seconds": s} for s in (0.16, 0.32, 9.0)]
     rows += [{**facts, "contender": "other", "seconds": 0.64}]
     assert cells(decoding.table(rows), ("web", "other"))[2:] == ["20.0", "20.0", "0.50"]
+
+
+@pytest.mark.slow
+def test_latency_is_measured_of_each_artefact_that_is_unpacked(tmp_path):
+    import artefacts
+
+    from benchmarks import latency
+
+    for head in ("classification", "fe"):
+        artefacts.publish(tmp_path / "exports", head=head)
+    shutil.rmtree(tmp_path / "exports" / "convmixer_tiny_fe")  # its tarball alone is left
+    latency.main([str(tmp_path / "exports"), "--output-dir", str(tmp_path)])
+    (sample,) = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))["samples"]
+    assert sample["name"] == "convmixer_tiny_classification"
+    assert len(sample["calls"]) == latency.REPEATS
+    assert 0 < min(sample["calls"]) <= sample["seconds"] <= max(sample["calls"])
+    text = (tmp_path / "latency.md").read_text(encoding="utf-8")
+    assert f"| `convmixer_tiny_classification` | {1000 * sample['seconds']:.0f} |" in text
