@@ -55,7 +55,9 @@ def samples(folder: Path) -> list[dict[str, Any]]:
         name = read_manifest(path)["name"]
         command = [sys.executable, "-m", "benchmarks.latency", "--measure", str(folder / name)]
         environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{name} could not be measured:\n{done.stderr}")
         calls = json.loads(done.stdout.splitlines()[-1])
         found.append({"name": name, "seconds": median(calls), "calls": calls})
         print(f"{name}: {1000 * found[-1]['seconds']:.0f} ms", file=sys.stderr, flush=True)

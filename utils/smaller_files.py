@@ -41,11 +41,8 @@ from utils.variants import MixerArchitecture
 from utils.verify_numbers import lite_function
 from utils.warmup import WARMUP
 
-FACTORS = {
-    "float32": 0,
-    "float16": 3,
-    "int8": 6,
-}  # at most 2.4 times what rounding does was seen; int8 rounds activations too
+# Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
+FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
 _OF_SAVED_MODELS = ("minimum_tensorflow", "stablehlo_version", "calling_convention_version", "platforms")
 _EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
 
