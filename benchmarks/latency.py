@@ -1,97 +1,105 @@
-"""How long each artefact of a folder takes for one image: `python -m benchmarks.latency FOLDER`.
+"""Latency of the SavedModel against plain onnx-tf's, PyTorch and ONNX Runtime, side by side.
 
-A FOLDER holds unpacked artefacts, as `make release` leaves them. Each is loaded and called in a process of its own, one
-after the other, by its signature `serving_default`, with oneDNN. Leaves `latency` in assets/tables, as .md and .json;
-the README's table of releases takes its column from there.
+oneDNN is chosen when TensorFlow is imported, so every contender is a process of its own, alive for the whole run. They
+compute one batch each in turn, round by round: whatever slows the machine meets all of them. While one computes the
+others sleep; a pause before each turn lets the thread pools of the one before stop spinning, and the processor time
+that a process took while it had nothing to do is kept with each sample, to show that it does.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks import tables
-from benchmarks.machine import description
-from utils.published import read_manifest
+from benchmarks.contenders import Artefacts, prepare
+from benchmarks.conversion import SIDES, converted
+from benchmarks.processes import Worker
+from utils.parity import OUTPUT_TOLERANCE, Report, compare_arrays
 
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
-THREADS = 2
-WARM_UP, REPEATS = 3, 9
+BATCHES = (1, 8)
+WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate
+PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
 
-
-def measure(folder: Path) -> list[float]:
-    """Seconds of each timed call of the SavedModel in `folder` with one image of noise, in this process."""
-    import numpy as np
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    _, *shape = serve.structured_input_signature[1]["inputs"].shape
-    size = [length or 224 for length in shape]  # a ConvMixer may take any
-    image = tf.constant(np.random.default_rng(0).standard_normal((1, *size)), tf.float32)
-    seconds = []
-    for _ in range(WARM_UP + REPEATS):
-        started = time.perf_counter()
-        for output in serve(inputs=image).values():
-            output.numpy()
-        seconds.append(time.perf_counter() - started)
-    return seconds[WARM_UP:]
+# (contender, what TF_ENABLE_ONEDNN_OPTS is): the others have no such switch
+RUNS = (
+    ("pytorch", None),
+    ("onnxruntime", None),
+    ("ours", "1"),
+    ("frozen", "1"),
+    ("plain", "1"),
+    ("ours", "0"),
+    ("frozen", "0"),
+    ("plain", "0"),
+)
 
 
-def samples(folder: Path) -> list[dict[str, Any]]:
-    """One for each artefact in `folder`, by name: the median and all calls' seconds."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if not (folder / path.stem / "saved_model.pb").is_file():
-            continue
-        name = read_manifest(path)["name"]
-        command = [sys.executable, "-m", "benchmarks.latency", "--measure", str(folder / name)]
-        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{name} could not be measured:\n{done.stderr}")
-        calls = json.loads(done.stdout.splitlines()[-1])
-        found.append({"name": name, "seconds": median(calls), "calls": calls})
-        print(f"{name}: {1000 * found[-1]['seconds']:.0f} ms", file=sys.stderr, flush=True)
-    return found
+def samples(variants: list[str], rounds: int) -> Iterator[dict[str, Any]]:
+    """Per variant, batch, contender and round: `seconds`, and `idle_cpu_seconds` since its last turn.
+
+    Raises ParityError when a contender's logits are not PyTorch's: nothing is timed that computes another thing.
+    """
+    for variant in variants:
+        with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+            folders = {side: Path(scratch, side) for side in SIDES}
+            for side, folder in folders.items():
+                folder.mkdir()
+                converted(side, variant, folder)
+            artefacts = Artefacts(variant, **folders)
+            workers = {
+                (contender, onednn): stack.enter_context(
+                    Worker(
+                        f"{contender} on {variant}, TF_ENABLE_ONEDNN_OPTS={onednn}",
+                        prepare,
+                        contender,
+                        artefacts,
+                        BATCHES,
+                        environment={} if onednn is None else {"TF_ENABLE_ONEDNN_OPTS": onednn},
+                    )
+                )
+                for contender, onednn in RUNS
+            }
+            require_equal_logits(workers)
+            for sample in take_turns(workers, rounds):
+                yield {"variant": variant, **sample}
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row for each artefact."""
-    rows = [["artefact", "ms", "fastest, ms", "slowest, ms"], ["---"] * 4]
-    for sample in found:
-        figures = (sample["seconds"], min(sample["calls"]), max(sample["calls"]))
-        rows.append([f"`{sample['name']}`", *(f"{1000 * value:.0f}" for value in figures)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def require_equal_logits(workers: Mapping[tuple[str, str | None], Worker]) -> None:
+    """Raises ParityError when a contender's logits differ from PyTorch's by more than rounding, at any batch."""
+    rows = []
+    for batch in BATCHES:
+        logits = {key: worker("logits", batch) for key, worker in workers.items()}
+        for (contender, onednn), found in logits.items():
+            name = f"{contender}, oneDNN {onednn}"
+            rows += compare_arrays(
+                {name: logits["pytorch", None]},
+                {name: found},
+                output="logits",
+                tolerance=OUTPUT_TOLERANCE,
+                input_name="noise",
+                batch=batch,
+            )
+    Report(rows).require()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write the table, print it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="with artefacts, unpacked")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.measure:
-        print(json.dumps(measure(options.folder)))
-        return
-    notes = description("latency", ["FOLDER"], ("tensorflow", "numpy")) | {
-        "weights": "synthetic where the name says so: of the official files' format and size, not their values",
-        "method": f"one image through serving_default, {THREADS} threads, oneDNN on, median of {REPEATS} calls after "
-        f"{WARM_UP}; a process for each artefact, one after the other",
-    }
-    found = samples(options.folder)
-    path = tables.write(options.output_dir, "latency", "Latency of each artefact", notes, table(found), found)
-    print(f"{table(found)}\n\n{path}")
-
-
-if __name__ == "__main__":
-    main()
+def take_turns(workers: Mapping[tuple[str, str | None], Worker], rounds: int) -> Iterator[dict[str, Any]]:
+    """One call of each worker per batch and round, each round begun by another worker; warm-ups are left out."""
+    order = list(workers)
+    for batch in BATCHES:
+        for number in range(-WARM_UPS, rounds):
+            first = number % len(order)
+            for contender, onednn in order[first:] + order[:first]:
+                time.sleep(PAUSE_SECONDS)
+                seconds, idle = workers[contender, onednn]("time", batch)
+                if number >= 0:
+                    yield {
+                        "batch": batch,
+                        "contender": contender,
+                        "onednn": onednn,
+                        "round": number,
+                        "seconds": seconds,
+                        "idle_cpu_seconds": idle,
+                    }

@@ -37,8 +37,8 @@ def batch_table(tables: Path) -> str:
 
 
 def latencies(tables: Path) -> dict[str, float]:
-    """Median seconds of one inference of one image, by artefact, of `benchmarks.latency`."""
-    measured = _read(tables / "latency.json") or {"samples": []}
+    """Median seconds of one inference of one image, by artefact, of `benchmarks.release_latency`."""
+    measured = _read(tables / "release_latency.json") or {"samples": []}
     return {sample["name"]: sample["seconds"] for sample in measured["samples"]}
 
 

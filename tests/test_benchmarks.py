@@ -242,15 +242,15 @@ def test_the_table_of_decoding_divides_medians():
 def test_latency_is_measured_of_each_artefact_that_is_unpacked(tmp_path):
     import artefacts
 
-    from benchmarks import latency
+    from benchmarks import release_latency
 
     for head in ("classification", "fe"):
         artefacts.publish(tmp_path / "exports", head=head)
     shutil.rmtree(tmp_path / "exports" / "convmixer_tiny_fe")  # its tarball alone is left
-    latency.main([str(tmp_path / "exports"), "--output-dir", str(tmp_path)])
-    (sample,) = json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))["samples"]
+    release_latency.main([str(tmp_path / "exports"), "--output-dir", str(tmp_path)])
+    (sample,) = json.loads((tmp_path / "release_latency.json").read_text(encoding="utf-8"))["samples"]
     assert sample["name"] == "convmixer_tiny_classification"
-    assert len(sample["calls"]) == latency.REPEATS
+    assert len(sample["calls"]) == release_latency.REPEATS
     assert 0 < min(sample["calls"]) <= sample["seconds"] <= max(sample["calls"])
-    text = (tmp_path / "latency.md").read_text(encoding="utf-8")
+    text = (tmp_path / "release_latency.md").read_text(encoding="utf-8")
     assert f"| `convmixer_tiny_classification` | {1000 * sample['seconds']:.0f} |" in text

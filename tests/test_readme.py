@@ -48,7 +48,7 @@ def test_releases_show_the_latency_that_was_measured_of_each(tmp_path):
     (batch / "batch" / "report.json").write_text(json.dumps(report))
     seconds = {"classification_xla": 0.15, "classification_plain": 0.3, "fe_xla": 0.14}
     samples = [{"name": name, "seconds": value} for name, value in seconds.items()]
-    (tmp_path / "latency.json").write_text(json.dumps({"samples": samples}))
+    (tmp_path / "release_latency.json").write_text(json.dumps({"samples": samples}))
     assert releases.releases_table(tmp_path) == releases.batch_table(tmp_path) == releases.NOT_YET
     releases.keep(batch, tmp_path)
     table = releases.releases_table(tmp_path).splitlines()

@@ -1,0 +1,97 @@
+"""How long each artefact of a folder takes for one image: `python -m benchmarks.release_latency FOLDER`.
+
+A FOLDER holds unpacked artefacts, as `make release` leaves them. Each is loaded and called in a process of its own, one
+after the other, by its signature `serving_default`, with oneDNN. Leaves `release_latency` in assets/tables, as .md and
+.json; the README's table of releases takes its column from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import tables
+from benchmarks.machine import description
+from utils.published import read_manifest
+
+TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
+THREADS = 2
+WARM_UP, REPEATS = 3, 9
+
+
+def measure(folder: Path) -> list[float]:
+    """Seconds of each timed call of the SavedModel in `folder` with one image of noise, in this process."""
+    import numpy as np
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    _, *shape = serve.structured_input_signature[1]["inputs"].shape
+    size = [length or 224 for length in shape]  # a ConvMixer may take any
+    image = tf.constant(np.random.default_rng(0).standard_normal((1, *size)), tf.float32)
+    seconds = []
+    for _ in range(WARM_UP + REPEATS):
+        started = time.perf_counter()
+        for output in serve(inputs=image).values():
+            output.numpy()
+        seconds.append(time.perf_counter() - started)
+    return seconds[WARM_UP:]
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    """One for each artefact in `folder`, by name: the median and all calls' seconds."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        if not (folder / path.stem / "saved_model.pb").is_file():
+            continue
+        name = read_manifest(path)["name"]
+        command = [sys.executable, "-m", "benchmarks.release_latency", "--measure", str(folder / name)]
+        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{name} could not be measured:\n{done.stderr}")
+        calls = json.loads(done.stdout.splitlines()[-1])
+        found.append({"name": name, "seconds": median(calls), "calls": calls})
+        print(f"{name}: {1000 * found[-1]['seconds']:.0f} ms", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row for each artefact."""
+    rows = [["artefact", "ms", "fastest, ms", "slowest, ms"], ["---"] * 4]
+    for sample in found:
+        figures = (sample["seconds"], min(sample["calls"]), max(sample["calls"]))
+        rows.append([f"`{sample['name']}`", *(f"{1000 * value:.0f}" for value in figures)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the table, print it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.release_latency", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="with artefacts, unpacked")
+    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.measure:
+        print(json.dumps(measure(options.folder)))
+        return
+    notes = description("release_latency", ["FOLDER"], ("tensorflow", "numpy")) | {
+        "weights": "synthetic where the name says so: of the official files' format and size, not their values",
+        "method": f"one image through serving_default, {THREADS} threads, oneDNN on, median of {REPEATS} calls after "
+        f"{WARM_UP}; a process for each artefact, one after the other",
+    }
+    found = samples(options.folder)
+    path = tables.write(options.output_dir, "release_latency", "Latency of each artefact", notes, table(found), found)
+    print(f"{table(found)}\n\n{path}")
+
+
+if __name__ == "__main__":
+    main()
