@@ -59,8 +59,10 @@ def convert_plain(
     import onnx
     import torch
 
+    from utils.devices import keep_triton_out
     from utils.onnx_compat import import_plain_onnx_tf
 
+    keep_triton_out()
     backend = import_plain_onnx_tf()
     if hasattr(backend, "additional_handlers"):
         raise RuntimeError("this process has changed onnx-tf's handlers: it is no longer the plain one")

@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks import machine, tables
 from benchmarks.conversion import SEED, WEIGHTS
 from utils import checkpoints
+from utils.devices import keep_triton_out
 from utils.variants import VARIANTS, Variant, get_variant
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
@@ -152,6 +153,7 @@ def compare(start: Mapping[str, np.ndarray], source: Run, export: Run) -> dict[s
 
 def samples(names: Sequence[str], batch: int | None = None) -> Iterator[dict[str, Any]]:
     """A row of figures per variant, kind of export and mode of BatchNorm."""
+    keep_triton_out()
     for name in names:
         variant = get_variant(name)
         images, labels = task(variant, batch or (BATCH if variant.testing else BATCH_OF_FULL_SIZE))

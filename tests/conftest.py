@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+from utils.devices import keep_triton_out
+
+keep_triton_out()  # the tests import the frameworks in any order
 # Read by TensorFlow when it is first imported, in notebooks' kernels too: its banner would hide what matters.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

@@ -54,7 +54,7 @@ ROOMS = {
     # exporters
     "exported": Room(lazily="tensorflow"),
     "onnx_compat": Room("numpy onnx", lazily="onnx_tf tensorflow", utils="errors"),
-    "onnx_export": Room("onnx torch", utils="errors"),
+    "onnx_export": Room("onnx torch", utils="devices errors"),
     "onnx_tf_export": Room("numpy onnx tensorflow", utils="errors exported onnx_compat"),
     "jax_export": Room("jax numpy tensorflow", utils="errors exported"),
     "plain_mixer_export": Room("numpy tensorflow", utils="exported variants"),

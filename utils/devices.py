@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def use_cpu() -> None:
@@ -13,3 +14,14 @@ def use_cpu() -> None:
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["JAX_PLATFORMS"] = "cpu"
+    keep_triton_out()
+
+
+def keep_triton_out() -> None:
+    """Have PyTorch do without Triton, its compiler for GPUs, for which nothing here has a use.
+
+    Triton and TensorFlow bring an LLVM each. PyTorch loads Triton, which its CUDA builds install, when it first exports
+    or trains; where TensorFlow was loaded before, that ends the process: "inconsistency in registered CommandLine
+    options", or a segmentation fault. If Triton is loaded already, it came first, and nothing is changed.
+    """
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # "do not import", says the language reference

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import nn
 
+from utils.devices import keep_triton_out
 from utils.errors import ConversionError
 
 OPSET = 20  # the first with `Gelu`, and the last that the TorchScript exporter writes
@@ -69,6 +70,7 @@ def export_onnx(model: nn.Module, output: str) -> onnx.ModelProto:
     The weights are further graph inputs, under their names in `model.state_dict()` and in PyTorch's axis order.
     Raises ConversionError when the exporter or ONNX's checker refuses the model, or a weight is lost on the way.
     """
+    keep_triton_out()
     skeleton = WeightsAsInputs(_channels_last(_without_weights(model)).eval())
     stride = max(layer.stride[0] for layer in model.modules() if isinstance(layer, nn.Conv2d))
     probe = torch.zeros(1, _PROBE_PATCHES * stride, (_PROBE_PATCHES + 1) * stride, 3)
