@@ -21,11 +21,14 @@ OUTPUTS = ("logits", "features")
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
-    """One for each artefact and smaller file in `folder`: its name, size, and figures on the golden inputs."""
+    """One for each smaller file in `folder` and what it was made from: name, size, figures on the golden inputs."""
     found = []
-    for path in sorted(folder.glob("*.json")):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        origin = manifest.get("derived_from", {}).get("name", manifest["name"])
+    manifests = {path: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    origins = {manifest["derived_from"]["name"] for manifest in manifests.values() if "derived_from" in manifest}
+    for path, manifest in manifests.items():
+        origin = manifest.get("derived_from", {}).get("name", manifest.get("name"))
+        if origin not in origins:
+            continue
         file = path.with_name(path.name.removesuffix(".json") + ("" if ".tflite" in path.name else ".tar.gz"))
         rows = [row for row in manifest["parity"]["rows"] if row["input"] == "golden" and row["output"] in OUTPUTS]
         worst = max(rows, key=lambda row: row["relative"])
