@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from utils.errors import PackagingError
-from utils.saved_model import name_by_contents
+from utils.saved_model import make_reproducible
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -47,7 +47,7 @@ def save_as_float16(model: Any, directory: str | os.PathLike) -> Path:
     model.float16_kernels = _Float16Storage(kernels)
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     tf.saved_model.save(model, str(directory), signatures=model.signatures, options=options)
-    name_by_contents(Path(directory) / "fingerprint.pb")
+    make_reproducible(directory)
     return Path(directory)
 
 

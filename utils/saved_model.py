@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow.python.saved_model import fingerprinting_utils
 
 from utils.errors import PackagingError
 from utils.exported import ExportedFunction
@@ -79,7 +81,7 @@ def save_model(
             serving = _serving_default(model, exported)
             signatures = {"serving_default": serving, **(image_signatures(serving) if image_signatures else {})}
             tf.saved_model.save(model, str(beside), signatures=signatures, options=exported.save_options)
-        name_by_contents(beside / "fingerprint.pb")
+        make_reproducible(beside)
         os.replace(beside, directory)
     except (OSError, tf.errors.OpError) as error:
         no_space = isinstance(error, tf.errors.ResourceExhaustedError) or (
@@ -92,11 +94,22 @@ def save_model(
     return directory
 
 
-def name_by_contents(path: Path) -> None:
-    """Replaces the random number that TensorFlow puts into a fingerprint by one that follows from its hashes.
+def make_reproducible(directory: str | os.PathLike) -> None:
+    """Takes out of a SavedModel folder, just written, what another process would have written otherwise.
 
-    These are of the graph, the signatures, the objects and the variables' checksums; a number of 128 bits it stays.
+    Two things: the order of the graph's functions, which is that of a hash table whose place in memory is random; and
+    a random number in the fingerprint, which one takes the place of that follows from the hashes there. These are of
+    the graph, the signatures, the objects and the variables' checksums; a number of 128 bits it stays.
     """
+    directory = Path(directory)
+    path = directory / "saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    for meta_graph in saved.meta_graphs:
+        meta_graph.graph_def.library.function.sort(key=lambda function: function.signature.name)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
+
+    fingerprinting_utils.write_fingerprint(str(directory))  # it has hashes of what is changed now
+    path = directory / "fingerprint.pb"
     fingerprint = FingerprintDef.FromString(path.read_bytes())
     fingerprint.ClearField("uuid")
     digest = hashlib.sha256(fingerprint.SerializeToString(deterministic=True)).digest()
