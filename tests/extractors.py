@@ -1,6 +1,8 @@
 """Published tiny models, most of them to fine-tune: of golden weights, with a manifest, made once and only read."""
 
+import atexit
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def published(kind):
     variant_name, name = KINDS[kind]
     exported = _exported(kind)
     folder = Path(tempfile.mkdtemp(prefix="extractors-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with Staging(folder, name) as staging:
         save_model(exported, staging.model_dir)
         unpacked = staging.unpacked_candidate()
