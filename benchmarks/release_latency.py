@@ -1,7 +1,8 @@
 """How long each artefact of a folder takes for one image: `python -m benchmarks.release_latency FOLDER`.
 
 A FOLDER holds unpacked artefacts, as `make release` leaves them. Each is loaded and called in a process of its own, one
-after the other, by its signature `serving_default`, with oneDNN. Leaves `release_latency` in assets/tables, as .md and
+after the other, by its signature `serving_default`, with oneDNN; and all of them again, so that a slow minute of the
+machine does not decide about one of them. Leaves `release_latency` in assets/tables, as .md and
 .json; the README's table of releases takes its column from there.
 """
 
@@ -24,7 +25,7 @@ from utils.published import read_manifest
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 THREADS = 2
-WARM_UP, REPEATS = 3, 9
+WARM_UP, REPEATS, ROUNDS = 3, 5, 3
 
 
 def measure(folder: Path) -> list[float]:
@@ -48,20 +49,17 @@ def measure(folder: Path) -> list[float]:
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     """One for each artefact in `folder`, by name: the median and all calls' seconds."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if not (folder / path.stem / "saved_model.pb").is_file():
-            continue
-        name = read_manifest(path)["name"]
+    unpacked = [path for path in sorted(folder.glob("*.json")) if (folder / path.stem / "saved_model.pb").is_file()]
+    calls: dict[str, list[float]] = {read_manifest(path)["name"]: [] for path in unpacked}
+    for name in [*calls] * ROUNDS:
         command = [sys.executable, "-m", "benchmarks.release_latency", "--measure", str(folder / name)]
         environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{name} could not be measured:\n{done.stderr}")
-        calls = json.loads(done.stdout.splitlines()[-1])
-        found.append({"name": name, "seconds": median(calls), "calls": calls})
-        print(f"{name}: {1000 * found[-1]['seconds']:.0f} ms", file=sys.stderr, flush=True)
-    return found
+        calls[name] += json.loads(done.stdout.splitlines()[-1])
+        print(f"{name}: {1000 * median(calls[name]):.0f} ms", file=sys.stderr, flush=True)
+    return [{"name": name, "seconds": median(seconds), "calls": seconds} for name, seconds in calls.items()]
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -85,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     notes = description("release_latency", ["FOLDER"], ("tensorflow", "numpy")) | {
         "weights": "synthetic where the name says so: of the official files' format and size, not their values",
-        "method": f"one image through serving_default, {THREADS} threads, oneDNN on, median of {REPEATS} calls after "
-        f"{WARM_UP}; a process for each artefact, one after the other",
+        "method": f"one image through serving_default, {THREADS} threads, oneDNN on, median of {ROUNDS} rounds of "
+        f"{REPEATS} calls after {WARM_UP}; a process for each artefact, one after the other",
     }
     found = samples(options.folder)
     path = tables.write(options.output_dir, "release_latency", "Latency of each artefact", notes, table(found), found)

@@ -295,8 +295,8 @@ def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Started in the background, as CI may be, these tests would pass on that interrupts are ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # Started in the background or by nohup, as CI may be, these tests would pass on that it is ignored.
+        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
     )
     try:
         wait_for(tmp_path / "kernel")
@@ -316,6 +316,22 @@ def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
     (tmp_path / "behaviour.json").unlink()
     assert run(tmp_path, "--operations", "all") == 0
     assert begun(tmp_path) == [CLASSIFIER, FEATURES, FEATURES, *PLAIN]
+
+
+def test_under_nohup_the_end_of_the_terminal_interrupts_nothing():
+    from utils.batch import _handling
+
+    asked = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _handling(lambda: asked.append(1)):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert asked == []
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked == [1]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_two_interrupts_between_two_looks_kill(tmp_path):

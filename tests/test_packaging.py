@@ -665,6 +665,18 @@ def test_the_card_of_a_float16_artefact_tells_what_each_part_was_compared_with()
     assert "the source model with the same checkpoint" in model_card(packed_manifest(manifest()))
 
 
+def test_the_card_of_a_fine_tuned_model_stored_as_float16_claims_no_more_than_that_of_the_model():
+    found = manifest(training=TRAINING) | {"storage": "float16"}
+    for card in (model_card(found), model_card(packed_manifest(found))):
+        assert "## Parity with the trained model: passed" in card
+        assert "the trained model's outputs for the golden inputs (its variables and gradients: the float32" in card
+        assert "as it was trained, in memory" not in card
+        assert "<!-- fine-tunable: false -->" in card
+        assert "not called fine-tunable" in card
+        assert "source framework's, so" in card
+        assert "can be fine-tuned" not in card
+
+
 def test_the_card_inside_a_tarball_tells_how_to_unpack_it_what_it_needs_and_how_to_send_files():
     signatures = dict.fromkeys(("serving_default", "serving_image", "serving_image_bytes"), TENSORS)
     versions = {"tensorflow": "2.21.0", "minimum_tensorflow": "2.14"}

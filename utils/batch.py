@@ -156,13 +156,18 @@ def _variants(outcomes: Iterable[Outcome]) -> set[str]:
 
 @contextmanager
 def _handling(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM, and the end of the terminal ask for an orderly end; a second one kills what is running."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, lambda *_: interrupt()) for number in signals]
+    """Ctrl-C, SIGTERM, and the end of the terminal ask for an orderly end; a second one kills what is running.
+
+    What is ignored stays so: under nohup a batch goes on when the terminal closes.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handled = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in handled:
+        signal.signal(number, lambda *_: interrupt())
     try:
         yield
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in handled.items():
             signal.signal(number, handler)
 
 

@@ -161,15 +161,17 @@ def _parity(manifest: Manifest) -> str:
 
 def _reference(manifest: Manifest) -> tuple[str, str]:
     """The title of the section on parity, and what the artefact was compared with."""
+    title, source = "Parity with the source framework", "source model"
     if manifest.get("training"):
-        return "Parity with the trained model", "the model as it was trained, in memory"
+        title, source = "Parity with the trained model", "trained model"
     if manifest.get("storage") == "float16":
-        return (
-            "Parity with the source framework",
-            "the source model's outputs for the golden inputs (its variables and gradients: the float32 artefact's, "
-            "kernels rounded)",
+        return title, (
+            f"the {source}'s outputs for the golden inputs (its variables and gradients: the float32 artefact's, "
+            "kernels rounded)"
         )
-    return "Parity with the source framework", "the source model with the same checkpoint"
+    if manifest.get("training"):
+        return title, "the model as it was trained, in memory"
+    return title, "the source model with the same checkpoint"
 
 
 def _compared(manifest: Manifest, verdict: str) -> str:

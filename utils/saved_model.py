@@ -19,9 +19,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
-from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-from tensorflow.python.saved_model import fingerprinting_utils
 
 from utils.errors import PackagingError
 from utils.exported import ExportedFunction
@@ -101,6 +98,11 @@ def make_reproducible(directory: str | os.PathLike) -> None:
     a random number in the fingerprint, which one takes the place of that follows from the hashes there. These are of
     the graph, the signatures, the objects and the variables' checksums; a number of 128 bits it stays.
     """
+    # Imported here: where a model is only read, it may be by a TensorFlow that has these elsewhere.
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+    from tensorflow.python.saved_model import fingerprinting_utils
+
     directory = Path(directory)
     path = directory / "saved_model.pb"
     saved = SavedModel.FromString(path.read_bytes())
