@@ -32,3 +32,19 @@ def saved(tmp_path_factory):
         return kept[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def full_size(tmp_path_factory):
+    """Full-size classifiers from synthetic weights, by notebook and variant: (folder, executed notebook), only read."""
+    import notebooks
+
+    kept = {}
+
+    def get(notebook, variant):
+        if variant not in kept:
+            folder = tmp_path_factory.mktemp(variant)
+            kept[variant] = folder, notebooks.run(notebook, folder, variant=variant, checkpoint="synthetic")
+        return kept[variant]
+
+    return get

@@ -68,12 +68,12 @@ def test_what_cannot_be_is_a_clear_error(exports, tmp_path, wrong, message):
 
 @pytest.mark.parametrize(
     ("notebook", "variant"),
-    [("conversion_convmixer.ipynb", "convmixer_1024_20"), ("conversion_mlpmixer.ipynb", "mixer_s32_gsam")],
+    [("conversion_convmixer.ipynb", "convmixer_768_32"), ("conversion_mlpmixer.ipynb", "mixer_b16_i1k")],
 )
-def test_a_full_size_model_names_its_classes(tmp_path, notebook, variant):
-    run(notebook, tmp_path, variant=variant, checkpoint="synthetic")
+def test_a_full_size_model_names_its_classes(tmp_path, full_size, notebook, variant):
+    folder, _ = full_size(notebook, variant)
     name = f"{variant}_classification_synthetic"
-    run(NOTEBOOK, tmp_path, model=str(tmp_path / "exports" / f"{name}.tar.gz"))
+    run(NOTEBOOK, tmp_path, model=str(folder / "exports" / f"{name}.tar.gz"))
     written = json.loads((tmp_path / "exports" / "classification.json").read_text(encoding="utf-8"))
     best = written["models"][name]["best"]
     assert len(best) == 5

@@ -65,18 +65,20 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
     assert '"name": "stderr"' not in shown  # no warnings
 
 
-@pytest.mark.parametrize(
-    ("variant", "head", "operations"),
-    [("mixer_b16_i1k", "classification", "xla"), ("mixer_b16_i21k", "classification", "plain")],
-)
-def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(tmp_path, variant, head, operations):
-    notebook = run(tmp_path, variant=variant, head=head, checkpoint="synthetic", operations=operations)
-    name = artefact_name(variant, head, "synthetic", operations)
-    manifest, record = manifest_of(tmp_path, name), get_variant(variant)
+@pytest.mark.parametrize(("variant", "operations"), [("mixer_b16_i1k", "xla"), ("mixer_b16_i21k", "plain")])
+def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(
+    tmp_path, full_size, variant, operations
+):
+    if operations == "xla":
+        folder, notebook = full_size(NOTEBOOK, variant)
+    else:
+        folder, notebook = tmp_path, run(tmp_path, variant=variant, checkpoint="synthetic", operations=operations)
+    name = artefact_name(variant, "classification", "synthetic", operations)
+    manifest, record = manifest_of(folder, name), get_variant(variant)
     assert manifest["weights"] == "synthetic"
     assert manifest["parameters"] == record.parameters
     assert manifest["parity"]["tolerance"]["logits"] == 1e-5
-    labels = tmp_path / "exports" / name / "assets.extra" / "labels.tsv"
+    labels = folder / "exports" / name / "assets.extra" / "labels.tsv"
     assert len(labels.read_text(encoding="utf-8").splitlines()) == record.architecture.classes
     shown = text_of(notebook)
     assert "parity passed" in shown

@@ -95,7 +95,7 @@ def test_converting_twice_through_the_notebooks_gives_the_same_tarballs(tmp_path
     options = ["--variants", "convmixer_tiny", "mixer_tiny", "--checkpoint", "synthetic"]
     found = []
     for seed, heads in enumerate(("all", "fe")):
-        command = [sys.executable, "-m", "utils.batch", *options, "--heads", heads]
+        command = [sys.executable, "-m", "utils.batch", *options, "--heads", heads, "--jobs", "2"]
         run([*command, "--output-dir", str(tmp_path / heads)], seed)
         found.append({name: sha256 for name, sha256 in hashes(tmp_path / heads).items() if "_fe_" in name})
     assert len(found[0]) == 2
