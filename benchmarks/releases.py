@@ -37,7 +37,7 @@ def batch_table(tables: Path) -> str:
 
 
 def latencies(tables: Path) -> dict[str, float]:
-    """Median seconds of one inference of one image, by artefact, of `benchmarks.release_latency`."""
+    """Seconds of the fastest inference of one image, by artefact, of `benchmarks.release_latency`."""
     measured = _read(tables / "release_latency.json") or {"samples": []}
     return {sample["name"]: sample["seconds"] for sample in measured["samples"]}
 
