@@ -17,7 +17,6 @@ from utils.command import run_command
 from utils.errors import CheckpointUnavailable, ConversionError
 from utils.parameters import check_conversion
 from utils.parity_report import Report
-from utils.parity_row import Row
 from utils.variants import HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,7 +97,7 @@ def summary(made: list[Path]) -> str:
     manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     lines = [
         "",
-        Report([Row(**row) for row in manifest["parity"]["rows"]]).table(),
+        Report.from_json(manifest["parity"]).table(),
         "",
         f"SavedModel         {folder}{os.sep}",
         f"Tarball            {tarball} ({tarball.stat().st_size / 1e6:.1f} MB)",

@@ -101,15 +101,20 @@ def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 
     def call(inputs: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return model(_nchw(inputs)).numpy()
+            return model(_nchw(inputs, model)).numpy()
 
     return call
 
 
+def in_float64(model: ConvMixer) -> ConvMixer:
+    """The same model in float64: the truth that float32 is measured against. The weights are float32's, exactly."""
+    return copy.deepcopy(model).double()
+
+
 def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """`features` and, of a classifier, `logits`, by one run on float32 [B, H, W, 3]."""
+    """`features` and, of a classifier, `logits`, by one run on float32 [B, H, W, 3]; in the model's own dtype."""
     with torch.inference_mode():
-        features = model.features(_nchw(inputs))
+        features = model.features(_nchw(inputs, model))
         found = {"features": features}
         if not isinstance(model.head, nn.Identity):
             found["logits"] = model.head(features)
@@ -119,36 +124,27 @@ def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
 def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
     """Gradients of `sum(output ** 2) / batch` by every parameter, in PyTorch's axis order, by parameter name.
 
-    `inputs` is float32 [B, H, W, 3]; the model's own mode (train or eval) is kept.
+    `inputs` is float32 [B, H, W, 3]; the model's own dtype and mode (train or eval) are kept.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
-    loss = (model(_nchw(inputs).to(parameters[0].dtype)) ** 2).sum() / len(inputs)
+    loss = (model(_nchw(inputs, model)) ** 2).sum() / len(inputs)
     return {n: g.numpy() for n, g in zip(names, torch.autograd.grad(loss, parameters), strict=True)}
-
-
-def conditioning_of_gradients(model: nn.Module, inputs: np.ndarray) -> float:
-    """How far PyTorch's own gradients move when each input moves by one float32 rounding step.
-
-    The largest relative L2 difference of a parameter. With GELU it is rounding; with ReLU far more, because units
-    within rounding of zero fall on either side: no two correct implementations agree better than this.
-    """
-    nudged = gradients(model, np.nextafter(inputs, np.float32(np.inf)))
-    plain = gradients(model, inputs)
-    return max(float(np.linalg.norm(nudged[n] - g) / np.linalg.norm(g)) for n, g in plain.items())
 
 
 def training_pass(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Output in train mode for float32 [B, H, W, 3], and the BatchNorm statistics that it leaves, by name.
 
-    Works on a copy: the model's own statistics and mode stay as they are.
+    In the model's own dtype, on a copy: the model's statistics and mode stay as they are.
     """
     trained = copy.deepcopy(model).train()
     with torch.no_grad():
-        output = trained(_nchw(inputs)).numpy()
+        output = trained(_nchw(inputs, model)).numpy()
     statistics = {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
     return output, statistics
 
 
-def _nchw(inputs: np.ndarray) -> torch.Tensor:
+def _nchw(inputs: np.ndarray, model: nn.Module) -> torch.Tensor:
     # permute moves the channels and keeps height before width; the tempting transpose(1, 3) would swap them.
-    return torch.from_numpy(inputs).permute(0, 3, 1, 2)
+    images = torch.from_numpy(inputs).permute(0, 3, 1, 2).to(next(model.parameters()).dtype)
+    # In float64 PyTorch convolves depthwise one channel after the other: six times slower when they lie scattered.
+    return images.contiguous() if images.dtype == torch.float64 else images

@@ -135,9 +135,13 @@ def as_function(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.
     return lambda inputs: np.asarray(predict(parameters, inputs))
 
 
-def as_outputs(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The model as a function of float32 [B, H, W, 3] that gives `features` and, of a classifier, `logits`."""
-    parameters = jax.device_put(dict(parameters))
+def as_outputs(
+    model: MlpMixer, parameters: Mapping[str, Any], float64: bool = False
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The model as a function of float32 [B, H, W, 3] that gives `features` and, of a classifier, `logits`.
+
+    float64: compute and give float64, the truth that float32 is measured against.
+    """
 
     @jax.jit
     def run(parameters: dict[str, jax.Array], inputs: jax.Array) -> dict[str, jax.Array]:
@@ -151,18 +155,39 @@ def as_outputs(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.n
         (tokens,) = state["intermediates"][before_head]["__call__"]
         return {"features": jnp.mean(tokens, axis=1), "logits": logits}
 
-    return lambda inputs: {name: np.asarray(output) for name, output in run(parameters, inputs).items()}
+    with jax.enable_x64(float64):
+        parameters = jax.device_put(_in(parameters, float64))
+
+    def call(inputs: np.ndarray) -> dict[str, np.ndarray]:
+        with jax.enable_x64(float64):
+            return {name: np.asarray(output) for name, output in run(parameters, *_in([inputs], float64)).items()}
+
+    return call
 
 
-def gradients(model: MlpMixer, parameters: Mapping[str, Any], inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Gradients of `sum(output ** 2) / batch` by every parameter, by key, for float32 [B, H, W, 3]."""
+def gradients(
+    model: MlpMixer, parameters: Mapping[str, Any], inputs: np.ndarray, float64: bool = False
+) -> dict[str, np.ndarray]:
+    """Gradients of `sum(output ** 2) / batch` by every parameter, by key, for float32 [B, H, W, 3].
+
+    float64: compute and give float64.
+    """
     predict = predict_function(model)
 
     @jax.jit
     def gradient(parameters: dict[str, jax.Array], inputs: jax.Array) -> dict[str, jax.Array]:
         return jax.grad(lambda p: (predict(p, inputs) ** 2).sum() / len(inputs))(parameters)
 
-    return {key: np.asarray(value) for key, value in gradient(dict(parameters), inputs).items()}
+    with jax.enable_x64(float64):  # for this computation alone: the rest of the process stays in float32
+        found = gradient(_in(parameters, float64), *_in([inputs], float64))
+        return {key: np.asarray(value) for key, value in found.items()}
+
+
+def _in(arrays: Any, float64: bool) -> Any:
+    """The same dict or list of arrays in float64, or as they are."""
+    if isinstance(arrays, Mapping):
+        return dict(zip(arrays, _in(list(arrays.values()), float64), strict=True))
+    return [np.asarray(array, np.float64) if float64 else array for array in arrays]
 
 
 def without_influence(key: str) -> bool:

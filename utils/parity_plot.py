@@ -1,4 +1,7 @@
-"""Draws a parity report: one lane per output, input and batch, errors on a log axis, tolerances as lines."""
+"""Draws a parity report: one lane per output, input and batch, on a log axis.
+
+The source's own errors stand beside the export's, and what is allowed as lines.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PASS, _FAIL, _GATE, _TEXT = "#2f6fb2", "#d6392f", "#8a8f98", "#30343b"
+_PASS, _FAIL, _GATE, _TEXT, _SOURCE = "#2f6fb2", "#d6392f", "#8a8f98", "#30343b", "#e39a2d"
 _FLOOR, _CEILING = 1e-9, 1e2  # float32 resolves 6e-8; what lies outside, zero and NaN too, is drawn here
 
 
 def plot(rows: Sequence[Row], passed: bool) -> Figure:
-    """A figure with a dot for each row: blue if it passes, red if not, a red cross where it is no number."""
+    """A figure with a dot for each row: blue if it passes, red if not, a red cross where it is no number.
+
+    Above it, in orange, the source framework's own float32, where that was measured.
+    """
     # pyplot, not a bare Figure: importing it is what teaches a notebook to show figures.
     import matplotlib.pyplot as plt
 
@@ -29,7 +35,9 @@ def plot(rows: Sequence[Row], passed: bool) -> Figure:
         _draw_lane(axes, y, lane)
     _label_lanes(axes, [case for case, _ in lanes])
     _style(axes, rows, passed)
-    _draw_tolerances(axes, [lane[0].tolerance for _, lane in lanes])
+    _draw_tolerances(axes, [max(row.tolerance for row in lane) for _, lane in lanes])
+    if any(row.source is not None for row in rows):
+        _draw_legend(axes)
     if rows:
         _mark_worst(axes, lanes, worst_first(rows)[0])
     plt.close(figure)  # shown once, where the caller puts it
@@ -37,15 +45,30 @@ def plot(rows: Sequence[Row], passed: bool) -> Figure:
 
 
 def _position(row: Row) -> float:
-    if math.isnan(row.figure):
-        return _CEILING
-    return min(max(row.figure, _FLOOR), _CEILING)
+    return _shown(row.figure)
+
+
+def _shown(value: float) -> float:
+    return _CEILING if math.isnan(value) else min(max(value, _FLOOR), _CEILING)
 
 
 def _draw_lane(axes: Axes, y: int, rows: Sequence[Row]) -> None:
     many = len(rows) > 1
     for index, row in enumerate(sorted(rows, key=lambda row: row.passed)):
-        offset = ((index * 0.618) % 1 - 0.5) * 0.5 if many else 0  # spread, so that many dots stay visible
+        offset = ((index * 0.618) % 1 - 0.5) * 0.3 if many else 0  # spread, so that many dots stay visible
+        if row.source is not None:
+            offset += 0.2  # the export below, the source above
+            axes.plot(
+                _shown(row.source),
+                y + offset - 0.4,
+                marker="D",
+                markersize=3 if many else 5,
+                alpha=0.45 if many else 1,
+                color=_SOURCE,
+                markeredgewidth=0,
+                clip_on=False,
+                zorder=3,
+            )
         axes.plot(
             _position(row),
             y + offset,
@@ -65,6 +88,17 @@ def _draw_tolerances(axes: Axes, tolerances: Sequence[float]) -> None:
         lane = [y - 0.5, y + 0.5]
         axes.plot([tolerance] * 2, lane, color=_GATE, linewidth=1.6, solid_capstyle="butt", zorder=2)
         axes.fill_betweenx(lane, tolerance, limits[1], color=_FAIL, alpha=0.06, linewidth=0, zorder=0)
+
+
+def _draw_legend(axes: Axes) -> None:
+    from matplotlib.lines import Line2D
+
+    marks = [
+        Line2D([], [], marker="D", markersize=5, linestyle="", color=_SOURCE, label="source, float32"),
+        Line2D([], [], marker="o", markersize=7, linestyle="", color=_PASS, label="export"),
+        Line2D([], [], color=_GATE, linewidth=1.6, label="allowed"),
+    ]
+    axes.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
 
 
 def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
@@ -91,11 +125,13 @@ def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
 
 
 def _style(axes: Axes, rows: Sequence[Row], passed: bool) -> None:
-    positions = [figure for row in rows for figure in (_position(row), row.tolerance)]
+    positions = [
+        _shown(value) for row in rows for value in (row.figure, row.tolerance, row.source) if value is not None
+    ]
     low, high = min(positions, default=_FLOOR), max(positions, default=1)
     axes.set_xscale("log")
     axes.set_xlim(10 ** math.floor(math.log10(low) - 0.3), 10 ** math.ceil(math.log10(high) + 0.3))
-    axes.set_xlabel("relative error, and the tolerance (line)", color=_TEXT, fontsize=9)
+    axes.set_xlabel("relative error, measured against float64 where the source is shown", color=_TEXT, fontsize=9)
     axes.grid(axis="x", color="#eceef1", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", length=0, colors=_TEXT, labelsize=9)

@@ -11,27 +11,32 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import ParityError
-from utils.parity_row import Row, worst_first
+from utils.parity_row import Row, rounded_up, worst_first
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_HEADINGS = ("output", "input", "batch", "max abs", "relative", "RMSE", "top-1", "top-5", "tolerance", "")
-_LEFT = (0, 1, 9)  # columns of words
+_HEADINGS = ("output", "input", "batch", "max abs", "error", "source's", "times", "top-1", "top-5", "allowed", "")
+_LEFT = (0, 1, 10)  # columns of words
 _EXACT = 1e-20  # a tolerance below this stands for equality
 _WORST = 5  # of the variables of a model, about 170, in tables
 _IN_ERROR = 10  # lines of an error message
 _NOTE = (
-    "relative: max |error| / max(1, max |reference|); of gradients |error| / |reference| in the L2 norm. "
-    "top-1: of images whose best class the reference tells apart by more than the tolerance."
+    "error: |error| / |truth| in the L2 norm, the truth being the source model in float64; source's: the same of the "
+    "source framework's own float32; times: the one over the other. Where there is no source's: max |error| / "
+    "max(1, max |reference|). top-1: of images whose best class the reference tells apart by more than is allowed."
 )
 
 
 @dataclass(frozen=True)
 class Report:
-    """All rows of a comparison. Passes if there is any row and each passes."""
+    """All rows of a comparison. Passes if there is any row and each passes.
+
+    framework: what computed the source's own float32, such as "PyTorch", where that is the measure.
+    """
 
     rows: Sequence[Row]
+    framework: str = ""
 
     @property
     def passed(self) -> bool:
@@ -40,23 +45,57 @@ class Report:
 
     @property
     def tolerances(self) -> dict[str, float]:
-        """The loosest tolerance applied, by output: taken from the rows, so that it cannot claim another."""
+        """The loosest tolerance applied, by output: taken from the rows, so that it cannot claim another.
+
+        A measured one is rounded up to one digit, as it becomes part of the artefact: whoever measures it again, a
+        little otherwise, makes the same bytes.
+        """
         found: dict[str, float] = {}
         for row in self.rows:
-            found[row.output] = max(row.tolerance, found.get(row.output, 0.0))
+            tolerance = row.tolerance if row.source is None else rounded_up(row.tolerance, digits=1)
+            found[row.output] = max(tolerance, found.get(row.output, 0.0))
         return found
 
+    @property
+    def ratios(self) -> dict[str, float]:
+        """How many times as much as the source's own float32 the candidate errs, at worst, by output."""
+        found: dict[str, float] = {}
+        for row in self.rows:
+            if row.ratio is not None and not math.isnan(row.ratio):
+                found[row.output] = max(row.ratio, found.get(row.output, 0.0))
+        return found
+
+    @property
+    def sentence(self) -> str:
+        """What to remember: how much the outputs err, in units of the source framework's own error; or nothing."""
+        ratios = self.ratios
+        first = next((row.output for row in self.rows if row.output in ("logits", "features")), "")
+        if first not in ratios:
+            return ""
+        others = ", ".join(f"{key} {value:.1f} times" for key, value in ratios.items() if key != first)
+        source = f"{self.framework or 'the source'}'s own float32"
+        return (
+            f"Its {first} err {ratios[first]:.1f} times as much as {source} does, measured against float64: "
+            f"the worst of all inputs{f' ({others})' if others else ''}."
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """For the manifest: `passed`, `tolerance` by output, all rows; NaN and Inf as strings."""
+        """For the manifest: `passed`, `tolerance` and `ratio` by output, all rows; NaN and Inf as strings."""
         rows = [{key: _json_number(value) for key, value in asdict(row).items()} for row in self.rows]
-        return {"passed": self.passed, "tolerance": self.tolerances, "rows": rows}
+        ratios = {key: _json_number(value) for key, value in self.ratios.items()}
+        measured = {"ratio": ratios, "framework": self.framework, "sentence": self.sentence} if ratios else {}
+        return {"passed": self.passed, "tolerance": self.tolerances, **measured, "rows": rows}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
         """The report that a manifest holds, for showing it again."""
-        figures = ("max_abs", "relative", "rmse", "relative_l2")
+        figures = ("max_abs", "relative", "rmse", "relative_l2", "tolerance", "source")
         return cls(
-            [Row(**row | {key: float(row[key]) for key in figures if row.get(key) is not None}) for row in data["rows"]]
+            [
+                Row(**row | {key: float(row[key]) for key in figures if row.get(key) is not None})
+                for row in data["rows"]
+            ],
+            data.get("framework", ""),
         )
 
     def require(self) -> None:
@@ -125,7 +164,12 @@ class Report:
         if not self.passed:
             failed = sum(not row.passed for row in self.rows)
             return f"parity FAILED in {failed} of {len(self.rows)} comparisons; worst: {describe(worst)}"
-        return f"parity passed in all {len(self.rows)} comparisons; worst: {describe(worst)}"
+        return " ".join(
+            filter(
+                None,
+                (f"parity passed in all {len(self.rows)} comparisons.", self.sentence, f"Worst: {describe(worst)}"),
+            )
+        )
 
     def _lines(self) -> list[tuple[tuple[str, ...], bool]]:
         lines = []
@@ -145,18 +189,22 @@ def _summary(rows: list[Row]) -> tuple[tuple[str, ...], bool]:
     worst = max(rows, key=lambda row: row.severity)
     median = statistics.median(row.severity * row.tolerance for row in rows)
     label = f"{first.output} ({len(rows)}, median {_short(median)})"
-    cells = (label, first.input, str(first.batch or ""), "", _short(worst.figure), "", "", "")
-    return (*cells, _short(first.tolerance), _word(passed)), passed
+    cells = (label, first.input, str(first.batch or ""), "", _short(worst.figure), *_measure(worst), "", "")
+    return (*cells, _short(worst.tolerance), _word(passed)), passed
 
 
 def _line(row: Row, label: str) -> tuple[tuple[str, ...], bool]:
-    errors = (_short(row.max_abs), _short(row.figure), _short(row.rmse))
+    errors = (_short(row.max_abs), _short(row.figure), *_measure(row))
     cells = (label, row.input, str(row.batch or ""), *errors, _share(row.top1), _share(row.top5))
     return (
         *cells,
         _short(row.tolerance),
         _word(row.passed) + (f": {row.reason}" if row.reason else ""),
     ), row.passed
+
+
+def _measure(row: Row) -> tuple[str, str]:
+    return ("", "") if row.source is None else (_short(row.source), f"{row.ratio:.1f}")
 
 
 def describe(row: Row) -> str:
@@ -167,7 +215,10 @@ def describe(row: Row) -> str:
     if math.isnan(row.figure):
         return f"{where}: {row.reason}"
     sign = "<=" if row.figure <= row.tolerance else ">"
-    figures = f"{measure} {_short(row.figure)} {sign} {_short(row.tolerance)}, max abs {_short(row.max_abs)}"
+    figures = f"{measure} {_short(row.figure)} {sign} {_short(row.tolerance)}"
+    if row.source is not None:
+        figures += f", {row.ratio:.1f} times the source's own {_short(row.source)}"
+    figures += f", max abs {_short(row.max_abs)}"
     agreement = "" if row.top1 is None else f", top-1 {_share(row.top1)}"
     return f"{where}: {figures}, RMSE {_short(row.rmse)}{agreement}" + (f" ({row.reason})" if row.reason else "")
 

@@ -6,16 +6,26 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+# An export passes when it errs at most this many times as much as the source's own float32: `benchmarks.yardstick`
+# has the table of what honest exports and planted faults were measured to be.
+RATIO = 8.0
+# Half a rounding step of float32, relative: what storing a result costs whoever computed it. No source is taken to
+# err by less, or one that is exact by chance would allow nothing.
+ROUNDING = 2.0**-24
+# Where the source's own float32 errs by more than this, its outputs are hardly its own, and a pass proves little.
+DOUBTFUL = 1e-2
+
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison of one array.
+    """One comparison of one array, with a reference: the source model in float64 wherever there is one.
 
     max_abs: largest absolute error. relative: the same over max(1, max |reference|). rmse: root of the mean
     squared error. relative_l2: |error| / |reference| in the L2 norm, where that is what the tolerance is held
     against. top1, top5: agreement between 0 and 1, or None where it has no meaning. variable: whose figure it
-    is, if one of many. reason: what is wrong besides the numbers. Numbers are NaN where arrays could not be
-    compared.
+    is, if one of many. reason: what is wrong besides the numbers. source: `relative_l2` of the source framework's own
+    float32, from which the tolerance follows; None where the tolerance is a fixed one. Numbers are NaN where arrays
+    could not be compared.
     """
 
     output: str
@@ -31,6 +41,12 @@ class Row:
     variable: str = ""
     relative_l2: float | None = None
     reason: str = ""
+    source: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as much as the source framework's own float32 this errs; None without such a measure."""
+        return None if self.source is None else self.figure / max(self.source, ROUNDING)
 
     @property
     def figure(self) -> float:
@@ -47,6 +63,14 @@ class Row:
     def case(self) -> tuple[str, str, int]:
         """What was compared, whichever the variable."""
         return self.output, self.input, self.batch
+
+
+def rounded_up(value: float, digits: int) -> float:
+    """To this many significant digits: what is written into a file should not change with the last ones."""
+    if not math.isfinite(value) or value <= 0:
+        return value
+    places = digits - 1 - math.floor(math.log10(value))
+    return float(f"{math.ceil(round(value * 10.0**places, 6)) / 10.0**places:.{digits}g}")
 
 
 def worst_first(rows: Iterable[Row]) -> list[Row]:

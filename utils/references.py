@@ -34,12 +34,14 @@ class References:
         self._folder = Path(shared) if shared else None
         self._known: dict[str, dict[str, np.ndarray]] = {}
 
-    def output(self, name: str, run: Callable[[np.ndarray], Outputs]) -> Callable[[np.ndarray], np.ndarray]:
+    def output(
+        self, name: str, run: Callable[[np.ndarray], Outputs], dtype: str = "float32"
+    ) -> Callable[[np.ndarray], np.ndarray]:
         """The source as a function of NHWC arrays that gives output `name`; `run` gives it, and others it has anyway.
 
-        `run` is called where nobody has called one with the same array that gave this output.
+        `run` is called where nobody has called one of the same dtype with the same array that gave this output.
         """
-        return lambda inputs: self._remembered("outputs", inputs, run, name)[name]
+        return lambda inputs: self._remembered(f"outputs, {dtype}", inputs, run, name)[name]
 
     def arrays(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs]) -> dict[str, np.ndarray]:
         """All that `run` gives for `inputs`, such as gradients; `what` tells of which head, too."""
@@ -51,7 +53,7 @@ class References:
         if found is None or (wanted and wanted not in found):
             found = {**(found or {}), **run(inputs.copy())}
             self._write(key, found)
-        if what != "outputs":  # as large as the model, and not asked for again here
+        if not wanted:  # as large as the model, and not asked for again here
             return found
         self._known[key] = found
         return {name: array.copy() for name, array in found.items()}

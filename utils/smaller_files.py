@@ -14,7 +14,6 @@ with int8 rounds activations too. An operation computed otherwise shows already 
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections import Counter
@@ -34,6 +33,7 @@ from utils.lite_export import convert_to_lite, operators, rounded
 from utils.manifest import check_manifest, installed_versions, manifest_text, packed_manifest
 from utils.measure import Stages
 from utils.packaging import Staging
+from utils.parity_row import rounded_up
 from utils.plain_mixer_export import export as export_plain_mixer
 from utils.saved_model import as_function, gradients, load_model, name_of, save_model
 from utils.staging import explained, make_folder
@@ -43,6 +43,8 @@ from utils.warmup import WARMUP
 
 # Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
 FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
+# The same operations on the same numbers, relative L2 by variable.
+_GRADIENT_TOLERANCE = 1e-4
 _OF_SAVED_MODELS = ("minimum_tensorflow", "stablehlo_version", "calling_convention_version", "platforms")
 _EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
 
@@ -91,7 +93,15 @@ def make_float16(artefact: Artefact, output_dir: Path) -> Path:
             rows = parity.compare_arrays(expected, found, output="variables, kernels rounded", tolerance=parity.EXACT)
             rows += _golden_rows(artefact, as_function(reloaded), tolerance)
             found = gradients(reloaded, artefact.golden.inputs[:1])
-            rows += parity.compare_gradients(expected_gradients, found, "golden, kernels rounded", 1)
+            rows += parity.compare_arrays(
+                expected_gradients,
+                found,
+                output="gradients",
+                tolerance=_GRADIENT_TOLERANCE,
+                input_name="golden, kernels rounded",
+                batch=1,
+                l2=True,
+            )
             report = parity.Report(rows)
             report.require()
         manifest = _derived(artefact, name, "float16", report, stages, staging.files)
@@ -179,17 +189,12 @@ def _tolerance(artefact: Artefact, model: Any, storage: str, vectors: bool = Fal
         if vectors or len(variable.shape) >= 2:
             variable.assign(rounded(variable.numpy(), storage))
     expected = artefact.golden.outputs
-    moved = np.abs(as_function(model)(artefact.golden.inputs) - expected).max() / max(1.0, np.abs(expected).max())
+    moved = np.linalg.norm(as_function(model)(artefact.golden.inputs) - expected) / np.linalg.norm(expected)
     if not np.isfinite(moved):
         raise PackagingError(f"{artefact.manifest['name']}: with kernels rounded to {storage} its outputs overflow.")
     # Rounded up, because it is part of the file: another processor moves the outputs by other last digits.
-    return _rounded_up(parity.OUTPUT_TOLERANCE + FACTORS[storage] * float(moved))
-
-
-def _rounded_up(value: float) -> float:
-    """To two significant digits."""
-    digits = 1 - math.floor(math.log10(value))
-    return math.ceil(round(value * 10**digits, 6)) / 10**digits
+    base = max(parity.OUTPUT_TOLERANCE, float(artefact.manifest["parity"]["tolerance"][artefact.output]))
+    return rounded_up(base + FACTORS[storage] * float(moved), digits=2)
 
 
 def _golden_rows(artefact: Artefact, function: Any, tolerance: float) -> list[parity.Row]:
