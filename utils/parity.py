@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from utils.parity_inputs import nudged, standard_inputs
+from utils.parity_inputs import jittered, nudged, standard_inputs
 from utils.parity_report import Report
 from utils.parity_row import DOUBTFUL, RATIO, ROUNDING, Row
 
@@ -30,6 +30,7 @@ __all__ = [
     "Row",
     "compare_arrays",
     "compare_outputs",
+    "jittered",
     "nudged",
     "standard_inputs",
 ]
@@ -88,12 +89,15 @@ def compare_arrays(
     input_name: str = "",
     batch: int = 0,
     l2: bool = False,
+    pooled: bool = False,
 ) -> list[Row]:
     """Compares arrays by name, a row each: what a model gives besides its outputs. None counts as missing.
 
     sources: float32 runs of the source, of which the worst by array sets the tolerance; then `reference` is the truth.
     tolerance: without `sources`. l2: hold it against |error| / |reference| in the L2 norm, which suits arrays of any
         scale, instead of max |error| / max(1, max |reference|).
+    pooled: the source is taken to err, on any array, at least as much as it does on half of them. For gradients of a
+        network with ReLU, where chance spares some variables and not others.
 
     A source that errs by more than `DOUBTFUL` is named in the row's reason. It does not fail here: these figures say
     how the model trains, and its outputs are proved by rows of their own.
@@ -110,6 +114,8 @@ def compare_arrays(
             arrays = np.asarray(reference[name]), np.asarray(candidate[name])
             own = None if sources is None else [np.asarray(run[name]) for run in sources]
             rows.append(_row(*arrays, output, input_name, batch, tolerance, variable=name, l2=l2, sources=own))
+    if pooled and (known := [row.source for row in rows if row.source is not None]):
+        rows = [row if row.source is None else _measured(row, max(row.source, float(np.median(known)))) for row in rows]
     return rows or [_failed(output, input_name, batch, tolerance, "there is no variable to compare")]
 
 
@@ -134,7 +140,6 @@ def _row(
     if sources is not None:
         errors = [source.astype(np.float64) - expected for source in sources]
         own = max(_relative_l2(each, expected) for each in errors)
-        tolerance = RATIO * max(own, ROUNDING)
         # Either of the two best classes may move by what is allowed: in the largest error, as one class is one value.
         margin = 2 * RATIO * max(ROUNDING * largest, *(float(np.abs(each).max()) for each in errors))
     relative_l2 = _relative_l2(error, expected) if l2 or sources is not None else None
@@ -157,10 +162,16 @@ def _row(
         variable=variable,
         relative_l2=relative_l2,
         reason="" if top1 in (None, 1.0) else "top-1 differs where the reference is sure",
-        source=own,
     )
+    return row if own is None else _measured(row, own)
+
+
+def _measured(row: Row, source: float) -> Row:
+    """The row, judged by what the source's own float32 errs."""
+    tolerance = RATIO * max(source, ROUNDING)
+    row = replace(row, source=source, tolerance=tolerance, passed=row.figure <= tolerance and row.top1 in (None, 1.0))
     if _doubtful(row) and not row.reason:
-        return replace(row, reason=f"the source's own float32 errs by {own:.0e}, so this proves little")
+        return replace(row, reason=f"the source's own float32 errs by {source:.0e}, so this proves little")
     return row
 
 

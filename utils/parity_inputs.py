@@ -37,8 +37,18 @@ def standard_inputs(
 
 
 def nudged(inputs: np.ndarray) -> np.ndarray:
-    """The same inputs, each moved up by one float32 rounding step: another run of the source, rounded otherwise."""
+    """The same inputs, each moved up by one float32 rounding step: what rounding alone makes of them."""
     return np.nextafter(inputs, np.float32(np.inf))
+
+
+def jittered(inputs: np.ndarray) -> np.ndarray:
+    """The same inputs, each up or down by 2 ** -17 of itself: 64 rounding steps or more.
+
+    For gradients. A ReLU unit within rounding of zero falls on either side, and a single one moves the gradients by
+    a thousand times what rounding does; few or none do so in one run. In this one some do.
+    """
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), inputs.shape)
+    return inputs * (1 + signs * np.float32(2.0**-17))
 
 
 def _ramp(height: int, width: int) -> np.ndarray:
