@@ -190,6 +190,20 @@ def _in(arrays: Any, float64: bool) -> Any:
     return [np.asarray(array, np.float64) if float64 else array for array in arrays]
 
 
+def probe_factor(key: str) -> float:
+    """By what a parameter is multiplied to see the normalisation: see `probed`."""
+    return 2.0**-10 if key.startswith("stem/") or "/Dense_1/" in key else 1.0
+
+
+def probed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The same parameters, with a stream between the blocks so small that each LayerNorm's epsilon decides much.
+
+    Whether another epsilon shows depends on the checkpoint: where tokens vary by far more, it is lost in rounding. An
+    export whose variables are multiplied alike must give what these give.
+    """
+    return {key: np.asarray(value) * np.float32(probe_factor(key)) for key, value in parameters.items()}
+
+
 def without_influence(key: str) -> bool:
     """Whether a parameter's gradient is zero but for rounding, so that its relative error says nothing.
 

@@ -184,6 +184,20 @@ def training_pass(model: Any, inputs: np.ndarray) -> tuple[np.ndarray, dict[str,
             variable.assign(value)
 
 
+@contextmanager
+def multiplied(model: Any, factor: Callable[[str], float]) -> Iterator[None]:
+    """Inside, each variable of a loaded model is multiplied by `factor` of its name; afterwards it is as it was."""
+    changed = [v for v in model.variables if factor(name_of(v)) != 1]
+    before = [v.numpy() for v in changed]
+    try:
+        for variable, value in zip(changed, before, strict=True):
+            variable.assign(value * np.float32(factor(name_of(variable))))
+        yield
+    finally:
+        for variable, value in zip(changed, before, strict=True):
+            variable.assign(value)
+
+
 def name_of(variable: tf.Variable) -> str:
     """The variable's name in the source checkpoint."""
     return variable.name.removesuffix(":0")
