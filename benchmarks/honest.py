@@ -1,0 +1,142 @@
+"""Checkpoints that nobody tuned to the gate, by kind: every one is a model that somebody may have.
+
+Arrays by the canonical keys of `utils.checkpoints`, of full size or tiny; the same for the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from utils.parameters import preprocessing_for
+from utils.photographs import pillow_preprocess, sample_photographs
+from utils.variants import Variant
+
+Weights = dict[str, np.ndarray]
+
+
+def default(variant: Variant, seed: int) -> Weights:
+    """What the authors' definition starts from: PyTorch's or Flax's default initialisation."""
+    if variant.family == "convmixer":
+        import torch
+
+        from utils.convmixer import ConvMixer
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = ConvMixer(variant.architecture)
+        return {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    import jax
+    from flax.traverse_util import flatten_dict
+
+    from utils.mlp_mixer import build
+
+    size = variant.image_size
+    tree = build(variant.architecture).init(jax.random.key(seed), np.zeros((1, size, size, 3), np.float32))
+    return {key: np.array(value) for key, value in flatten_dict(tree["params"], sep="/").items()}
+
+
+def trained(variant: Variant, seed: int, steps: int = 20) -> Weights:
+    """The default after some steps of Adam on crops of photographs, three classes: statistics of real images."""
+    size, rng = variant.image_size, np.random.default_rng(seed)
+    whole = preprocessing_for(variant, 2 * size // variant.architecture.patch_size * variant.architecture.patch_size)
+    pictures = [pillow_preprocess(photograph, whole) for photograph in sample_photographs().values()]
+
+    def batch() -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(6) % len(pictures)
+        corners = rng.integers(0, whole.crop - size + 1, (len(labels), 2))
+        crops = [pictures[k][y : y + size, x : x + size] for k, (y, x) in zip(labels, corners, strict=True)]
+        return np.stack(crops), labels
+
+    start = default(variant, seed)
+    return (_train_torch if variant.family == "convmixer" else _train_jax)(variant, start, batch, steps)
+
+
+def scaled(variant: Variant, seed: int) -> Weights:
+    """The default with every kernel three times as large."""
+    weights = default(variant, seed)
+    return {key: value * np.float32(3) if value.ndim > 1 else value for key, value in weights.items()}
+
+
+def dead(variant: Variant, seed: int) -> Weights:
+    """The default with one channel in eight that hardly varies: BatchNorm variance near zero, LayerNorm scale zero."""
+    weights = default(variant, seed)
+    for key, value in weights.items():
+        if key.endswith("running_var"):
+            value[::8] = 1e-8
+        elif key.endswith(("fn.0.weight", "stem.0.weight")):
+            value[::8] *= np.float32(1e-4)
+        elif key.endswith("scale"):
+            value[::8] = 0
+    return weights
+
+
+def biased(variant: Variant, seed: int) -> Weights:
+    """The default with biases far from zero, and moving means to match."""
+    weights, rng = default(variant, seed), np.random.default_rng(seed)
+    for key, value in weights.items():
+        if key.endswith(("bias", "running_mean")):
+            value += (3 + rng.standard_normal(value.shape)).astype(np.float32)
+    return weights
+
+
+def tied(variant: Variant, seed: int) -> Weights:
+    """The trained one, whose classes come in pairs that differ by rounding: top-1 is anybody's guess."""
+    weights = trained(variant, seed)
+    for key in ("head.weight", "head.bias", "head/kernel", "head/bias"):
+        if key in weights:
+            classes = np.moveaxis(weights[key], 0 if "." in key else -1, 0)
+            half = len(classes) // 2
+            classes[half : 2 * half] = np.nextafter(classes[:half], np.float32(np.inf))
+    return weights
+
+
+KINDS: dict[str, Callable[[Variant, int], Weights]] = {
+    "default": default,
+    "trained": trained,
+    "scaled": scaled,
+    "dead": dead,
+    "biased": biased,
+    "tied": tied,
+}
+
+
+def _train_torch(variant: Variant, weights: Weights, batch: Callable, steps: int) -> Weights:
+    import torch
+
+    from utils.convmixer import build_convmixer
+
+    model = build_convmixer(variant.architecture, weights).requires_grad_().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        images, labels = batch()
+        loss = torch.nn.functional.cross_entropy(
+            model(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {key: value.detach().numpy().copy() for key, value in model.state_dict().items()}
+
+
+def _train_jax(variant: Variant, weights: Weights, batch: Callable, steps: int) -> Weights:
+    import jax
+    import optax
+
+    from utils.mlp_mixer import build, predict_function
+
+    predict, optimizer = predict_function(build(variant.architecture)), optax.adam(1e-3)
+
+    @jax.jit
+    def step(parameters: dict, state: tuple, images: jax.Array, labels: jax.Array) -> tuple:
+        def loss(p: dict) -> jax.Array:
+            return optax.softmax_cross_entropy_with_integer_labels(predict(p, images), labels).mean()
+
+        updates, state = optimizer.update(jax.grad(loss)(parameters), state)
+        return optax.apply_updates(parameters, updates), state
+
+    state = optimizer.init(weights)
+    for _ in range(steps):
+        weights, state = step(weights, state, *batch())
+    return {key: np.array(value) for key, value in weights.items()}
