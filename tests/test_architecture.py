@@ -68,7 +68,7 @@ ROOMS = {
     "manifest": Room(utils="errors variants"),
     "card_header": Room(),
     "card_overview": Room(utils="card_header"),
-    "model_card": Room(utils="card_header card_overview"),
+    "model_card": Room(utils="card_header card_overview parity_row"),
     "warmup": Room("google tensorflow"),
     # using what was made
     "lite_file": Room(utils="errors"),
@@ -110,7 +110,7 @@ ROOMS = {
     "lite_export": Room("numpy tensorflow", utils="errors"),
     "smaller_files": Room(
         "numpy",
-        utils="errors float16_export golden hashes lite_export lite_file manifest measure packaging parity "
+        utils="errors float16_export golden hashes lite_export lite_file manifest measure packaging parity parity_row "
         "plain_mixer_export saved_model staging variants verify_numbers warmup",
     ),
     "smaller": Room(utils="errors published quiet smaller_files verify_files verify_numbers"),
@@ -129,7 +129,7 @@ ROOMS = {
     "command": Room(utils="errors"),
     "execution": Room(lazily="nbclient papermill", utils="errors"),
     "artefacts": Room(utils="errors hashes lite_file manifest published staging"),
-    "release": Room(utils="artefacts errors hashes model_card staging"),
+    "release": Room(utils="artefacts card_overview errors hashes model_card staging"),
     "supervision": Room("psutil", utils="command"),
     "batch_plan": Room(utils="artefacts checkpoints errors parameters variants"),
     "batch_display": Room(lazily="tqdm", utils="batch_plan"),

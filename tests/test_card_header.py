@@ -105,7 +105,7 @@ def test_fine_tunable_is_what_was_measured():
 
 
 def test_the_card_tells_what_fine_tunable_rests_on():
-    assert "worst relative error 5.5e-06, tolerance 1e-04" in model_card(manifest())
+    assert "worst relative error 5.5e-06, allowed 1e-04" in model_card(manifest())
     without = model_card(manifest(parity={"passed": True, "tolerance": {}, "rows": [ROW]}))
     assert "not called fine-tunable" in without
     assert "can be fine-tuned" not in without

@@ -54,9 +54,31 @@ def test_gradients_are_given_for_every_parameter_in_its_shape(name):
 
 
 @every_model
-def test_one_rounding_step_of_the_inputs_moves_the_gradients_of_tiny_models_by_rounding_only(name):
+def test_float64_is_the_truth_that_golden_data_round_and_leaves_the_model_as_it_was(name):
+    model, golden = tiny.source(name), tiny.expected(name)
+    exact = convmixer.in_float64(model)
+    found = convmixer.outputs(exact, golden["inputs"].copy())
+    for output, values in found.items():
+        assert values.dtype == np.float64
+        assert tiny.relative_error(values, golden[output]) <= TOLERANCE
+    gradients = convmixer.gradients(exact, golden["inputs"].copy())
+    for key, gradient in convmixer.gradients(model, golden["inputs"].copy()).items():
+        assert gradients[key].dtype == np.float64
+        assert tiny.relative_l2(gradient, gradients[key]) < 1e-5
+    output, statistics = convmixer.training_pass(exact, golden["inputs"].copy())
+    assert {array.dtype for array in (output, *statistics.values())} == {np.dtype(np.float64)}
+    assert {str(parameter.dtype) for parameter in model.parameters()} == {"torch.float32"}
+
+
+@every_model
+def test_probe_makes_variances_small_in_a_copy(name):
     model = tiny.source(name)
-    assert 1e-8 < convmixer.conditioning_of_gradients(model, tiny.expected(name)["inputs"].copy()) < 1e-5
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    after = convmixer.probed(model).state_dict()
+    changed = [key for key, value in before.items() if not after[key].equal(value)]
+    blocks = tiny.architecture(name).depth
+    assert len(changed) == 2 * (1 + 2 * blocks)  # a scale and a variance of each BatchNorm
+    assert all(model.state_dict()[key].equal(value) for key, value in before.items())
 
 
 def test_batches_of_any_size_and_images_of_any_shape_are_taken():

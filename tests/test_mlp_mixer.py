@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -115,3 +116,19 @@ def test_unknown_head_is_refused():
 def test_image_that_patches_do_not_fill_is_refused():
     with pytest.raises(ParameterError, match="image_size"):
         mlp_mixer.build(replace(ARCHITECTURE, image_size=50))
+
+
+@pytest.mark.parametrize("head", tiny.OUTPUTS)
+def test_float64_is_the_truth_that_golden_data_round_and_stays_where_it_was_asked_for(head):
+    golden, model = tiny.expected("mixer_tiny"), mlp_mixer.build(tiny.architecture("mixer_tiny"), head)
+    parameters = mlp_mixer.select_parameters(model, tiny.mixer_weights())
+    found = mlp_mixer.as_outputs(model, parameters, float64=True)(golden["inputs"])[tiny.OUTPUTS[head]]
+    assert found.dtype == np.float64
+    assert relative_error(found, golden[tiny.OUTPUTS[head]]) <= TOLERANCE
+    assert np.abs(found - found.astype(np.float32)).max() > 0  # not float32 in a wider dress
+    exact, rounded = (mlp_mixer.gradients(model, parameters, golden["inputs"], float64=x) for x in (True, False))
+    for key in exact:
+        assert (exact[key].dtype, rounded[key].dtype) == (np.float64, np.float32)
+        if not mlp_mixer.without_influence(key):
+            assert tiny.relative_l2(rounded[key], exact[key]) < 1e-5
+    assert jnp.ones(1).dtype == jnp.float32

@@ -13,15 +13,15 @@ from utils import convmixer, onnx_export, saved_model
 from utils.errors import ConversionError
 from utils.onnx_tf_export import export_tensorflow
 from utils.parity import (
-    STATISTICS_TOLERANCE,
-    TRAINING_TOLERANCE,
     Report,
     compare_arrays,
-    compare_gradients,
     compare_outputs,
 )
 
 every_model = pytest.mark.parametrize("name", tiny.NAMES)
+# Each BatchNorm divides by statistics of what the layer before it rounded. The usual mistake, variance over n - 1,
+# moves them by more than the latter.
+TRAINING_TOLERANCE, STATISTICS_TOLERANCE = 1e-4, 1e-5
 TOLERANCE = 1e-5  # another framework: every convolution and mean sums in another order
 LEARNING_RATE = 0.1
 
@@ -131,7 +131,7 @@ def test_reloaded_gradients_equal_the_upstream_definition(reloaded, name):
     found = as_source(saved_model.gradients(reloaded(name), golden_inputs(name)), name)
     expected = {"stem.0.weight": golden["grad_stem_weight"], "head.weight": golden["grad_head_weight"]}
     batch = len(golden["inputs"])  # upstream's loss is the sum, not divided by the batch
-    rows = compare_gradients(expected, {key: batch * found[key] for key in expected}, "golden", batch)
+    rows = tiny.compare_gradients(expected, {key: batch * found[key] for key in expected}, "golden", batch)
     Report(rows).require()
 
 
@@ -154,7 +154,7 @@ def test_gradients_of_every_trainable_variable_equal_pytorch(reloaded, name, tra
             assert np.abs(found.pop(key)).max() < 1e-5 * largest, key
             del expected[key]
     assert len(expected) > 20
-    Report(compare_gradients(expected, found, "golden", 4)).require()
+    Report(tiny.compare_gradients(expected, found, "golden", 4)).require()
 
 
 @every_model

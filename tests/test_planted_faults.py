@@ -1,8 +1,7 @@
 """The parity gate on real models: every honest checkpoint passes, and each fault that a converter can make fails.
 
 The truth is the source model in float64, the measure its own framework's float32. The fault is put into the ONNX graph,
-the weights, the definition or a handler, and TensorFlow runs what comes of it. `python -m benchmarks.yardstick` does the
-same at full size, and with all faults on all checkpoints.
+the weights, the definition or a handler, and TensorFlow runs what comes of it.
 """
 
 import functools

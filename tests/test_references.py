@@ -157,6 +157,6 @@ def test_the_notebook_compares_with_what_is_shared(shared, tmp_path_factory):
         if "features" in arrays:
             np.savez(path, **arrays | {"features": arrays["features"] * 1.01})
             planted += 1
-    assert planted == 7  # noise, its first three images, ramp, block, large, photographs, golden
+    assert planted == 14  # noise, ramp, block, large, photographs, golden, noise probed; in float64 and in float32
     folder = tmp_path_factory.mktemp("second")
     notebooks.assert_stops("conversion_mlpmixer.ipynb", folder, "features", head="fe", **settings)

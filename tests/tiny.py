@@ -89,3 +89,11 @@ def relative_error(found, reference):
 
 def relative_l2(found, reference):
     return np.linalg.norm(np.asarray(found, np.float64) - reference) / np.linalg.norm(reference)
+
+
+def compare_gradients(expected, found, input_name, batch):
+    """Rows of gradients against golden ones in float32: relative L2, small images, where no ReLU unit is near zero."""
+    from utils.parity import compare_arrays
+
+    settings = {"output": "gradients", "tolerance": 1e-4, "input_name": input_name, "batch": batch, "l2": True}
+    return compare_arrays(expected, found, **settings)

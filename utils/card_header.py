@@ -15,6 +15,7 @@ Manifest = Mapping[str, Any]
 PUBLISHER = "mixers-to-tensorflow"
 REPOSITORY = f"https://github.com/{PUBLISHER}/mixers-to-tensorflow"
 FAMILIES = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}
+FRAMEWORKS = {"convmixer": "PyTorch", "mixer": "JAX"}
 
 _TASKS = {"classification": "image-classification", "fe": "image-feature-vector"}
 _ARCHITECTURES = {"mixer": "mixer", "convmixer": "cnn"}  # the list has no ConvMixer, and it is one of convolutions

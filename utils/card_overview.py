@@ -41,7 +41,7 @@ def overview(manifest: Manifest) -> str:
         measured = ""
         if "tolerance" in rows[0]:
             worst = max(rows, key=lambda row: figure(row) / row["tolerance"])
-            measured = f" (worst relative error {figure(worst):.1e}, tolerance {worst['tolerance']:.0e})"
+            measured = f" (worst relative error {figure(worst):.1e}, allowed {worst['tolerance']:.0e})"
         lines.append(f"{agree}{measured}.")
     else:
         lines.append("Its gradients were not compared with the source framework's, so it is not called fine-tunable.")

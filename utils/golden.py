@@ -56,10 +56,10 @@ def make_golden(
     seed: int,
     photographs: Mapping[str, np.ndarray] | None = None,
 ) -> Golden:
-    """Runs `source`, float32 NHWC -> float32 [B, units], on up to three photographs and one image of noise.
+    """Runs `source`, float32 NHWC -> float64 or float32 [B, units], on up to three photographs and one image of noise.
 
     photographs: float32 [height, width, 3], normalised. Fewer images where the outputs would take too many bytes.
-    PackagingError where the source gives anything but finite float32 [B, units].
+    PackagingError where the source gives anything else, or what is not finite.
     """
     rng = np.random.default_rng(seed)
     noise = rng.integers(-64, 64, (_COARSE, _COARSE, 3), dtype=np.int8)  # +-2
@@ -67,18 +67,19 @@ def make_golden(
     coarse = np.stack([noise if image is None else _coarse(image) for image in images])
     fine = rng.integers(-16, 16, (*_FINE, 3), dtype=np.int8)  # +-0.5
     golden = Golden(coarse, fine, np.array([height, width], np.int32), np.zeros((0, 0), np.float32))
-    # Float64 rounded once is the same on every machine; what a framework's own float32 comes to is not.
-    outputs = np.ascontiguousarray(source(golden.inputs), dtype=np.float32)
+    outputs = np.asarray(source(golden.inputs))
     if (
-        outputs.dtype != np.float32
+        outputs.dtype not in (np.float32, np.float64)
         or outputs.ndim != 2
         or len(outputs) != len(coarse)
         or not np.isfinite(outputs).all()
     ):
         raise PackagingError(
-            f"golden outputs: expected finite float32 [{len(coarse)}, units] from the source model, found "
+            f"golden outputs: expected finite float32 or float64 [{len(coarse)}, units] from the source model, found "
             f"{outputs.dtype} {list(outputs.shape)}. Pass the model as a function of NHWC arrays."
         )
+    # Float64 rounded once is the same on every machine; what a framework's own float32 comes to is not.
+    outputs = np.ascontiguousarray(outputs, dtype=np.float32)
     count = max(1, min(len(coarse), _MAX_OUTPUTS // (4 * outputs.shape[1])))
     return Golden(coarse[:count], fine, golden.size, outputs[:count])
 

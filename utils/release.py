@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefacts import check_artefact, check_lite
+from utils.card_overview import figure
 from utils.errors import ConversionError, PackagingError
 from utils.hashes import hash_file
 from utils.model_card import model_card
@@ -85,6 +86,7 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
     """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name."""
     rows = manifest["parity"]["rows"]
     output = next(iter(manifest["signatures"]["serving_default"]["outputs"]))
+    ratios = manifest["parity"].get("ratio", {})  # errors in units of the source's own, where they were measured so
     gradients = [row["relative_l2"] for row in rows if row["output"] == "gradients"]
     return {
         **{key: manifest[key] for key in ("name", "variant", "head", "weights", "parameters")},
@@ -95,8 +97,10 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "file": file,
         "bytes": size,
         "output": output,
-        "output_error": max((row["relative"] for row in rows if row["output"] == output), default=None),
+        "output_error": max((figure(row) for row in rows if row["output"] == output), default=None),
         "gradients_error": max(gradients, default=None),
+        "times": {key: value for key, value in ratios.items() if key in (output, "gradients")},
+        "sentence": manifest["parity"].get("sentence", ""),
         "tolerance": manifest["parity"]["tolerance"],
         "minimum_tensorflow": manifest["versions"].get("minimum_tensorflow"),
         "licence": manifest["model"]["licence"],
@@ -124,15 +128,17 @@ def _row(entry: Mapping[str, Any], latency: float | None) -> tuple[str, ...]:
         entry["weights"],
         f"{entry['parameters']:,}",
         f"{entry['bytes'] / 1e6:,.1f} MB",
-        _error(entry["output_error"]),
-        _error(entry["gradients_error"]),
+        _error(entry["output_error"], entry.get("times", {}).get(entry["output"])),
+        _error(entry["gradients_error"], entry.get("times", {}).get("gradients")),
         "" if latency is None else f"{1000 * latency:.0f} ms",
         f"≥ {least}" if least else "",
     )
 
 
-def _error(value: float | None) -> str:
-    return "" if value is None else f"{value:.1e}"
+def _error(value: float | None, times: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1e}" if times is None else f"{value:.1e}, {times:.1f} times"
 
 
 def main(arguments: list[str] | None = None) -> int:
