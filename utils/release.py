@@ -122,14 +122,14 @@ def table(entries: Sequence[Mapping[str, Any]], latencies: Mapping[str, float] |
 
 
 def _row(entry: Mapping[str, Any], latency: float | None) -> tuple[str, ...]:
-    least = entry["minimum_tensorflow"]
+    least, times = entry["minimum_tensorflow"], entry.get("times", {})
     return (
         f"`{entry['file'].removesuffix('.tar.gz')}`",
         entry["weights"],
         f"{entry['parameters']:,}",
         f"{entry['bytes'] / 1e6:,.1f} MB",
-        _error(entry["output_error"], entry.get("times", {}).get(entry["output"])),
-        _error(entry["gradients_error"], entry.get("times", {}).get("gradients")),
+        _error(entry["output_error"], times.get(entry.get("output", ""))),
+        _error(entry["gradients_error"], times.get("gradients")),
         "" if latency is None else f"{1000 * latency:.0f} ms",
         f"≥ {least}" if least else "",
     )

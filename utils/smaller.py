@@ -73,7 +73,7 @@ def open_artefact(path: Path, scratch: Path) -> Artefact:
 def _figures(path: Path, manifest: Path, output: str) -> str:
     rows = [row for row in json.loads(manifest.read_text("utf-8"))["parity"]["rows"] if row["output"] == output]
     worst = max(rows, key=lambda row: row["relative_l2"])
-    return f"{path.stat().st_size / 1e6:.1f} MB, relative error {worst['relative']:.1e} <= {worst['tolerance']:.1e}"
+    return f"{path.stat().st_size / 1e6:.1f} MB, relative error {worst['relative_l2']:.1e} <= {worst['tolerance']:.1e}"
 
 
 def _each_alone(options: argparse.Namespace) -> int:
