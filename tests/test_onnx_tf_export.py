@@ -312,9 +312,11 @@ def test_biases_of_dense_layers_are_fused_into_them(saved):
     """Grappler fuses a convolution or a product with a BiasAdd only; the plain addition that onnx-tf writes stays."""
     model = saved_model.load_model(saved("convmixer_tiny", "classification", None))
     images = tf.constant(golden_inputs("convmixer_tiny"))
-    (graph,) = [g for _, g in executed(lambda: model(images)) if count(g, "_FusedConv2D")]
-    assert (count(graph, "_FusedConv2D"), count(graph, "Conv2D")) == (1, 0)  # the stem
-    assert (count(graph, "_FusedMatMul"), count(graph, "MatMul")) == (3, 1)  # the pointwise ones; the head is Gemm's
+    ((traced, graph),) = [(before, g) for before, g in executed(lambda: model(images)) if count(g, "_FusedConv2D")]
+    assert count(traced, "BiasAdd") == 3  # the pointwise ones: ours to write
+    # Which of them are fused is the optimiser's choice, and differs by processor: the head's Gemm is, on some.
+    assert count(graph, "BiasAdd") == 0
+    assert count(graph, "_FusedMatMul") >= 3
 
 
 # --- TFLite
