@@ -54,7 +54,7 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
         f"{tiny.OUTPUTS[head]}, serving_image_bytes",
     }
     assert manifest["preprocessing_parity"]["passed"]
-    assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3, 4, 8}  # 4: the golden inputs
+    assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3, 4}  # 4: the golden inputs
     shown = text_of(notebook)
     assert "image/png" in shown
     assert "SYNTHETIC" not in shown
@@ -85,7 +85,8 @@ def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(f
     name = "convmixer_768_32_classification_synthetic"
     manifest = manifest_of(folder, name)
     assert manifest["parameters"] == get_variant("convmixer_768_32").parameters
-    assert manifest["parity"]["tolerance"]["logits"] == 1e-5
+    assert 0 < manifest["parity"]["ratio"]["logits"] < 10
+    assert manifest["parity"]["sentence"] in text_of(notebook).replace("&#x27;", "'")
     gradients = [row for row in manifest["parity"]["rows"] if row["output"] == "gradients"]
     assert len(gradients) == 262
     labels = folder / "exports" / name / "assets.extra" / "labels.tsv"

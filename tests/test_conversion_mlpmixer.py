@@ -52,7 +52,7 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
         f"{output}, serving_image_bytes",
     }
     assert manifest["preprocessing_parity"]["passed"]
-    assert {row["batch"] for row in rows} == {0, 1, 3, 4, 8}  # 4: the golden inputs
+    assert {row["batch"] for row in rows} == {0, 1, 3, 4}  # 4: the golden inputs
     # Every variable's gradient is compared, those that are rounding only with their kernels'.
     names = [saved_model.name_of(variable) for variable in model.trainable_variables]
     gradients = {row["variable"] for row in rows if row["output"] == "gradients"}
@@ -77,7 +77,8 @@ def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(
     manifest, record = manifest_of(folder, name), get_variant(variant)
     assert manifest["weights"] == "synthetic"
     assert manifest["parameters"] == record.parameters
-    assert manifest["parity"]["tolerance"]["logits"] == 1e-5
+    assert 0 < manifest["parity"]["ratio"]["logits"] < 10
+    assert manifest["parity"]["sentence"] in text_of(notebook).replace("&#x27;", "'")
     labels = folder / "exports" / name / "assets.extra" / "labels.tsv"
     assert len(labels.read_text(encoding="utf-8").splitlines()) == record.architecture.classes
     shown = text_of(notebook)
