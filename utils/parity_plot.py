@@ -147,8 +147,8 @@ def _mark_worst(axes: Axes, lanes: Sequence[tuple[tuple[str, str, int], list[Row
     what = f"{worst.figure:.1e}" if math.isfinite(worst.figure) else worst.reason
     label = f"worst: {what}" + (f", {worst.variable}" if worst.variable else "")
     low, high = axes.get_xlim()
-    # Towards the side with room; a passing one away from the tolerance.
-    right = worst.passed or math.log(_position(worst) / low) > 0.6 * math.log(high / low)
+    # Towards the side with room.
+    right = math.log(_position(worst) / low) > 0.6 * math.log(high / low)
     axes.annotate(
         label,
         (_position(worst), y),
