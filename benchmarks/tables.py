@@ -53,9 +53,9 @@ def conversion_table(samples: Sequence[Sample]) -> str:
             stages.append([variant, stage, *figures])
     return "\n\n".join(
         [
-            _markdown(["variant", "", "ours", "plain onnx-tf", "ratio", "target", "met"], rows),
+            markdown(["variant", "", "ours", "plain onnx-tf", "ratio", "target", "met"], rows),
             "Where the time goes:",
-            _markdown(["variant", "stage", "ours", "plain onnx-tf"], stages),
+            markdown(["variant", "stage", "ours", "plain onnx-tf"], stages),
         ]
     )
 
@@ -83,7 +83,7 @@ def latency_table(samples: Sequence[Sample]) -> str:
                 )
     contenders = ["ours, ms", "ours frozen, ms", "plain onnx-tf, ms", "PyTorch, ms", "ONNX Runtime, ms"]
     ratios = ["ours / PyTorch", "target", "met", "ours / plain", "target", "met"]
-    return _markdown(["variant", "batch", "oneDNN", *contenders, *ratios], rows)
+    return markdown(["variant", "batch", "oneDNN", *contenders, *ratios], rows)
 
 
 def write(folder: Path, name: str, title: str, notes: Mapping[str, str], table: str, samples: Sequence[Sample]) -> Path:
@@ -116,7 +116,8 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
 
 
