@@ -105,6 +105,9 @@ class Report:
         if not self.rows:
             raise ParityError("parity failed: nothing was compared. Pass at least one output and input.")
         failed = [row for row in worst_first(self.rows) if not row.passed]
+        # The worst of each figure before the rest: a fault in the outputs shows in every variable's gradient.
+        firsts = {row.case: row for row in reversed(failed)}
+        failed.sort(key=lambda row: firsts[row.case] is not row)
         lines = [f"  {describe(row)}" for row in failed[:_IN_ERROR]]
         if len(failed) > _IN_ERROR:
             lines.append(f"  and {len(failed) - _IN_ERROR} more")
