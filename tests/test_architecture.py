@@ -123,7 +123,7 @@ ROOMS = {
     "preprocessing": Room("tensorflow", utils="variants"),
     "image_signatures": Room("numpy tensorflow", utils="preprocessing variants"),
     "measure": Room(),
-    "parameters": Room(utils="errors variants"),
+    "parameters": Room(utils="errors labels variants"),
     "display": Room("numpy", lazily="PIL matplotlib"),
     "quiet": Room(),
     "colab": Room(utils="errors"),

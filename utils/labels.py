@@ -49,7 +49,7 @@ def own_labels(path: str | Path) -> list[Label]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ParameterError(
-            f"labels is {str(path)!r}, which cannot be read: {reason}; expected a text file with one class name per line"
+            f"labels is {str(path)!r}, which cannot be read: {reason}; expected a text file, a class name per line"
         ) from error
     labels = []
     for index, line in enumerate(lines):
