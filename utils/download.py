@@ -95,8 +95,8 @@ def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress
         except CheckpointUnavailable as error:
             failures.append(error)
             silent.add(host)
-        reason = failures[-1] if isinstance(failures[-1], FileAbsent) else failures[-1].__cause__
-        reasons.append(f"{source.url}: {reason or failures[-1]}")
+        reason = failures[-1] if isinstance(failures[-1], FileAbsent) else failures[-1].__cause__ or failures[-1]
+        reasons.append(f"{source.url}: {' '.join(str(reason).split())}")
     if len(failures) == 1 and isinstance(failures[0], CheckpointUnavailable):
         raise failures[0]
     raise unavailable(variant.sources[0].url, "; ".join(reasons)) from failures[-1]

@@ -51,7 +51,8 @@ def _asked(address: str, endpoint: str | None) -> tuple[str | None, str]:
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise FileAbsent("no such file on the Hub") from error
     except Exception as error:  # the library's own, those of its HTTP client, and offline mode's
-        raise unavailable(address, str(error) or type(error).__name__) from error
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise unavailable(address, reason[0]) from error
     if not re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):
         raise unavailable(address, "the answer names no SHA-256 (a login or error page, perhaps)")
     return metadata.commit_hash, metadata.etag
