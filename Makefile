@@ -10,6 +10,8 @@ OUTPUT_DIR ?= exports
 IMAGE_SIZE ?=
 SEED ?=
 OPERATIONS ?=
+LABELS ?=
+USE_EMA ?=
 VARIANTS ?= all
 HEADS ?= all
 JOBS ?= 1
@@ -38,6 +40,7 @@ help:
 	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13)'
 	@echo 'make convert  one model to a verified SavedModel tarball: VARIANT=convmixer_768_32 HEAD=classification|fe'
 	@echo '              CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports [IMAGE_SIZE= SEED= OPERATIONS=]'
+	@echo '              of your own checkpoint: LABELS=<file, a class name per line> USE_EMA=1 (ConvMixer: the average of the weights)'
 	@echo '              (auto: official where it can be downloaded, else synthetic, and it says so loudly)'
 	@echo 'make verify.pyz  what verifies downloads, as one file for who has only Python and TensorFlow: dist/verify.pyz'
 	@echo 'make release  many models, resumable: VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
@@ -56,7 +59,7 @@ convert: setup
 	@$(call quote,$(python)) -m utils.convert --variant $(call quote,$(VARIANT)) --head $(call quote,$(HEAD)) \
 	  --checkpoint $(call quote,$(CHECKPOINT)) --output-dir $(call quote,$(OUTPUT_DIR)) \
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
-	  $(call option,--operations,$(OPERATIONS))
+	  $(call option,--operations,$(OPERATIONS)) $(call option,--labels,$(LABELS)) $(if $(USE_EMA),--use-ema)
 
 # Without .venv, any Python does the same: python3 -m utils.verify_app dist/verify.pyz
 verify.pyz: setup

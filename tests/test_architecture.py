@@ -40,13 +40,17 @@ ROOMS = {
     "archives": Room(utils="errors"),
     "npz_file": Room("numpy", utils="archives errors"),
     "torch_file": Room(lazily="torch", utils="archives errors"),
+    "safetensors_file": Room(lazily="safetensors torch", utils="archives errors"),
     "transfer": Room(lazily="pooch requests", utils="errors"),
-    "download": Room(lazily="pooch", utils="archives errors transfer variants"),
+    "hub_mirror": Room(lazily="huggingface_hub", utils="errors transfer variants"),
+    "download": Room(lazily="pooch", utils="archives errors hub_mirror transfer variants"),
     "synthetic": Room("numpy", lazily="torch", utils="errors layouts variants"),
     "checkpoints": Room(
         "numpy",
-        lazily="torch",
-        utils="archives download errors layouts npz_file problems synthetic torch_file variants",
+        utils="archives download entries errors layouts problems synthetic variants",
+    ),
+    "entries": Room(
+        "numpy", lazily="torch", utils="archives errors layouts npz_file safetensors_file torch_file variants"
     ),
     # source models
     "convmixer": Room("numpy torch", utils="errors variants"),
@@ -119,7 +123,7 @@ ROOMS = {
     "preprocessing": Room("tensorflow", utils="variants"),
     "image_signatures": Room("numpy tensorflow", utils="preprocessing variants"),
     "measure": Room(),
-    "parameters": Room(utils="errors variants"),
+    "parameters": Room(utils="errors labels variants"),
     "display": Room("numpy", lazily="PIL matplotlib"),
     "quiet": Room(),
     "colab": Room(utils="errors"),

@@ -95,9 +95,31 @@ def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(f
     assert "parity passed" in text_of(notebook)
 
 
+def test_training_file_of_ones_own_becomes_a_classifier_with_its_own_classes(tmp_path):
+    from test_any_checkpoint import of_classes, saved, training_file
+
+    average = of_classes(3)
+    content = training_file(state_dict=of_classes(3), state_dict_ema=average)
+    (tmp_path / "own.txt").write_text("cat\ndog\nœuf\n", encoding="utf-8")
+    own = {"checkpoint": str(saved(tmp_path, content)), "labels": str(tmp_path / "own.txt"), "use_ema": True}
+    notebook = run(tmp_path, variant="convmixer_tiny", image_size=48, **own)
+    name = "convmixer_tiny_classification"
+    manifest, model = manifest_of(tmp_path, name), load(tmp_path, name)
+    biases = {variable.name.split(":")[0]: variable.numpy() for variable in model.variables}
+    np.testing.assert_array_equal(biases["head.bias"], average["head.bias"].numpy())
+    labels = tmp_path / "exports" / name / "assets.extra" / "labels.tsv"
+    assert labels.read_text(encoding="utf-8") == "class_0\tcat\nclass_1\tdog\nclass_2\tœuf\n"
+    assert manifest["model"]["architecture"]["classes"] == 3
+    assert manifest["settings"]["use_ema"] is True
+    assert "state_dict_ema, was taken" in text_of(notebook)
+    assert "state_dict_ema, was taken" in manifest["notes"][0]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"labels": "nowhere.txt"}, "labels is 'nowhere.txt'"),
+        ({"use_ema": True}, "use_ema is True"),
         ({"variant": "convmixer_999"}, "convmixer_768_32"),
         ({"variant": "mixer_b16_sam"}, "conversion_mlpmixer.ipynb"),
         ({"head": "segmentation"}, "head is 'segmentation'"),

@@ -58,6 +58,20 @@ def run(output_dir, *options):
     return convert.main(["--variant", "convmixer_tiny", "--output-dir", str(output_dir), *options])
 
 
+def test_labels_and_average_reach_the_notebook_as_absolute_paths(notebook, tmp_path, monkeypatch):
+    notebook(WRITES_ARTEFACTS.replace("seed=seed)", "labels=labels, use_ema=use_ema)"))
+    path = tmp_path / "conversion_convmixer.ipynb"
+    made = nbformat.read(path, as_version=4)
+    made.cells[0].source += '\nlabels = ""\nuse_ema = False'
+    nbformat.write(made, path)
+    (tmp_path / "own.pth").touch()
+    (tmp_path / "own.txt").write_text("cat\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("out", "--checkpoint", "own.pth", "--labels", "own.txt", "--use-ema") == 0
+    seen = json.loads((tmp_path / "out" / "convmixer_tiny_classification.json").read_text())["seen"]
+    assert (seen["labels"], seen["use_ema"]) == (str(tmp_path / "own.txt"), True)
+
+
 def left_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
 
@@ -214,6 +228,8 @@ def test_local_file_is_the_callers_wherever_the_notebook_runs(monkeypatch, tmp_p
         ({"head": "features"}, "classification"),
         ({"operations": "plain"}, "no parameter operations"),
         ({"output_dir": " "}, "output_dir is empty"),
+        ({"labels": "nowhere.txt", "head": "classification"}, "labels is 'nowhere.txt'"),
+        ({"use_ema": True, "checkpoint": "official"}, "use_ema is True"),
     ],
 )
 def test_wrong_parameter_stops_before_any_download(notebook, monkeypatch, tmp_path, options, said):

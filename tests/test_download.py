@@ -228,7 +228,7 @@ def test_forbidden_is_final(server, tmp_path):
     [
         (b"<!DOCTYPE html><html>Please log in</html>", "is a web page"),
         (b"", "is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "neither a PyTorch file nor"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "neither a PyTorch, .safetensors nor"),
         (CONTENT[: len(CONTENT) - 5], "is a zip archive cut short"),
     ],
     ids=["page", "empty", "pointer", "short"],

@@ -1,6 +1,7 @@
 """What a file is, by its bytes: nothing is unpacked, and no reader started, before that is known.
 
-PyTorch's files since 1.6 and NumPy's .npz are zip archives; PyTorch's older ones begin with a pickled number.
+PyTorch's files since 1.6 and NumPy's .npz are zip archives; PyTorch's older ones begin with a pickled number, and
+.safetensors files with the length of a JSON header.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import stat
 import zipfile
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from utils.errors import CheckpointError
@@ -17,6 +19,8 @@ _ZIP_MAGIC = b"PK\x03\x04"
 # What torch.save wrote first before version 1.6: MAGIC_NUMBER of torch/serialization.py, pickled.
 _TORCH_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _MEMBERS = 10_000  # the largest model here has 470
+# The header's length, 8 bytes, then `{`: https://github.com/huggingface/safetensors#format, which also sets the limit.
+_SAFETENSORS_HEADER_BYTES = 100_000_000
 _WEB_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 
@@ -54,16 +58,23 @@ def why_not_checkpoint(path: Path) -> str | None:
         return "is a web page (a login or error page, perhaps)"
     if start.startswith(_PICKLES):
         return "is a bare Python pickle, which could run any program when read, and was not read"
-    return f"is neither a PyTorch file nor an .npz archive: it starts with {start[:8]!r}"
+    if start[8:9] == b"{":
+        length, size = int.from_bytes(start[:8], "little"), path.stat().st_size
+        if length <= min(size - 8, _SAFETENSORS_HEADER_BYTES):
+            return None
+        return f"is no sound .safetensors file: it announces a header of {length:,} bytes, and has {size:,} in all"
+    return f"is neither a PyTorch, .safetensors nor .npz file: it starts with {start[:8]!r}"
 
 
 def format_of(path: Path) -> str:
-    """Tells "torch", "torch legacy" or "npz"; CheckpointError for anything else, with what was found."""
+    """Tells "torch", "torch legacy", "safetensors" or "npz"; CheckpointError for anything else, with what was found."""
     wrong = why_not_checkpoint(path)
     if wrong:
         raise CheckpointError(f"{path}: expected a checkpoint, but this {wrong}. Get the file again.")
-    if not zipfile.is_zipfile(path):
-        return "torch legacy"
+    with path.open("rb") as file:
+        start = file.read(len(_TORCH_LEGACY_MAGIC))
+    if not start.startswith(_ZIP_MAGIC):
+        return "torch legacy" if start.startswith(_TORCH_LEGACY_MAGIC) else "safetensors"
     names = [member.filename for member in members(path)]
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
@@ -93,9 +104,12 @@ def members(path: Path) -> list[zipfile.ZipInfo]:
     return found
 
 
-def refuse_bomb(path: Path, limit: int, needed: int) -> None:
-    """CheckpointError if unpacking would take more than `limit` bytes; `needed` is for the message."""
-    declared = sum(member.file_size for member in members(path))
+def refuse_bomb(path: Path, limit: int, needed: int, wanted: Collection[zipfile.ZipInfo] | None = None) -> None:
+    """CheckpointError if unpacking would take more than `limit` bytes; `needed` is for the message.
+
+    wanted: the members that are going to be unpacked, if not all.
+    """
+    declared = sum(member.file_size for member in (members(path) if wanted is None else wanted))
     if declared > limit:
         raise CheckpointError(
             f"{path}: unpacked, it would take {declared:,} bytes, and this variant needs {needed:,}. "

@@ -1,34 +1,26 @@
 """From a checkpoint, wherever it is, to a complete and checked dict of NumPy arrays.
 
-Reading trusts nothing: no pickle is executed, no archive is unpacked that is bigger than it should be, and
-every missing, surplus, misshapen, wrongly typed or non-finite entry is named.
+Reading trusts nothing (see `entries`): every missing, surplus, misshapen, wrongly typed or non-finite entry is named.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from utils import synthetic
-from utils.archives import format_of, regular_file
+from utils.archives import regular_file
 from utils.download import SUFFIXES, cache_folder, fetch, official_name, recorded_sha256, sha256_of, write_record
-from utils.errors import CheckpointError, ParameterError
-from utils.layouts import COUNTER, Shapes, expected_shapes, sequential_keys
-from utils.npz_file import NpzFile
+from utils.entries import Entries, open_entries
+from utils.errors import CheckpointWarning, ParameterError
+from utils.layouts import COUNTER, HEAD_KEYS, expected_shapes
 from utils.problems import Problems
-from utils.torch_file import read_state_dict
-from utils.variants import NOTEBOOKS, VARIANTS, Variant
-
-# A trainer may put an optimiser's two moments and an average of the weights beside them, hardly more.
-_TORCH_COPIES = 4
-_TORCH_SLACK_BYTES = 16 << 20
-_FAMILIES = {"torch": "convmixer", "torch legacy": "convmixer", "npz": "mixer"}
+from utils.variants import NOTEBOOKS, VARIANTS, Variant, customised
 
 
 @dataclass(frozen=True)
@@ -81,48 +73,94 @@ def recorded_hashes(
     return {sha256 for path in paths if (sha256 := recorded_sha256(path))}
 
 
-def read_convmixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Reads a PyTorch checkpoint, in either key layout, into the canonical keys; float32, counters int64.
+@dataclass(frozen=True)
+class Loaded:
+    """Checked arrays under canonical keys, the variant that they are, and notes that the user must see.
 
-    The arrays may be views of the file mapped into memory. `drop` names keys, exactly, that are neither
-    needed nor returned (`layouts.HEAD_KEYS` for a feature extractor). Raises CheckpointError for anything
-    that is not as the variant's architecture asks, ParameterError for an unknown key in `drop`.
+    arrays: float32, counters int64; they may be views of the file mapped into memory. variant: of a local file, the
+    row with the file's own number of classes, and nothing that is known of the official weights alone.
     """
-    path, wanted = regular_file(path), _wanted(variant, "convmixer", drop)
-    _require_family(path, variant)
-    # The largest of the family, so that another variant's file is told by its shapes, not by its size.
-    largest = max(_bytes(expected_shapes(other)) for other in VARIANTS.values() if other.family == variant.family)
-    entries = read_state_dict(path, _TORCH_COPIES * largest + _TORCH_SLACK_BYTES, _bytes(expected_shapes(variant)))
-    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in entries.items()}
-    problems = Problems(path, variant, _resembled(variant, shapes))
-    entries = _canonical(entries, variant)
-    problems.compare_keys(entries, wanted, drop)
-    arrays = {}
-    for key in wanted:
-        if key in entries:
-            arrays[key] = _array(problems, key, entries[key], wanted[key])
-    problems.raise_if_any()
-    return arrays
+
+    arrays: dict[str, np.ndarray]
+    variant: Variant
+    notes: tuple[str, ...]
+
+
+def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification", use_ema: bool = False) -> Loaded:
+    """Reads a checkpoint for a head; "fe" leaves the classifier's arrays out.
+
+    A local file may have any number of classes. `use_ema` takes the moving average of the weights that a trainer left
+    beside them. Raises CheckpointError for anything that is not as the architecture asks.
+    """
+    drop = HEAD_KEYS[variant.family] if head == "fe" else ()
+    return _read(checkpoint.path, variant, variant.family, drop, use_ema, custom=checkpoint.weights == "custom")
+
+
+def read_convmixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Reads a ConvMixer's file, PyTorch's or .safetensors, in either key layout, with the variant's own classes.
+
+    `drop` names keys, exactly, that are neither needed nor returned (`layouts.HEAD_KEYS` for a feature extractor).
+    Raises CheckpointError for anything that is not as the variant's architecture asks, ParameterError for an unknown
+    key in `drop`; what `Loaded` has as notes is a CheckpointWarning.
+    """
+    return _warned(_read(path, variant, "convmixer", drop))
 
 
 def read_mixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Reads an .npz with flat Flax keys, one float32 array at a time; else as `read_convmixer`."""
-    path, wanted = regular_file(path), _wanted(variant, "mixer", drop)
-    _require_family(path, variant)
-    file = NpzFile(path)
-    shapes = {key: shape for key, (shape, _) in file.headers.items()}
-    problems = Problems(path, variant, _resembled(variant, shapes))
-    problems.compare_keys(file.headers, wanted, drop)
+    """Reads a Mixer's file: .npz with flat Flax keys, PyTorch's or .safetensors with timm's; as `read_convmixer`."""
+    return _warned(_read(path, variant, "mixer", drop))
+
+
+def _warned(loaded: Loaded) -> dict[str, np.ndarray]:
+    for note in loaded.notes:
+        warnings.warn(note, CheckpointWarning, stacklevel=3)
+    return loaded.arrays
+
+
+def _read(
+    path: str | os.PathLike,
+    variant: Variant,
+    family: str,
+    drop: Collection[str],
+    use_ema: bool = False,
+    custom: bool = False,
+) -> Loaded:
+    path = regular_file(path)
+    _check_request(variant, family, drop)
+    entries = open_entries(path, variant, use_ema)
+    if custom:
+        variant = customised(variant, _classes(entries, variant))
+    wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in drop}
+    problems = Problems(path, variant, _resembled(variant, entries))
+    problems.compare_keys(entries.headers, wanted, drop)
     for key in wanted:
-        if key in file.headers:
-            problems.compare_array(key, (wanted[key], "float32"), file.headers[key])
+        if key in entries.headers:
+            dtype = "int64" if key.endswith(COUNTER) else "float32"
+            problems.compare_array(key, (wanted[key], dtype), entries.headers[key])
     problems.raise_if_any()  # before anything big is unpacked
     arrays = {}
-    for key, array in file.read(list(wanted), _bytes(expected_shapes(variant))):
+    for key, array in entries.read(list(wanted)):
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # infinity is named below
+                array = array.astype(np.float32, copy=False)
         problems.check_values(key, array)
         arrays[key] = array
     problems.raise_if_any()
-    return arrays
+    notes = [*entries.notes, *problems.notes()]
+    if custom and entries.layout == "timm_mixer":
+        notes.append(
+            f"{path.name}: timm's Mixer has the exact (erf) GELU; what is made here is the authors' model, which has "
+            "the tanh approximation. If timm trained this file, its outputs there differ slightly from those here."
+        )
+    return Loaded(arrays, variant, tuple(notes))
+
+
+def _classes(entries: Entries, variant: Variant) -> int:
+    """As many as the file's head has, if it is one that the family could have; else the variant's own."""
+    weight, bias = (entries.headers.get(key, ((), ""))[0] for key in HEAD_KEYS[variant.family])
+    classes = variant.architecture.classes
+    own = len(bias) == 1 and bias[0] > 0 and len(weight) == 2
+    return bias[0] if own and weight[0 if variant.family == "convmixer" else 1] == bias[0] else classes
 
 
 def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoint:
@@ -142,64 +180,23 @@ def _synthetic_name(variant: Variant, seed: int) -> str:
     return f"{variant.name}.synthetic-v{synthetic.FORMAT_VERSION}-seed{seed}{SUFFIXES[layout]}"
 
 
-def _wanted(variant: Variant, family: str, drop: Collection[str]) -> Shapes:
+def _check_request(variant: Variant, family: str, drop: Collection[str]) -> None:
     if variant.family != family:
         raise ParameterError(
             f"variant = {variant.name!r} is of the {variant.family} family, and this reads {family} "
             f"checkpoints. Use {NOTEBOOKS[variant.family]} for it."
         )
-    shapes = expected_shapes(variant)
-    unknown = [key for key in drop if key not in shapes]
+    unknown = [key for key in drop if key not in expected_shapes(variant)]
     if unknown:
         raise ParameterError(f"drop names keys that {variant.name} does not have: {', '.join(unknown)}.")
-    return {key: shape for key, shape in shapes.items() if key not in drop}
 
 
-def _require_family(path: Path, variant: Variant) -> None:
-    found = format_of(path)
-    if _FAMILIES[found] != variant.family:
-        raise CheckpointError(
-            f"{path}: this is a {'PyTorch' if 'torch' in found else 'NumPy (.npz)'} file, and {variant.name} "
-            f"needs the other kind. For {_FAMILIES[found]} checkpoints use {NOTEBOOKS[_FAMILIES[found]]}."
-        )
-
-
-def _bytes(shapes: Shapes) -> int:
-    return sum(prod(shape) * (8 if key.endswith(COUNTER) else 4) for key, shape in shapes.items())
-
-
-def _canonical(entries: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
-    """The same entries under canonical keys; a key of neither layout stays as it is, to be reported."""
-    if variant.family == "convmixer" and "0.weight" in entries:
-        names = sequential_keys(variant.architecture)
-        return {names.get(key, key): value for key, value in entries.items()}
-    return dict(entries)
-
-
-def _resembled(variant: Variant, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _resembled(variant: Variant, entries: Entries) -> list[str]:
     """Names of other variants whose keys and shapes are exactly those of the file."""
     return [
         other.name
         for other in VARIANTS.values()
         if other.family == variant.family
         and expected_shapes(other) != expected_shapes(variant)
-        and _canonical(shapes, other) == expected_shapes(other)
+        and entries.as_variant(other) == expected_shapes(other)
     ]
-
-
-def _array(problems: Problems, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A tensor of the file as an array, or None, with the reason noted."""
-    import torch
-
-    wanted = "int64" if key.endswith(COUNTER) else "float32"
-    if not isinstance(value, torch.Tensor):
-        problems.add("wrongly typed", f"{key}: expected a {wanted} tensor, found {type(value).__name__}")
-        return None
-    found = str(value.dtype).removeprefix("torch.")
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        found += " (sparse, quantised or without values)"
-    if not problems.compare_array(key, (shape, wanted), (tuple(value.shape), found)):
-        return None
-    array = np.ascontiguousarray(value.detach().numpy()).reshape(shape)
-    problems.check_values(key, array)
-    return array

@@ -32,18 +32,21 @@ def convert(
     seed: int | None = None,
     operations: str | None = None,
     progress: str = "bar",
+    labels: str | None = None,
+    use_ema: bool = False,
 ) -> list[Path]:
     """Runs the variant's notebook; returns SavedModel folder, tarball, manifest and executed notebook.
 
     `image_size` None is the variant's own; `seed` and `operations` None are the notebook's defaults; `progress` is
-    that of `execution.executed`. Raises ConversionError for whatever stops the notebook, and KeyboardInterrupt where
-    it was interrupted.
+    that of `execution.executed`; `labels` (a file of class names) and `use_ema` are those of `check_conversion`. Raises
+    ConversionError for whatever stops the notebook, and KeyboardInterrupt where it was interrupted.
     """
     row = get_variant(variant)
     size = row.image_size if image_size is None else image_size
     # "auto" becomes "official" or "synthetic", and about the latter nothing can be wrong.
     checked = "synthetic" if checkpoint == "auto" else checkpoint
-    check_conversion(row.family, variant, head, checked, size, str(output_dir), seed or 0, operations or "xla")
+    kind = operations or "xla"
+    check_conversion(row.family, variant, head, checked, size, str(output_dir), seed or 0, kind, labels or "", use_ema)
     folder = Path(output_dir).expanduser().absolute()
     parameters = {
         "variant": variant,
@@ -53,6 +56,8 @@ def convert(
         "output_dir": str(folder),
         "seed": seed,
         "operations": operations,
+        "labels": str(Path(labels).expanduser().absolute()) if labels else None,
+        "use_ema": use_ema or None,
     }
     parameters = {name: value for name, value in parameters.items() if value is not None}
     notebook = ROOT / NOTEBOOKS[row.family]
@@ -60,7 +65,7 @@ def convert(
     parameters["checkpoint"] = chosen = choose_checkpoint(row, checkpoint, seed or 0)  # may download
 
     weights = chosen if chosen in KEYWORDS else "custom"
-    name = artefact_name(variant, head, weights, operations or "xla")
+    name = artefact_name(variant, head, weights, kind)
     made = [folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json", folder / f"{name}.ipynb"]
     with execution.executed(notebook, parameters, progress) as written:
         if missing := [str(path) for path in made[:3] if not path.exists()]:
@@ -134,6 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image-size", type=int, help="pixels; 0: any height and width (ConvMixer)")
     parser.add_argument("--seed", type=int, help="of synthetic weights and of the inputs compared")
     parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
+    parser.add_argument("--labels", help="a UTF-8 file with one class name per line, for a classifier of one's own")
+    parser.add_argument("--use-ema", action="store_true", help="ConvMixer: the moving average in a trainer's file")
     parser.add_argument("--progress", default="bar", choices=("bar", "lines"), help="lines: `cell 3 of 25` on stdout")
     return parser
 

@@ -13,15 +13,17 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from utils.archives import why_not_checkpoint
-from utils.errors import CheckpointError, ParameterError
+from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
+from utils.hub_mirror import transfer_from_hub
 from utils.transfer import FileAbsent, transfer, unavailable
 from utils.variants import Source, Variant
 
 CACHE_VARIABLE = "MIXERS_CACHE"
 STALE_PART_SECONDS = 24 * 3600  # a living download writes far more often than that
-SUFFIXES = {"timm": ".pth.tar", "sequential": ".pth.tar", "flax": ".npz"}
+SUFFIXES = {"timm": ".pth.tar", "sequential": ".pth.tar", "flax": ".npz", "timm_mixer": ".safetensors"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
 
 def official_name(variant: Variant, source: Source) -> str:
     """The name that a source's file has in the cache."""
-    return f"{variant.name}.{source.layout}{SUFFIXES[source.layout]}"
+    suffix = Path(source.file).suffix if source.repository else SUFFIXES[source.layout]
+    return f"{variant.name}.{source.layout}{suffix}"
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -65,8 +68,9 @@ def sha256_of(path: str | os.PathLike) -> str:
 def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Download:
     """Gives the official checkpoint of a variant, downloading it at the first use.
 
-    Raises ParameterError for a variant without official file, CheckpointUnavailable when no source can be
-    reached, CheckpointError for a cached file that changed or an answer that is no checkpoint.
+    The sources are asked in their order, the next one when a file is absent or its host cannot be reached; a host that
+    failed is not asked again. Raises ParameterError for a variant without official file, CheckpointUnavailable when no
+    source can be reached, CheckpointError for a cached file that changed or an answer that is no checkpoint.
     """
     if not variant.sources:
         raise ParameterError(
@@ -78,14 +82,24 @@ def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress
         target = folder / official_name(variant, source)
         if target.exists():
             return _checked(target, source)
-    absent = []
+    failures: list[Exception] = []
+    reasons, silent = [], set()
     for source in variant.sources:
-        target = folder / official_name(variant, source)
+        host = urlsplit(source.url).netloc
+        if host in silent:
+            continue
         try:
-            return _download(source, target, progress)
+            return _download(source, folder / official_name(variant, source), progress)
         except FileAbsent as error:
-            absent.append(f"{source.url}: {error}")
-    raise unavailable(variant.sources[0].url, "; ".join(absent))
+            failures.append(error)
+        except CheckpointUnavailable as error:
+            failures.append(error)
+            silent.add(host)
+        reason = failures[-1] if isinstance(failures[-1], FileAbsent) else failures[-1].__cause__ or failures[-1]
+        reasons.append(f"{source.url}: {' '.join(str(reason).split())}")
+    if len(failures) == 1 and isinstance(failures[0], CheckpointUnavailable):
+        raise failures[0]
+    raise unavailable(variant.sources[0].url, "; ".join(reasons)) from failures[-1]
 
 
 def _record_path(target: Path) -> Path:
@@ -94,9 +108,13 @@ def _record_path(target: Path) -> Path:
 
 def recorded_sha256(target: Path) -> str | None:
     """The SHA-256 noted when the file was made, None if there is no note."""
+    return _recorded(target, "sha256")
+
+
+def _recorded(target: Path, field: str) -> str | None:
     path = _record_path(target)
     try:
-        return str(json.loads(path.read_text())["sha256"])
+        return str(json.loads(path.read_text())[field])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -126,7 +144,7 @@ def _checked(target: Path, source: Source) -> Download:
             f"{target}: the cached file is not the one that was downloaded. "
             f"Expected SHA-256 {recorded}, found {found}. Delete it to download it again from {source.url}."
         )
-    return Download(target, source.url, found)
+    return Download(target, source.url if recorded is None else _recorded(target, "origin"), found)
 
 
 def _download(source: Source, target: Path, progress: bool) -> Download:
@@ -134,8 +152,12 @@ def _download(source: Source, target: Path, progress: bool) -> Download:
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         with open(part, "w+b") as file:
-            transfer(source.url, file, progress)
-        return _accept(source, part, target)
+            if source.repository:
+                origin = transfer_from_hub(source, file, progress)
+            else:
+                transfer(source.url, file, progress)
+                origin = source.url
+        return _accept(origin, part, target)
     except OSError as error:
         raise CheckpointError(
             f"{part}: cannot be written: {error}. Free some space, or set {CACHE_VARIABLE} to another folder."
@@ -144,24 +166,24 @@ def _download(source: Source, target: Path, progress: bool) -> Download:
         part.unlink(missing_ok=True)
 
 
-def _accept(source: Source, part: Path, target: Path) -> Download:
-    """Gives a finished transfer its final name, if it is good; the record is written before."""
+def _accept(origin: str, part: Path, target: Path) -> Download:
+    """Gives a finished transfer from `origin` its final name, if it is good; the record is written before."""
     wrong = why_not_checkpoint(part)
     if wrong:
         raise CheckpointError(
-            f"{source.url}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
+            f"{origin}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
             "or download the file in another way and set checkpoint to its path."
         )
     found, recorded = sha256_of(part), recorded_sha256(target)
     if recorded not in (None, found):
         raise CheckpointError(
-            f"{source.url}: the file differs from the one downloaded here before. "
+            f"{origin}: the file differs from the one downloaded here before. "
             f"Expected SHA-256 {recorded}, found {found}. "
             f"If upstream replaced it on purpose, delete {_record_path(target)} and run again."
         )
-    write_record(target, source.url, found, part.stat().st_size)
+    write_record(target, origin, found, part.stat().st_size)
     os.replace(part, target)
-    return Download(target, source.url, found)
+    return Download(target, origin, found)
 
 
 def _remove_stale_parts(target: Path) -> None:

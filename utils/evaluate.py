@@ -94,7 +94,8 @@ def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress
     from utils.evaluation_batches import batches
     from utils.evaluation_model import load_source
 
-    expected = load_source(classifier.variant, source) if source and progress.done < data.count else None
+    use_ema = classifier.manifest.get("settings", {}).get("use_ema", False)
+    expected = load_source(classifier.variant, source, use_ema) if source and progress.done < data.count else None
     since = time.monotonic()
     graph = progress.binding["preprocessing"] == "graph"
     upcoming = batches(data, progress.done, progress.binding["batch_size"], classifier.preprocessing, skip_corrupt)

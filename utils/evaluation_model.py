@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.checkpoints import Checkpoint, read_convmixer, read_mixer, resolve
+from utils.checkpoints import Checkpoint, load, resolve
 from utils.errors import EvaluationError, PackagingError
 from utils.labels import Label
 from utils.manifest import installed_versions
@@ -88,15 +88,15 @@ def find_checkpoint(model: Classifier, checkpoint: str) -> Checkpoint:
     return resolve(model.variant, checkpoint, seed)
 
 
-def load_source(variant: Variant, checkpoint: Checkpoint) -> Predict:
-    """The model of the source framework; raises CheckpointError as reading does."""
+def load_source(variant: Variant, checkpoint: Checkpoint, use_ema: bool = False) -> Predict:
+    """The model of the source framework, with the weights' moving average if asked for; CheckpointError as `load`."""
+    loaded = load(checkpoint, variant, use_ema=use_ema)
     if variant.family == "convmixer":
         with quiet_imports():
             from utils import convmixer
-        weights = read_convmixer(checkpoint.path, variant)
-        return convmixer.as_nhwc(convmixer.build_convmixer(variant.architecture, weights))
+        return convmixer.as_nhwc(convmixer.build_convmixer(loaded.variant.architecture, loaded.arrays))
     with quiet_imports():
         from utils import mlp_mixer
-    model = mlp_mixer.build(variant.architecture)
-    parameters = mlp_mixer.select_parameters(model, read_mixer(checkpoint.path, variant))
+    model = mlp_mixer.build(loaded.variant.architecture)
+    parameters = mlp_mixer.select_parameters(model, loaded.arrays)
     return mlp_mixer.as_function(model, parameters)

@@ -62,6 +62,26 @@ def mixer_shapes(architecture: MixerArchitecture) -> Shapes:
     return shapes | _layer_norm("pre_head_layer_norm", hidden) | _dense("head", (hidden, architecture.classes))
 
 
+def timm_mixer_keys(architecture: MixerArchitecture) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+    """Flax key and axes by timm's key: the Flax array is timm's tensor transposed to these axes, None for as it is.
+
+    timm's names: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/mlp_mixer.py. A PyTorch
+    Linear keeps its weight as [out, in], a convolution as [out, in, height, width].
+    """
+    names = {"stem": "stem.proj", "pre_head_layer_norm": "norm", "head": "head"}
+    for block in range(architecture.blocks):
+        flax, timm = f"MixerBlock_{block}", f"blocks.{block}"
+        names |= {f"{flax}/LayerNorm_{i}": f"{timm}.norm{i + 1}" for i in (0, 1)}
+        for mixing, mlp in (("token_mixing", "mlp_tokens"), ("channel_mixing", "mlp_channels")):
+            names |= {f"{flax}/{mixing}/Dense_{i}": f"{timm}.{mlp}.fc{i + 1}" for i in (0, 1)}
+    keys = {}
+    for key, shape in mixer_shapes(architecture).items():
+        module, part = key.rsplit("/", 1)
+        axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(len(shape))
+        keys[f"{names[module]}.{'bias' if part == 'bias' else 'weight'}"] = key, axes
+    return keys
+
+
 def _layer(name: str, weight: tuple[int, ...]) -> Shapes:
     return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
 

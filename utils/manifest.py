@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
@@ -49,6 +49,7 @@ def build_manifest(
     settings: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     preprocessing_parity: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest as a dict for JSON, checked by `check_manifest`.
 
@@ -58,10 +59,13 @@ def build_manifest(
     `Staging.files`. preprocessing: what the artefact expects, if not the variant's own. settings: parameters
     worth keeping (image_size, seed). training: of a fine-tuned model, its history, data set and settings.
     preprocessing_parity: as `parity`, of the graph's preprocessing against Pillow's, in levels of 0 to 255.
+    notes: what reading the checkpoint had to tell (`checkpoints.Loaded`).
     Details of the variant (licence, paper, architecture) are copied under `model`: the card is made from this
     alone.
     """
     model = {key: getattr(variant, key) for key in _OF_VARIANT}
+    if weights == "custom":  # whose classes are those of its labels.tsv
+        model |= {"labels": None, "top1": None, "trained_on": "not known: a local checkpoint file"}
     model["architecture"] = asdict(variant.architecture)
     model["preprocessing"] = asdict(preprocessing or variant.preprocessing)
     manifest: dict[str, Any] = {
@@ -86,6 +90,7 @@ def build_manifest(
         "preprocessing_parity": preprocessing_parity,
     }
     manifest |= {key: dict(value) for key, value in optional.items() if value is not None}
+    manifest |= {"notes": list(notes)} if notes else {}
     check_manifest(manifest)
     return json.loads(manifest_text(manifest))  # tuples become lists, as they are in the file
 

@@ -121,6 +121,7 @@ def _provenance(manifest: Manifest) -> str:
     rows += [("file", f"`{PurePath(source['path']).name}`")] if source.get("path") else []
     rows += [("SHA-256", f"`{source['sha256']}`"), ("upstream", f"<{model['upstream_url']}>")]
     rows += [(key.replace("_", " "), f"`{value}`") for key, value in manifest.get("settings", {}).items()]
+    rows += [("note", note) for note in manifest.get("notes", ())]
     return f"## Provenance\n\n{_table(('', ''), rows)}"
 
 

@@ -31,16 +31,16 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         if format_of(path) != "npz":
-            raise CheckpointError(f"{path}: expected an .npz (a Flax checkpoint), found a PyTorch file.")
+            raise CheckpointError(f"{path}: expected an .npz (a Flax checkpoint), found another file.")
         self.path = path
         self._members = {member.filename.removesuffix(".npy"): member for member in members(path)}
         with self._damage_is_reported(), zipfile.ZipFile(path) as archive:
             self.headers = {key: _header(archive, member) for key, member in self._members.items()}
 
     def read(self, keys: list[str], needed: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields these arrays; CheckpointError if the archive would unpack to more than `needed` bytes."""
-        header_bytes = 4096 * len(self._members)
-        refuse_bomb(self.path, needed + header_bytes, needed)
+        """Yields these arrays; CheckpointError if they would unpack to more than `needed` bytes. Others stay packed."""
+        wanted = [self._members[key] for key in keys]
+        refuse_bomb(self.path, needed + 4096 * len(wanted), needed, wanted)  # 4096: a header
         with self._damage_is_reported(), zipfile.ZipFile(self.path) as archive:
             for key in keys:
                 with archive.open(self._members[key]) as member:

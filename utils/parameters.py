@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from utils.errors import ParameterError
+from utils.labels import own_labels
 from utils.variants import HEADS, OPERATIONS, Preprocessing, Variant, get_variant
 
 
@@ -18,10 +19,14 @@ def check_conversion(
     output_dir: str,
     seed: int,
     operations: str = "xla",
+    labels: str = "",
+    use_ema: bool = False,
 ) -> Variant:
     """The variant's record, if every parameter makes sense together with the others.
 
     family: "convmixer" or "mixer", the notebook's. image_size is in pixels; 0 means any size, for a ConvMixer.
+    labels: path of a file of class names, "" for none. use_ema: take the weights' moving average, which only a local
+    file of a ConvMixer can have.
     Raises ParameterError, naming the parameter, what it was and what it may be.
     """
     record = get_variant(variant, family)
@@ -41,6 +46,14 @@ def check_conversion(
     whole_number("seed", seed, 0, 2**32 - 1)
     _check_image_size(record, image_size)
     _check_output_dir(output_dir)
+    _check_labels(labels, head)
+    if not isinstance(use_ema, bool):
+        raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
+    if use_ema and (family != "convmixer" or checkpoint in ("official", "synthetic")):
+        raise ParameterError(
+            f"use_ema is True, and checkpoint is {checkpoint!r}; only a local PyTorch file of a ConvMixer's training "
+            "may hold a moving average of the weights. Set use_ema to False, or checkpoint to that file"
+        )
     return record
 
 
@@ -95,6 +108,15 @@ def _check_image_size(variant: Variant, image_size: int) -> None:
             f"image_size is {image_size}, not a multiple of {variant.name}'s patch of {patch} pixels: the rest of "
             f"the image would be cut off unseen. Use {below} or {below + patch}, or 0 for any height and width"
         )
+
+
+def _check_labels(labels: str, head: str) -> None:
+    if not isinstance(labels, str):
+        raise ParameterError(f"labels is {labels!r}; expected the path of a file with one class name per line, or ''")
+    if labels:
+        if head == "fe":
+            raise ParameterError(f"labels is {labels!r}, and head is 'fe', which has no classes. Leave labels empty")
+        own_labels(labels)
 
 
 def _check_output_dir(output_dir: str) -> None:

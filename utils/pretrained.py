@@ -17,7 +17,7 @@ from utils.extraction import extract_tarball
 from utils.labels import Label, read_labels
 from utils.manifest import UNLISTED
 from utils.published import listed, manifest_of, preprocessing_of, verified_hashes
-from utils.variants import Preprocessing, Variant, get_variant
+from utils.variants import Preprocessing, Variant, customised, get_variant
 
 _OUTPUTS = {"classification": "logits", "fe": "features"}  # by head
 HOW_TO_GET_ONE = (
@@ -49,8 +49,15 @@ class Pretrained:
 
     @property
     def variant(self) -> Variant:
-        """The row of the table; ParameterError where this version has none."""
-        return get_variant(self.manifest["variant"])
+        """The row of the table, without what is known of the official weights alone if these are custom.
+
+        ParameterError where this version has no such row.
+        """
+        row = get_variant(self.manifest["variant"])
+        if self.weights != "custom":
+            return row
+        architecture = self.manifest.get("model", {}).get("architecture", {})
+        return customised(row, architecture.get("classes", row.architecture.classes))
 
     @property
     def weights(self) -> str:

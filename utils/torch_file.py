@@ -15,15 +15,57 @@ if TYPE_CHECKING:
     import torch
 
 _WRAPPERS = ("state_dict", "model")
+_AVERAGES = ("state_dict_ema", "model_ema")  # of the weights: timm's train.py; DeiT's and torchvision's
+_PREFIXES = ("module.", "_orig_mod.")  # of parallel training, of torch.compile
+# What trainers leave beside the weights (timm's train.py: `args`, and `metric`, a NumPy scalar). None of it is needed,
+# so none of it is made: each of these names stands for `_Inert` while a file is read.
+_INERT = (
+    "argparse.Namespace",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"pathlib.{local}{system}Path" for local in ("", "_local.") for system in ("Posix", "Windows", "PurePosix")),
+)
 
 
-def read_state_dict(path: Path, limit: int, needed: int) -> dict[str, torch.Tensor | Any]:
-    """Reads the state dict, without wrappers ("state_dict", "model") and parallel training's "module.".
+class _Inert:
+    """Takes any arguments and any state, keeps nothing, does nothing."""
 
-    `limit` bounds the bytes that the archive may declare, `needed` is what the message compares them with.
-    Values are as in the file, checked by nobody yet. Raises CheckpointError.
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **__: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+def read_state_dict(
+    path: Path, limit: int, needed: int, use_ema: bool = False
+) -> tuple[dict[str, torch.Tensor | Any], list[str]]:
+    """Reads the state dict, without wrappers ("state_dict", "model") and prefixes ("module.", "_orig_mod.").
+
+    `limit` bounds the bytes that the archive may declare, `needed` is what the message compares them with. `use_ema`
+    takes the moving average of the weights instead. Returns the values as they are in the file, checked by nobody yet,
+    and what the user should know. Raises CheckpointError.
     """
-    content = _load(path, limit, needed)
+    content, notes = _load(path, limit, needed), []
+    averages = [name for name in _AVERAGES if isinstance(content, Mapping) and name in content]
+    if use_ema:
+        if not averages:
+            found = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+            raise CheckpointError(
+                f"{path}: use_ema is True, and the file has no {' or '.join(_AVERAGES)}; it has {found or 'nothing'}. "
+                "Set use_ema to False, or give the trainer's own file."
+            )
+        content = content[averages[0]]
+        notes.append(f"{path.name}: the moving average of the weights, {averages[0]}, was taken.")
+    elif averages:
+        notes.append(
+            f"{path.name}: beside the weights the file has their moving average, {averages[0]}, which was not taken. "
+            "If the accuracy that you know is the average's, set use_ema to True."
+        )
     for _ in _WRAPPERS:
         inner = [content[name] for name in _WRAPPERS if isinstance(content, Mapping) and name in content]
         if not inner:
@@ -34,9 +76,10 @@ def read_state_dict(path: Path, limit: int, needed: int) -> dict[str, torch.Tens
             f"{path}: expected a state dict (tensors by name), alone or under "
             f"{' or '.join(map(repr, _WRAPPERS))}, found {type(content).__name__}. Save model.state_dict()."
         )
-    if content and all(key.startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return dict(content)
+    for prefix in (*_PREFIXES, *_PREFIXES):  # in either order
+        if content and all(key.startswith(prefix) for key in content):
+            content = {key.removeprefix(prefix): value for key, value in content.items()}
+    return dict(content), notes
 
 
 def _load(path: Path, limit: int, needed: int) -> Any:
@@ -51,7 +94,8 @@ def _load(path: Path, limit: int, needed: int) -> Any:
         check_crc(path)
     try:
         # Mapping keeps the weights out of memory until they are used; only the zip format can be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals([(_Inert, name) for name in _INERT]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (
         Exception
     ) as error:  # torch raises whatever its parts raise: RuntimeError, UnpicklingError, KeyError, EOFError

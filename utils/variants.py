@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.errors import ParameterError
 from utils.publications import FAMILIES, MIXER_FOLDERS, PAPERS
@@ -81,11 +81,16 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a checkpoint is, and its key layout: "timm" or "sequential" (ConvMixer), "flax" (Mixer)."""
+    """Where a checkpoint is, and its key layout: "timm" or "sequential" (ConvMixer), "flax" or "timm_mixer" (Mixer).
+
+    A mirror on the Hugging Face Hub names its `repository` and `file` too.
+    """
 
     url: str
     layout: str
     note: str = ""
+    repository: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,29 @@ _MIXER_SIZES = {"S": (512, 8, 256, 2048), "B": (768, 12, 384, 3072), "L": (1024,
 _CLASSES = {"imagenet1k": 1000, "imagenet21k": 21843}
 
 
+# timm's copies of the same weights on the Hugging Face Hub, which are asked last. timm/models/convmixer.py and
+# mlp_mixer.py tell where each is from: ConvMixer's of the authors' release; `goog_in21k` and `goog_in21k_ft_in1k` of
+# Google's imagenet21k/ and imagenet1k/ (through jx_mixer_*.pth, whatever the names say of the training). Not here:
+# `miil_*`, trained by others on other data. SAM's and GSAM's models have no copy.
+_HUB = {
+    "convmixer_1536_20": "convmixer_1536_20.in1k",
+    "convmixer_768_32": "convmixer_768_32.in1k",
+    "convmixer_1024_20": "convmixer_1024_20_ks9_p14.in1k",
+    "mixer_b16_i21k": "mixer_b16_224.goog_in21k",
+    "mixer_l16_i21k": "mixer_l16_224.goog_in21k",
+    "mixer_b16_i1k": "mixer_b16_224.goog_in21k_ft_in1k",
+    "mixer_l16_i1k": "mixer_l16_224.goog_in21k_ft_in1k",
+}
+
+
+def _mirrors(name: str, layout: str) -> tuple[Source, ...]:
+    if name not in _HUB:
+        return ()
+    repository, file = f"timm/{_HUB[name]}", "model.safetensors"
+    url = f"https://huggingface.co/{repository}/resolve/main/{file}"
+    return (Source(url, layout, "timm's copy", repository, file),)
+
+
 def _convmixer(
     name: str, file: str, architecture: ConvMixerArchitecture, parameters: int, top1: float, top1_source: str
 ) -> Variant:
@@ -135,6 +163,7 @@ def _convmixer(
     sources = (
         Source(_CONVMIXER_RELEASES + "timm-v1.0/" + file, "timm"),
         Source(_CONVMIXER_RELEASES + "v1.0/" + file, "sequential"),
+        *_mirrors(name, "timm"),
     )
     preprocessing = Preprocessing(resize=233, crop=224, **_IMAGENET)  # floor(224 / 0.96)
     return Variant(
@@ -160,7 +189,10 @@ def _mixer(
         name=name,
         architecture=MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[labels], image_size=224),
         preprocessing=Preprocessing(resize=256, crop=224, **_SIGNED_UNIT),  # 224 / 0.875
-        sources=(Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax"),),
+        sources=(
+            Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax"),
+            *_mirrors(name, "timm_mixer"),
+        ),
         parameters=parameters,
         top1=top1,
         top1_source=top1_source,
@@ -239,6 +271,24 @@ def get_variant(name: str, family: str | None = None) -> Variant:
             f"Use {NOTEBOOKS[variant.family]} for it, or choose one of: {', '.join(known)}."
         )
     return variant
+
+
+def customised(variant: Variant, classes: int) -> Variant:
+    """The row for a checkpoint of one's own: what is known of the official weights is not known of these.
+
+    Its classes have the variant's names only where they are as many.
+    """
+    architecture = variant.architecture
+    width = architecture.dim if isinstance(architecture, ConvMixerArchitecture) else architecture.hidden_dim
+    return replace(
+        variant,
+        architecture=replace(architecture, classes=classes),
+        parameters=variant.parameters + (classes - architecture.classes) * (width + 1),
+        labels=variant.labels if classes == architecture.classes else None,
+        trained_on="not known: a local checkpoint file",
+        top1=None,
+        top1_source="none: a local checkpoint file",
+    )
 
 
 def artefact_name(variant_name: str, head: str, weights: str, operations: str = "xla") -> str:
