@@ -453,6 +453,17 @@ def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(made, tmp_pat
     assert release.main([str(tmp_path / "empty")]) == 1
 
 
+def test_release_of_two_checkpoints_for_one_variant_is_refused(made, tmp_path, capsys):
+    for path in [*made.glob("*.tar.gz"), *made.glob("mixer*.json")]:
+        shutil.copy(path, tmp_path)
+    edit(tmp_path, lambda m: m["source"].update(sha256="5" * 64))
+    assert release.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    for part in ("mixer_tiny: its synthetic artefacts were made from 2", f"{'5' * 64}: {CLASSIFIER}", FEATURES):
+        assert part in said
+    assert not (tmp_path / "SHA256SUMS").exists()
+
+
 def smaller(folder, **changes):
     """A .tflite file of the classifier, and its manifest beside it."""
     manifest = json.loads((folder / f"{CLASSIFIER}.json").read_text())

@@ -1,5 +1,6 @@
 """Downloads from a real server on this machine: whole or not at all, remembered by hash, never hanging."""
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -72,6 +73,8 @@ def server(monkeypatch):
 
 
 def respond(handler, body, status=200, length=None, **headers):
+    server = headers.pop("Server", "test")
+    handler.version_string = lambda: server
     handler.send_response(status)
     if length != "none":
         handler.send_header("Content-Length", str(len(body) if length is None else length))
@@ -238,6 +241,66 @@ def test_answer_that_is_no_checkpoint_never_gets_the_name_of_one(server, tmp_pat
     with pytest.raises(CheckpointError, match=message):
         fetch(server.variant(), tmp_path, progress=False)
     assert files(tmp_path) == []
+
+
+MD5 = {name: hashlib.md5(content).digest() for name, content in (("right", CONTENT), ("wrong", CONTENT[1:]))}
+ANNOUNCED = {
+    "google": lambda md5: {"x-goog-hash": f"crc32c=n03x6A==,md5={base64.b64encode(md5).decode()}"},
+    "google's tag": lambda md5: {"ETag": f'"{md5.hex()}"', "x-goog-generation": "1"},
+    "azure": lambda md5: {"Content-MD5": base64.b64encode(md5).decode(), "ETag": '"0x8DB4A"'},
+    "amazon": lambda md5: {"ETag": f'"{md5.hex()}"', "Server": "AmazonS3"},
+}
+
+
+@pytest.mark.parametrize("headers", ANNOUNCED.values(), ids=ANNOUNCED)
+def test_bytes_that_are_not_those_the_server_announced_are_an_error(server, tmp_path, headers):
+    server.answers["/timm"] = lambda handler: respond(handler, CONTENT, **headers(MD5["wrong"]))
+    expected = f"/timm: .*Expected MD5 {MD5['wrong'].hex()}, found {MD5['right'].hex()}"
+    with pytest.raises(CheckpointError, match=expected) as error:
+        fetch(server.variant(), tmp_path, progress=False)
+    assert not isinstance(error.value, CheckpointUnavailable), "synthetic weights are no answer to damage"
+    assert files(tmp_path) == []
+    server.answers["/timm"] = lambda handler: respond(handler, CONTENT, **headers(MD5["right"]))
+    assert fetch(server.variant(), tmp_path, progress=False).sha256 == SHA256
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"ETag": f'"{MD5["wrong"].hex()}"'},
+        {"ETag": f'"{MD5["wrong"].hex()}"', "Server": "AmazonS3", "x-amz-server-side-encryption": "aws:kms"},
+        {"Content-MD5": "no base64"},
+        {"Content-MD5": base64.b64encode(b"short").decode()},
+        {"x-goog-hash": "crc32c=n03x6A=="},
+    ],
+    ids=["unknown server", "encrypted", "garbage", "short", "crc32c alone"],
+)
+def test_what_is_no_md5_of_the_file_is_not_held_against_it(server, tmp_path, headers):
+    server.answers["/timm"] = lambda handler: respond(handler, CONTENT, **headers)
+    assert fetch(server.variant(), tmp_path, progress=False).sha256 == SHA256
+
+
+def test_announced_md5_is_that_of_the_whole_when_the_download_is_resumed(server, tmp_path):
+    tag = f'"{MD5["right"].hex()}"'
+
+    def answer(handler):
+        if handler.headers.get("Range"):
+            with_ranges(tag)(handler)
+        else:
+            respond(handler, CONTENT[:HALF], length=len(CONTENT), ETag=tag, **ANNOUNCED["google"](MD5["right"]))
+
+    server.answers["/timm"] = answer
+    assert fetch(server.variant(), tmp_path, progress=False).sha256 == SHA256
+    (tmp_path / WHOLE[0]).unlink()
+
+    def swapped(handler):
+        tampered = CONTENT[:HALF][::-1]
+        whole_answer = respond if not handler.headers.get("Range") else lambda *a, **k: with_ranges(tag)(handler)
+        whole_answer(handler, tampered, length=len(CONTENT), ETag=tag, **ANNOUNCED["google"](MD5["right"]))
+
+    server.answers["/timm"] = swapped
+    with pytest.raises(CheckpointError, match="Expected MD5"):
+        fetch(server.variant(), tmp_path, progress=False)
 
 
 def test_tampered_cache_is_an_error_and_not_silently_replaced(server, tmp_path):

@@ -32,7 +32,8 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
 
     checked: manifests by name of artefacts that need not be checked again. The others' tarballs and .tflite files are.
     What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file of an
-    artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out.
+    artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
+    `strict`, all of one variant must come from the same checkpoint.
     """
     manifests = dict(checked)
     for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
@@ -51,6 +52,8 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
             f"{output_dir}: {', '.join(stale)} is smaller than an artefact that was converted again since. Make it "
             "again with `python -m utils.smaller`, or remove it."
         )
+    if strict:
+        _require_one_checkpoint(manifests)
     entries, sums = [], {}
     for name, manifest in sorted(manifests.items()):
         if name in stale or manifest["weights"] == "custom" or manifest.get("training"):
@@ -80,6 +83,22 @@ def _stale(manifests: Mapping[str, Manifest]) -> list[str]:
         for name, origin in derived.items()
         if origin["name"] in manifests and manifests[origin["name"]]["files"] != origin["files"]
     )
+
+
+def _require_one_checkpoint(manifests: Mapping[str, Manifest]) -> None:
+    """PackagingError where the heads, twins or smaller files of one variant were made from files that differ."""
+    by_variant: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name, manifest in sorted(manifests.items()):
+        if manifest["weights"] != "custom":
+            checkpoints = by_variant.setdefault((manifest["variant"], manifest["weights"]), {})
+            checkpoints.setdefault(manifest["source"]["sha256"], []).append(name)
+    for (variant, weights), checkpoints in by_variant.items():
+        if len(checkpoints) > 1:
+            found = "; ".join(f"SHA-256 {value}: {', '.join(names)}" for value, names in checkpoints.items())
+            raise PackagingError(
+                f"{variant}: its {weights} artefacts were made from {len(checkpoints)} different checkpoint files "
+                f"({found}). Convert them again from one file."
+            )
 
 
 def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) -> dict[str, Any]:

@@ -1,14 +1,18 @@
-"""HTTP transfer of one big file into an open file: short timeouts, retries, resume, and no short read."""
+"""HTTP transfer of one big file into an open file: short timeouts, retries, resume, no short read, no other bytes."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from utils.errors import CheckpointUnavailable
+from utils.errors import CheckpointError, CheckpointUnavailable
 
 if TYPE_CHECKING:
     import requests
@@ -29,16 +33,18 @@ class FileAbsent(Exception):
 
 @dataclass
 class _Answer:
-    """What the last attempt taught: the size to reach, and the tag that permits a resume."""
+    """What the last attempt taught: the size and the MD5 to reach, and the tag that permits a resume."""
 
     expected_bytes: int | None = None
+    expected_md5: str | None = None
     validator: str | None = None
 
 
 def transfer(url: str, file: BinaryIO, progress: bool) -> None:
     """Fills an empty file from a URL in a few attempts, resumed where the server can.
 
-    Raises FileAbsent for HTTP 404 or 410, CheckpointUnavailable for anything else that did not end well.
+    Raises FileAbsent for HTTP 404 or 410, CheckpointError where the bytes have another MD5 than the server announced
+    (`announced_md5`), CheckpointUnavailable for anything else that did not end well.
     """
     import requests
 
@@ -88,6 +94,7 @@ def _attempt(url: str, file: BinaryIO, state: _Answer, progress: bool) -> None:
         length = response.headers.get("Content-Length", "")
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         state.expected_bytes = int(length) if length.isdigit() and not encoded else None
+        state.expected_md5 = None if encoded else announced_md5(response.headers)
         tag = response.headers.get("ETag", "")
         state.validator = tag if tag.startswith('"') else None  # a weak tag does not promise the same bytes
 
@@ -101,6 +108,33 @@ def _attempt(url: str, file: BinaryIO, state: _Answer, progress: bool) -> None:
     downloader(url, file, None)
     if state.expected_bytes is not None and file.tell() != state.expected_bytes:
         raise requests.ConnectionError(f"{file.tell()} of {state.expected_bytes} bytes arrived")
+    file.seek(0)
+    if state.expected_md5 and (found := hashlib.file_digest(file, "md5").hexdigest()) != state.expected_md5:
+        raise CheckpointError(
+            f"{url}: what was downloaded is not the file that the server announced. Expected MD5 {state.expected_md5}, "
+            f"found {found}. Nothing was kept. Run again, or download the file in another way and set checkpoint to "
+            "its path."
+        )
+
+
+def announced_md5(headers: Mapping[str, str]) -> str | None:
+    """The MD5, in hexadecimal, that a server gives for the whole file; None where it gives none.
+
+    `x-goog-hash` (Google Cloud Storage) and `Content-MD5` (RFC 1864; Azure, where GitHub keeps release files) say it in
+    base64. An ETag is one only where the server is known to make it so: Google's, and Amazon S3's without a key of its
+    own for encryption. Others put 32 hexadecimal digits of something else there.
+    """
+    tags = re.findall(r"md5=([A-Za-z0-9+/]{22}==)", headers.get("x-goog-hash", ""))
+    for encoded in (*tags, headers.get("Content-MD5", ""), headers.get("x-ms-blob-content-md5", "")):
+        try:
+            digest = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            continue
+        if len(digest) == 16:
+            return digest.hex()
+    amazon = headers.get("Server") == "AmazonS3" and "kms" not in headers.get("x-amz-server-side-encryption", "")
+    tag = re.fullmatch(r'"([0-9a-f]{32})"', headers.get("ETag", ""))
+    return tag[1] if tag and (amazon or "x-goog-generation" in headers) else None
 
 
 def unavailable(url: str, cause: object) -> CheckpointUnavailable:
