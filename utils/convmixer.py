@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def probed(model: ConvMixer) -> ConvMixer:
 
 def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
     """`features` and, of a classifier, `logits`, by one run on float32 [B, H, W, 3]; in the model's own dtype."""
-    with torch.inference_mode():
+    with torch.inference_mode(), _threads(model):
         features = model.features(_nchw(inputs, model))
         found = {"features": features}
         if not isinstance(model.head, nn.Identity):
@@ -149,8 +150,10 @@ def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
     `inputs` is float32 [B, H, W, 3]; the model's own dtype and mode (train or eval) are kept.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
-    loss = (model(_nchw(inputs, model)) ** 2).sum() / len(inputs)
-    return {n: g.numpy() for n, g in zip(names, torch.autograd.grad(loss, parameters), strict=True)}
+    with _threads(model):
+        loss = (model(_nchw(inputs, model)) ** 2).sum() / len(inputs)
+        found = torch.autograd.grad(loss, parameters)
+    return {name: gradient.numpy() for name, gradient in zip(names, found, strict=True)}
 
 
 def training_pass(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -159,10 +162,26 @@ def training_pass(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, dic
     In the model's own dtype, on a copy: the model's statistics and mode stay as they are.
     """
     trained = copy.deepcopy(model).train()
-    with torch.no_grad():
+    with torch.no_grad(), _threads(model):
         output = trained(_nchw(inputs, model)).numpy()
     statistics = {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
     return output, statistics
+
+
+@contextmanager
+def _threads(model: nn.Module) -> Iterator[None]:
+    """One thread for a model in float64.
+
+    PyTorch then convolves depthwise in as many tiny steps as there are channels, and brings its threads together at
+    each: beside another process on the same cores that takes up to fifty times as long as one thread does.
+    """
+    threads = torch.get_num_threads()
+    try:
+        if next(model.parameters()).dtype == torch.float64:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _nchw(inputs: np.ndarray, model: nn.Module) -> torch.Tensor:
