@@ -8,6 +8,7 @@ import pickle
 import struct
 import subprocess
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -207,7 +208,7 @@ def test_nothing_of_what_stands_beside_the_weights_is_made(tmp_path, monkeypatch
 
 
 def test_prefixes_of_parallel_training_and_compiling_are_taken_off(tmp_path):
-    for prefix in ("_orig_mod.", "module._orig_mod.", "_orig_mod.module."):
+    for prefix in ("_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod."):
         weights = {prefix + key: value for key, value in state_dict().items()}
         assert_same(load(custom(saved(tmp_path, weights)), TINY).arrays, tiny.weights("convmixer_tiny"))
 
@@ -496,3 +497,145 @@ def test_file_with_more_blocks_is_another_model_and_no_surplus(tmp_path):
     save_file(arrays, tmp_path / "own.safetensors")
     with pytest.raises(CheckpointError, match=r"1 surplus: stem\.norm\.weight"):
         load(custom(tmp_path / "own.safetensors"), TINY_MIXER)
+
+
+# Honest files of other trainers and tools, and dishonest ones of allowed names only.
+
+
+def prefixed(prefix):
+    return {prefix + key: value for key, value in state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "left_out"),
+    [
+        ({"state_dict": prefixed("model."), "hyper_parameters": {"lr": 0.1}}, None),
+        ({"state_dict": prefixed("model.") | {"criterion.weight": torch.ones(10)}}, "criterion.weight"),
+        ({"n_averaged": torch.tensor(3)} | prefixed("module."), "n_averaged"),
+        ({"model": "convmixer", "model_state_dict": state_dict(), "loss": 0.1}, None),
+    ],
+    ids=["Lightning", "Lightning with a loss of weights", "AveragedModel", "PyTorch's tutorial"],
+)
+def test_file_of_another_trainer_loads(tmp_path, content, left_out):
+    loaded = load(custom(saved(tmp_path, content)), TINY)
+    assert_same(loaded.arrays, tiny.weights("convmixer_tiny"))
+    assert [left_out in note for note in loaded.notes] == [True] * bool(left_out)
+
+
+def test_average_that_torchvision_leaves_is_taken(tmp_path):
+    content = {"model": of_classes(3), "model_ema": {"n_averaged": torch.tensor(3)} | prefixed("module.")}
+    assert_same(load(custom(saved(tmp_path, content)), TINY, use_ema=True).arrays, tiny.weights("convmixer_tiny"))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+def test_prefixes_are_taken_off_in_safetensors_too(tmp_path, prefix):
+    save_tensors(prefixed(prefix), tmp_path / "own.safetensors")
+    assert_same(load(custom(tmp_path / "own.safetensors"), TINY).arrays, tiny.weights("convmixer_tiny"))
+
+
+def test_prefix_of_a_part_of_the_model_stays(tmp_path):
+    content = {("model." if key < "h" else "") + key: value for key, value in state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"surplus: .*model\.blocks"):
+        load(custom(saved(tmp_path, content)), TINY)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_counters_that_nothing_is_computed_with_may_be_missing_or_of_another_type(tmp_path, missing):
+    """float32 is what timm's avg_checkpoints.py makes of them."""
+    counters = [key for key in state_dict() if key.endswith("num_batches_tracked")]
+    content = {key: value.float() for key, value in state_dict().items() if not (missing and key in counters)}
+    loaded = load(custom(saved(tmp_path, content)), TINY)
+    assert_same(loaded.arrays, tiny.weights("convmixer_tiny") | {key: np.zeros((), np.int64) for key in counters})
+    (note,) = loaded.notes
+    assert f"{len(counters)} counters of batches" in note
+
+
+def test_average_that_is_none_is_no_average(tmp_path):
+    path = saved(tmp_path, training_file(state_dict_ema=None))
+    assert load(custom(path), TINY).notes == ()
+    with pytest.raises(CheckpointError, match="use_ema is True, and the file has no state_dict_ema"):
+        load(custom(path), TINY, use_ema=True)
+
+
+def test_average_of_a_mixer_is_told_without_naming_a_parameter_that_its_notebook_lacks(tmp_path):
+    tensors = {key: torch.from_numpy(value) for key, value in timm_mixer().items()}
+    path = saved(tmp_path, {"state_dict": tensors, "state_dict_ema": tensors})
+    average, _ = load(custom(path), TINY_MIXER).notes
+    assert "state_dict_ema, which was not taken" in average
+    assert "as a file of its own" in average
+    assert "use_ema" not in average
+
+
+class Hidden(Calls):
+    """A tensor or dict whose attributes the file tells: by names that reading may use, and allowed callables alone."""
+
+    @classmethod
+    def tensor(cls, tensor, **attributes):
+        storage = torch.storage.TypedStorage(wrap_storage=tensor.untyped_storage(), dtype=tensor.dtype, _internal=True)
+        arguments = (storage, 0, tuple(tensor.shape), tensor.stride(), False, {})
+        return cls(
+            torch._tensor._rebuild_from_type_v2, torch._utils._rebuild_tensor_v2, torch.Tensor, arguments, attributes
+        )
+
+
+@pytest.mark.parametrize("hiding", [set, torch.Tensor, argparse.Namespace])
+def test_methods_are_not_those_that_a_file_tells(tmp_path, hiding):
+    bias = Hidden.tensor(state_dict()["head.bias"], detach=hiding)
+    content = OrderedDict(state_dict() | {"head.bias": bias})
+    content.__dict__["keys"] = hiding
+    assert_same(load(custom(saved(tmp_path, content)), TINY).arrays, tiny.weights("convmixer_tiny"))
+
+
+def test_tensor_that_numpy_cannot_show_is_named(tmp_path):
+    content = state_dict() | {"head.bias": torch.zeros(10, dtype=torch.complex64).conj().imag}
+    with pytest.raises(CheckpointError, match=r"own\.pth\.tar: head\.bias cannot be read: .*Save"):
+        load(custom(saved(tmp_path, content)), TINY)
+
+
+def test_torchscript_is_called_by_its_name(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(3, 3)), tmp_path / "own.pth.tar")
+    with pytest.raises(CheckpointError, match=r"TorchScript.*torch\.jit\.load\(path\)\.state_dict\(\)"):
+        load(custom(tmp_path / "own.pth.tar"), TINY)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_newer_pickle_is_refused_without_the_advice_to_load_it_unsafely(tmp_path, protocol):
+    with pytest.raises(CheckpointError, match="newer pickle_protocol") as raised:
+        load(custom(saved(tmp_path, state_dict(), pickle_protocol=protocol)), TINY)
+    assert "weights_only" not in str(raised.value)
+
+
+def test_pickle_of_no_sense_is_refused_without_the_advice_to_load_it_unsafely(tmp_path):
+    class Items(argparse.Namespace):
+        def __reduce__(self):
+            return argparse.Namespace, (), None, None, iter([("key", "value"), ("other", "value")])
+
+    with pytest.raises(CheckpointError, match="damaged or no PyTorch checkpoint: Can only SETITEMS") as raised:
+        load(custom(saved(tmp_path, training_file(args=Items()))), TINY)
+    assert "weights_only" not in str(raised.value)
+
+
+def test_value_too_large_for_float32_is_told_as_one_reason(tmp_path):
+    content = state_dict() | {"head.bias": torch.full((10,), 1e300, dtype=torch.float64)}
+    with pytest.raises(CheckpointError, match=r"head\.bias: 0 NaN and 10 infinite(.|\n)*float64 values are too large"):
+        load(custom(saved(tmp_path, content)), TINY)
+
+
+def test_file_without_head_is_told_of_the_head_for_features(tmp_path):
+    content = {key: value for key, value in state_dict().items() if not key.startswith("head.")}
+    with pytest.raises(CheckpointError, match="set head to 'fe'"):
+        load(custom(saved(tmp_path, content)), TINY)
+
+
+def test_names_of_entries_are_shown_short_and_without_control_characters(tmp_path):
+    content = state_dict() | {"\x1b[31mred\n": torch.zeros(1), "x" * 10**5: torch.zeros(1)}
+    (note,) = load(custom(saved(tmp_path, content)), TINY).notes
+    assert "\\x1b[31mred\\n" in note
+    assert len(note) < 1000
+    assert note.isprintable()
+
+
+def test_id_of_a_class_stays_on_its_line(tmp_path):
+    (tmp_path / "own.txt").write_text("a\x85b\tcat\n", encoding="utf-8")
+    assert class_labels(tmp_path / "own.txt", None, 1) == [Label("a b", "cat")]

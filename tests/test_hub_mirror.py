@@ -77,6 +77,12 @@ def test_mirror_serves_when_the_authors_host_does_not(servers, tmp_path, reason)
     assert recorded_hashes(row, "official", 0, tmp_path) == {SHA256}
 
 
+def test_slash_at_the_end_of_the_endpoint_is_no_part_of_the_address(servers, tmp_path, monkeypatch):
+    authors, hub = servers
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+    assert fetch(variant(authors.url), tmp_path, progress=False).url == hub.url + FIXED
+
+
 def test_authors_host_comes_first(servers, tmp_path):
     authors, hub = servers
     authors.answers["/npz"] = lambda handler: respond(handler, (tiny.GOLDEN / "mixer_tiny.npz").read_bytes())

@@ -131,8 +131,10 @@ def _read(
     if custom:
         variant = customised(variant, _classes(entries, variant))
     wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in drop}
+    uncounted = _uncounted(entries, wanted) if custom else []
+    wanted = {key: shape for key, shape in wanted.items() if key not in uncounted}
     problems = Problems(path, variant, _resembled(variant, entries))
-    problems.compare_keys(entries.headers, wanted, drop)
+    problems.compare_keys(entries.headers, wanted, [*drop, *uncounted])
     for key in wanted:
         if key in entries.headers:
             dtype = "int64" if key.endswith(COUNTER) else "float32"
@@ -146,7 +148,13 @@ def _read(
         problems.check_values(key, array)
         arrays[key] = array
     problems.raise_if_any()
+    arrays |= {key: np.zeros((), np.int64) for key in uncounted}
     notes = [*entries.notes, *problems.notes()]
+    if uncounted:
+        notes.append(
+            f"{path.name}: {len(uncounted)} counters of batches ({COUNTER}) are missing or no int64 numbers. Nothing "
+            "is computed with them: they were set to 0."
+        )
     if custom and entries.layout == "timm_mixer":
         notes.append(
             f"{path.name}: timm's Mixer has the exact (erf) GELU; what is made here is the authors' model, which has "
@@ -161,6 +169,11 @@ def _classes(entries: Entries, variant: Variant) -> int:
     classes = variant.architecture.classes
     own = len(bias) == 1 and bias[0] > 0 and len(weight) == 2
     return bias[0] if own and weight[0 if variant.family == "convmixer" else 1] == bias[0] else classes
+
+
+def _uncounted(entries: Entries, wanted: Collection[str]) -> list[str]:
+    """The counters that are missing, or no int64 numbers: timm's avg_checkpoints.py, for one, leaves float32."""
+    return [key for key in wanted if key.endswith(COUNTER) and entries.headers.get(key) != ((), "int64")]
 
 
 def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoint:

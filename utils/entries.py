@@ -5,6 +5,7 @@ Reading trusts nothing: no pickle is executed, and no archive is unpacked that i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -24,6 +25,7 @@ from utils.variants import NOTEBOOKS, VARIANTS, Variant
 # Of the largest model: the weights, an average of them and an optimiser's two moments make four, in float64 eight.
 _TORCH_COPIES = 9
 _TORCH_SLACK_BYTES = 16 << 20
+_PREFIXES = re.compile(r"^((module|_orig_mod|model)\.)+")  # of parallel training, torch.compile, PyTorch Lightning
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}
 _AS_IT_IS = None
 Keys = dict[str, tuple[str, tuple[int, ...] | None]]  # canonical key and axes by the file's key
@@ -64,12 +66,14 @@ def open_entries(path: Path, variant: Variant, use_ema: bool = False) -> Entries
     needed = _bytes(expected_shapes(variant))
     # The largest of the family, so that another variant's file is told by its shapes, not by its size.
     largest = max(_bytes(expected_shapes(other)) for other in VARIANTS.values() if other.family == variant.family)
-    tensors, notes = read_state_dict(path, _TORCH_COPIES * largest + _TORCH_SLACK_BYTES, needed, use_ema)
+    limit = _TORCH_COPIES * largest + _TORCH_SLACK_BYTES
+    tensors, notes = read_state_dict(path, limit, needed, use_ema, variant.family)
     return _of_tensors(tensors, path, variant, notes)
 
 
 def _of_tensors(tensors: Mapping[str, Any], path: Path, variant: Variant, notes: list[str]) -> Entries:
     """Of a mapping of PyTorch tensors, in any layout of either family."""
+    tensors = _without_prefixes(tensors)
     family = _family(tensors)
     if family and family != variant.family:
         _require(family, "PyTorch", path, variant)
@@ -79,7 +83,7 @@ def _of_tensors(tensors: Mapping[str, Any], path: Path, variant: Variant, notes:
 
     def read(wanted: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         for canonical in wanted:
-            array = _array(tensors[places[canonical]])
+            array = _array(tensors[places[canonical]], f"{path}: {places[canonical]}")
             if axes.get(canonical):
                 array = array.transpose(axes[canonical])
             # A copy only where it was transposed; ascontiguousarray makes a scalar one-dimensional.
@@ -142,11 +146,25 @@ def _header(value: Any) -> tuple[tuple[int, ...], str]:
     return tuple(value.shape), dtype
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _array(tensor: Any, name: str) -> np.ndarray:
     import torch
 
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    # By the class: the file tells a tensor's attributes, and one named `detach` would be called in the method's place.
+    tensor = torch.Tensor.detach(tensor)
+    try:
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (RuntimeError, TypeError) as error:  # a view that is lazily negated, say
+        raise CheckpointError(f"{name} cannot be read: {error}. Save model.state_dict() again.") from error
+
+
+def _without_prefixes(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same under the model's own names, where a trainer put a part before them.
+
+    What it keeps beside them, such as an averaged model's `n_averaged` or the loss's weights, stays as it is.
+    """
+    shorter = {_PREFIXES.sub("", key): value for key, value in tensors.items()}
+    hidden = not _family(tensors) and _family(shorter) and len(shorter) == len(tensors)
+    return shorter if hidden else tensors
 
 
 def _bytes(shapes: Shapes) -> int:

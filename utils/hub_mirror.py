@@ -21,7 +21,8 @@ def transfer_from_hub(source: Source, file: BinaryIO, progress: bool) -> str:
     """
     from huggingface_hub import hf_hub_url
 
-    endpoint = os.environ.get("HF_ENDPOINT") or None  # the library looks once, when it is imported
+    # The library looks once, when it is imported; there too a slash at the end is no part of the address.
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     address = hf_hub_url(source.repository, source.file, endpoint=endpoint)
     commit, expected = _asked(address, endpoint)
     if commit:

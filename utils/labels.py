@@ -54,7 +54,7 @@ def own_labels(path: str | Path) -> list[Label]:
     labels = []
     for index, line in enumerate(lines):
         *ids, name = line.strip("\r").split("\t")
-        name, id_ = " ".join(name.split()), ids[0].strip() if ids else f"class_{index}"
+        name, id_ = " ".join(name.split()), " ".join(ids[0].split()) if ids else f"class_{index}"
         if len(ids) > 1 or not name or not id_:
             raise ParameterError(
                 f"labels: {path}, line {index + 1}: expected a class name, or an id, a tab and a name, found {line!r}"

@@ -12,6 +12,7 @@ from utils.errors import CheckpointError
 from utils.variants import Variant
 
 _LISTED = 10  # of each kind; the count says how many there are
+_SHOWN = 200  # characters of one: a file may name its entries as it likes
 # What is converted to float32: the first two without loss.
 CONVERTED = ("float16", "bfloat16", "float64")
 # First part of the names of a model's own layers. A file with more of these is of another model: to leave out a
@@ -105,10 +106,14 @@ class Problems:
                 "save the model in float32 again."
             )
         if self._found.keys() & {"not finite", "negative variance"}:
-            return "The file is damaged, or its training diverged: get it again, or use an earlier checkpoint."
+            wide = " Or its float64 values are too large for float32." if "float64" in self._converted else ""
+            return f"The file is damaged, or its training diverged: get it again, or use an earlier checkpoint.{wide}"
+        if self._found.keys() == {"missing"} and all(key.startswith("head") for key in self._found["missing"]):
+            return "Of a file without a classifier there are only features: set head to 'fe', or give another file."
         return f"Give a file of {self.variant.architecture}."
 
 
 def _some(entries: list[str]) -> str:
     more = f"; and {len(entries) - _LISTED} more" if len(entries) > _LISTED else ""
-    return "; ".join(entries[:_LISTED]) + more
+    shown = (entry if entry.isprintable() else ascii(entry) for entry in entries[:_LISTED])
+    return "; ".join(entry if len(entry) <= _SHOWN else f"{entry[:_SHOWN]}…" for entry in shown) + more

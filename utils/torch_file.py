@@ -14,9 +14,8 @@ from utils.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-_WRAPPERS = ("state_dict", "model")
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # the last: of PyTorch's own tutorial on checkpoints
 _AVERAGES = ("state_dict_ema", "model_ema")  # of the weights: timm's train.py; DeiT's and torchvision's
-_PREFIXES = ("module.", "_orig_mod.")  # of parallel training, of torch.compile
 # What trainers leave beside the weights (timm's train.py: `args`, and `metric`, a NumPy scalar). None of it is needed,
 # so none of it is made: each of these names stands for `_Inert` while a file is read.
 _INERT = (
@@ -42,16 +41,17 @@ class _Inert:
 
 
 def read_state_dict(
-    path: Path, limit: int, needed: int, use_ema: bool = False
+    path: Path, limit: int, needed: int, use_ema: bool = False, family: str = "convmixer"
 ) -> tuple[dict[str, torch.Tensor | Any], list[str]]:
-    """Reads the state dict, without wrappers ("state_dict", "model") and prefixes ("module.", "_orig_mod.").
+    """Reads the state dict, without wrappers ("state_dict", "model", "model_state_dict").
 
     `limit` bounds the bytes that the archive may declare, `needed` is what the message compares them with. `use_ema`
-    takes the moving average of the weights instead. Returns the values as they are in the file, checked by nobody yet,
-    and what the user should know. Raises CheckpointError.
+    takes the moving average of the weights instead, a choice that only the notebook of the `family` convmixer has.
+    Returns the values as they are in the file, checked by nobody yet, and what the user should know. Raises
+    CheckpointError.
     """
     content, notes = _load(path, limit, needed), []
-    averages = [name for name in _AVERAGES if isinstance(content, Mapping) and name in content]
+    averages = _mappings(content, _AVERAGES)
     if use_ema:
         if not averages:
             found = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
@@ -62,24 +62,30 @@ def read_state_dict(
         content = content[averages[0]]
         notes.append(f"{path.name}: the moving average of the weights, {averages[0]}, was taken.")
     elif averages:
+        choice = "set use_ema to True" if family == "convmixer" else "save it as a file of its own, and give that"
         notes.append(
             f"{path.name}: beside the weights the file has their moving average, {averages[0]}, which was not taken. "
-            "If the accuracy that you know is the average's, set use_ema to True."
+            f"If the accuracy that you know is the average's, {choice}."
         )
     for _ in _WRAPPERS:
-        inner = [content[name] for name in _WRAPPERS if isinstance(content, Mapping) and name in content]
+        inner = _mappings(content, _WRAPPERS)
         if not inner:
             break
-        content = inner[0]
+        content = content[inner[0]]
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise CheckpointError(
             f"{path}: expected a state dict (tensors by name), alone or under "
             f"{' or '.join(map(repr, _WRAPPERS))}, found {type(content).__name__}. Save model.state_dict()."
         )
-    for prefix in (*_PREFIXES, *_PREFIXES):  # in either order
-        if content and all(key.startswith(prefix) for key in content):
-            content = {key.removeprefix(prefix): value for key, value in content.items()}
-    return dict(content), notes
+    # Not by its methods: an OrderedDict's state, which the file tells, may hide them behind other things.
+    return {key: content[key] for key in content}, notes
+
+
+def _mappings(content: Any, names: tuple[str, ...]) -> list[str]:
+    """Those names under which there is a mapping; trainers leave None, or a model's name, under some."""
+    if not isinstance(content, Mapping):
+        return []
+    return [name for name in names if name in content and isinstance(content[name], Mapping)]
 
 
 def _load(path: Path, limit: int, needed: int) -> Any:
@@ -87,6 +93,11 @@ def _load(path: Path, limit: int, needed: int) -> Any:
 
     zipped = format_of(path) == "torch"
     if zipped:
+        if any("/code/" in member.filename for member in members(path)):
+            raise CheckpointError(
+                f"{path}: this is a TorchScript module, which holds a program beside the weights, and was not read. If "
+                "you trust it, save its state dict alone: torch.save(torch.jit.load(path).state_dict(), new_path)."
+            )
         # torch.save never compresses, and mapping a compressed file would take its packed bytes for weights.
         if any(member.compress_type != zipfile.ZIP_STORED for member in members(path)):
             raise CheckpointError(f"{path}: PyTorch files are not compressed, but this one is. Get the original.")
@@ -110,5 +121,14 @@ def _explain(error: Exception) -> str:
             "program when they are read, so it was not read. Save the state dict alone: "
             "torch.save(model.state_dict(), path)."
         )
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    operand = re.search(r"Unsupported operand (\d+)", str(error))
+    if operand:
+        return (
+            f"the file is damaged, or was saved with a newer pickle_protocol than the 2 that can be read safely "
+            f"(found instruction {operand[1]}). Save it with torch.save(model.state_dict(), path)."
+        )
+    # PyTorch's own first line is an advice to load the file unsafely.
+    told = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    text = told[1] if told else str(error).strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
     return f"the file is damaged or no PyTorch checkpoint: {reason[:300]}. Get the file again."
