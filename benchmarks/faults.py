@@ -287,6 +287,7 @@ FAULTS = {
 }
 
 
-def faults_of(variant: Variant) -> list[Fault]:
-    """The faults that can be made with this variant."""
-    return FAULTS["mixer" if variant.family == "mixer" else variant.architecture.activation]
+def faults_of(variant: Variant, head: str = "classification") -> list[Fault]:
+    """The faults that can be made with this variant and head."""
+    faults = FAULTS["mixer" if variant.family == "mixer" else variant.architecture.activation]
+    return [fault for fault in faults if head == "classification" or fault.name != "one_head_row_swapped"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any, Self
 
 # For every process. The GPU is hidden because the comparison is of CPUs, and not all contenders would use it.
 COMMON = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+
+_STARTING = threading.Lock()  # the environment is one for all threads
 
 
 class Worker:
@@ -31,7 +34,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, prepare, arguments), name=name, daemon=True)
-        with _environment({**COMMON, **(environment or {})}):
+        with _STARTING, _environment({**COMMON, **(environment or {})}):
             self._process.start()
         theirs.close()  # or its end would be noticed by nobody
         self._prepared = False

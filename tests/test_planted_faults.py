@@ -5,6 +5,7 @@ the weights, the definition or a handler, and TensorFlow runs what comes of it.
 """
 
 import functools
+import json
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 import tiny
 
+from benchmarks import yardstick
 from benchmarks.faults import FAULTS, Fault, faults_of
 from benchmarks.gate import Subject
 from benchmarks.honest import KINDS
@@ -181,3 +183,29 @@ def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_s
     ]
     assert Report(each[0]).passed
     assert not any(row.passed for row in each[1])
+
+
+# --- the table of margins
+
+
+def test_the_yardstick_judges_a_case_in_processes_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(RELU, "dead", "fe")])
+    assert yardstick.main(["--without-faults", "--output-dir", str(tmp_path)]) == 0
+    (sample,) = json.loads((tmp_path / "yardstick.json").read_text())["samples"]
+    assert set(sample["ratios"]) == {"0", "1"}
+    assert f"| {RELU} | dead | fe |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"passed": False}, 1), ({"slipped": ["b"]}, 1)])
+def test_a_refused_checkpoint_or_a_fault_that_slips_ends_the_yardstick_with_1(
+    tmp_path, monkeypatch, capsys, change, status
+):
+    sample = {"variant": MIXER, "kind": "dead", "head": "fe", "size": None, "passed": True, "where": "features"}
+    sample |= {"ratios": {"1": 1.5, "0": 2.5}, "faults": {"a": 900.0, "b": 700.0}, "slipped": []} | change
+    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(MIXER, "dead", "fe")])
+    monkeypatch.setattr(yardstick, "judged", lambda case, with_faults: sample)
+    assert yardstick.main(["--output-dir", str(tmp_path)]) == status
+    shown = capsys.readouterr().out
+    assert "Honest exports err 2.5 times as much as their source at worst; each of 2 planted faults 700 times" in shown
+    assert ("REFUSED" in shown) == ("passed" in change)
+    assert ("| 1 of 2 |" in shown) == ("slipped" in change)
