@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -352,11 +351,11 @@ def test_closed_port_is_reported_with_what_to_do(tmp_path, monkeypatch):
 
 def test_silent_server_does_not_hang(server, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "READ_TIMEOUT_SECONDS", 0.2)
-    server.answers["/timm"] = lambda handler: time.sleep(1)
-    start = time.monotonic()
-    with pytest.raises(CheckpointUnavailable, match="timed out"):
+    released = threading.Event()
+    server.answers["/timm"] = lambda handler: released.wait(60)
+    with pytest.raises(CheckpointUnavailable, match="timed out"):  # and not that the connection was closed
         fetch(server.variant(), tmp_path, progress=False)
-    assert time.monotonic() - start < 5
+    released.set()
 
 
 def test_timeouts_are_short_enough_for_an_offline_run():
@@ -384,11 +383,11 @@ def test_killed_download_leaves_no_file_of_that_name(server, tmp_path):
     def stalls(handler):
         respond(handler, CONTENT[:HALF], length=len(CONTENT))
         half_sent.set()
-        finish.wait(30)
+        finish.wait(300)
 
     server.answers["/timm"] = stalls
     process = fetching(server, tmp_path)
-    assert half_sent.wait(60)
+    assert half_sent.wait(300)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finish.set()
@@ -407,12 +406,12 @@ def test_two_processes_at_once_both_get_the_file(server, tmp_path):
     together = threading.Barrier(2)
 
     def slowly(handler):
-        together.wait(60)
+        together.wait(300)
         whole(handler)
 
     server.answers["/timm"] = slowly
     processes = [fetching(server, tmp_path) for _ in range(2)]
-    assert [process.communicate(timeout=120)[0].strip() for process in processes] == [SHA256, SHA256]
+    assert [process.communicate(timeout=600)[0].strip() for process in processes] == [SHA256, SHA256]
     assert (tmp_path / WHOLE[0]).read_bytes() == CONTENT
     assert files(tmp_path) == WHOLE
 

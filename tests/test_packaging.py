@@ -355,7 +355,7 @@ stage.publish(manifest(stage.files))
     assert child.stdout.readline() == b"ready\n"
     publish(tmp_path, b"ours")
     assert (tmp_path / NAME / "saved_model.pb").read_bytes() == b"ours"
-    child.communicate(b"go\n", timeout=60)
+    child.communicate(b"go\n", timeout=300)
     assert child.returncode == 0
     assert (tmp_path / NAME / "saved_model.pb").read_bytes() == b"theirs"
     assert left_in(tmp_path) == sorted(THREE)
