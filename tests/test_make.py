@@ -1,6 +1,7 @@
 """The Makefile and .ci/setup: what a person types, as far as it goes without minutes of installing."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -57,14 +58,16 @@ def interpreter(folder, version, ensurepip="true", name="stub"):
 
 def make(folder, *arguments, **environment):
     inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    inherited = {name: value for name, value in inherited.items() if name not in ("PYTHON", "VENV")}
+    # Whoever runs the tests may have set some of the Makefile's own variables.
+    own = re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    inherited = {name: value for name, value in inherited.items() if name not in own}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=folder,
         env=inherited | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
