@@ -9,6 +9,9 @@ from utils.devices import keep_triton_out
 keep_triton_out()  # the tests import the frameworks in any order
 # Read by TensorFlow when it is first imported, in notebooks' kernels too: its banner would hide what matters.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The servers of these tests are on this machine: a proxy, where there is one, does not know them.
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1"]))
 
 
 def pytest_collection_modifyitems(items):
