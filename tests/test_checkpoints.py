@@ -1,7 +1,6 @@
 """Both layouts read to the same arrays; every kind of bad file is refused by name, and none is executed."""
 
 import io
-import json
 import os
 import pickle
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import memory
 import numpy as np
 import pytest
 import torch
@@ -313,11 +313,10 @@ ZEROS = bytes(200 << 20)
 
 def peak_of(code, *arguments):
     """Runs Python code in a process of its own; returns what it printed and its peak memory in bytes."""
-    report = "import json, resource; print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))"
-    run = [sys.executable, "-c", f"import sys\n{code}\n{report}", *map(str, arguments)]
+    run = [sys.executable, "-c", f"{memory.PEAK}\n{code}\nprint(peak())", *map(str, arguments)]
     result = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     *printed, peak = result.stdout.splitlines()
-    return printed, json.loads(peak)
+    return printed, int(peak)
 
 
 READ = """
@@ -325,7 +324,7 @@ from utils.checkpoints import read_convmixer, read_mixer
 from utils.variants import get_variant
 variant = get_variant(sys.argv[1])
 {imports}
-base = __import__("resource").getrusage(__import__("resource").RUSAGE_SELF).ru_maxrss * 1024
+base = peak()
 try:
     arrays = (read_mixer if variant.family == "mixer" else read_convmixer)(sys.argv[2], variant)
     print(sum(array.nbytes for array in arrays.values()))
