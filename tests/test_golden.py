@@ -50,7 +50,8 @@ def test_what_is_read_is_what_was_written(golden, tmp_path):
     assert path == tmp_path / GOLDEN
     read = read_golden(path.read_bytes(), "here")
     np.testing.assert_array_equal(read.inputs, golden.inputs)
-    np.testing.assert_array_equal(read.outputs, pooled(read.inputs))
+    np.testing.assert_array_equal(read.outputs, golden.outputs)
+    assert tiny.relative_error(read.outputs, pooled(read.inputs)) <= 1e-5  # sums again: perhaps in another order
     assert golden_bytes(read) == golden_bytes(golden)
 
 

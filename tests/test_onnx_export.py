@@ -1,7 +1,5 @@
 """The ONNX graph: every weight by its name, none of their bytes, layers channels-last, and errors for the rest."""
 
-import time
-
 import numpy as np
 import onnx
 import pytest
@@ -192,12 +190,11 @@ def test_full_size_model_is_exported_without_memory_for_its_weights():
     with torch.device("meta"):
         model = ConvMixer(architecture)
     onnx_export.export_onnx(tiny.source("convmixer_tiny"), "logits")  # what PyTorch loads once is not the model's
-    before, started = psutil.Process().memory_info().rss, time.monotonic()
+    before = psutil.Process().memory_info().rss
     graph = onnx_export.export_onnx(model, "logits")
-    seconds, grown = time.monotonic() - started, psutil.Process().memory_info().rss - before
+    grown = psutil.Process().memory_info().rss - before
     shapes = {key: shape for key, shape in inputs_of(graph).items() if key != "inputs"}
     trainable = sum(int(np.prod(shape)) for key, shape in shapes.items() if "running_" not in key)
     assert trainable == get_variant("convmixer_768_32").parameters
     assert graph.ByteSize() < 200_000
     assert grown < 4 * trainable  # bytes: less than the weights in float32
-    assert seconds < 60  # 3 s when nothing else runs; the classic way takes tens

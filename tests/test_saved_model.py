@@ -54,7 +54,7 @@ def small(size=4):
 def test_loaded_by_tensorflow_it_has_the_reusable_interface(directory):
     model = tf.saved_model.load(directory)
     assert tiny.relative_error(model(images()), tiny.expected(NAME)["logits"]) <= TOLERANCE
-    np.testing.assert_array_equal(model(images()), model(images(), training=False))
+    assert tiny.relative_error(model(images(), training=False), tiny.expected(NAME)["logits"]) <= TOLERANCE
     assert len(model.trainable_variables) == TRAINABLE
     assert len(model.variables) == TRAINABLE + 14
     assert list(model.regularization_losses) == []
@@ -183,7 +183,10 @@ def test_saving_reloads_to_a_model_that_can_be_saved_again(directory, tmp_path):
     model = tf.saved_model.load(directory)
     tf.saved_model.save(model, str(tmp_path / "again"), signatures=model.signatures)
     again = saved_model.load_model(tmp_path / "again")
-    np.testing.assert_array_equal(again(images()), model(images()))
+    # Another graph, which may be optimised to another order of sums.
+    assert tiny.relative_error(again(images()), model(images()).numpy()) <= TOLERANCE
+    for value, found in zip(values(model.variables), values(again.variables), strict=True):
+        np.testing.assert_array_equal(found, value)
 
 
 def test_training_pass_puts_the_statistics_back(directory):
