@@ -129,8 +129,8 @@ def damaged(kind, folder):
             arrays["MixerBlock_9/LayerNorm_0/scale"] = np.ones(3, np.float32)
         elif kind == "misshapen":
             arrays["head/kernel"] = arrays["head/kernel"].T
-        elif kind == "double":
-            arrays["stem/bias"] = arrays["stem/bias"].astype(np.float64)
+        elif kind == "integers":
+            arrays["stem/bias"] = arrays["stem/bias"].astype(np.int32)
         elif kind == "nan":
             arrays["head/bias"][2] = np.nan
         elif kind == "pickled":
@@ -159,7 +159,7 @@ class Exploding:
         ("missing", "stem/bias"),
         ("extra", "MixerBlock_9/LayerNorm_0/scale"),
         ("misshapen", "head/kernel"),
-        ("double", "stem/bias"),
+        ("integers", "stem/bias"),
         ("nan", "head/bias"),
         ("pickled", "stem/bias"),
     ],
