@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"TensorFlow {version}, {folder.name}: {verdict(samples[-1])}", flush=True)
     notes = description("compat", arguments) | {
         "method": (
-            "each TensorFlow in an environment of its own, on the CPU: load, call with batches of 4 and 1, "
+            "each TensorFlow in an environment of its own, on the CPU: load, call with batches of 3 and 1, "
             "gradients by every trainable variable, image signatures. The figure is the largest error of an output, "
             "relative to max(1, max), against the TensorFlow that wrote the artefact; then that of the gradients, "
             "relative L2"

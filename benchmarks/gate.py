@@ -46,19 +46,17 @@ class Subject:
 
     def report(self, fault: Fault | None = None, training: bool = True) -> parity.Report:
         """All rows for an export, with a fault planted or none; without `training` those of inference alone."""
-        with fault.patches() if fault else nullcontext():
+        with fault.patches() if fault else nullcontext():  # around the export alone: the truth knows no fault
             candidate = _Loaded(self.family.export(fault), ignores_training=bool(fault and fault.ignores_training))
-            here = {saved_model.name_of(v): v.numpy() for v in candidate.variables}
-            rows = parity.compare_arrays(
-                self.family.variables(candidate), here, output="variables", tolerance=parity.EXACT
-            )
-            run = saved_model.as_function(candidate)
-            for name, batch in self.inputs.items():
-                rows += self._outputs(run, name, batch, self.family.sides)
-            with saved_model.multiplied(candidate, self.family.probe_factor):
-                rows += self._outputs(run, "noise, probed", self.inputs["noise"][:1], self.family.probed_sides)
-            if training:
-                rows += self._training(candidate)
+        here = {saved_model.name_of(v): v.numpy() for v in candidate.variables}
+        rows = parity.compare_arrays(self.family.variables(candidate), here, output="variables", tolerance=parity.EXACT)
+        run = saved_model.as_function(candidate)
+        for name, batch in self.inputs.items():
+            rows += self._outputs(run, name, batch, self.family.sides)
+        with saved_model.multiplied(candidate, self.family.probe_factor):
+            rows += self._outputs(run, "noise, probed", self.inputs["noise"], self.family.probed_sides)
+        if training:
+            rows += self._training(candidate)
         return parity.Report(rows)
 
     def _outputs(self, run: Model, name: str, batch: np.ndarray, sides: Callable[[str], Model]) -> list[parity.Row]:
@@ -71,18 +69,19 @@ class Subject:
         return sides(dtype)(batch)
 
     def _training(self, candidate: _Loaded) -> list[parity.Row]:
-        one, three = self.inputs["noise"][:1], self.inputs["noise"][:3]
+        one, several = self.inputs["noise"], self.inputs["photographs"]
         truth, *sources = self._once(("gradients",), lambda: self.family.gradients(one, candidate.axes))
         found = self.family.joined(saved_model.gradients(candidate, one))
         settings = {"output": "gradients", "input_name": "noise", "batch": 1}
         rows = parity.compare_arrays(truth, found, sources=sources, pooled=True, **settings)
-        expected, own = self._once(("training",), lambda: self.family.training_passes(three))
-        found = saved_model.training_pass(candidate, three)
+        expected, own = self._once(("training",), lambda: self.family.training_passes(several))
+        found = saved_model.training_pass(candidate, several)
+        settings = {"input_name": "photographs", "batch": len(several)}
         for index, output in enumerate((f"{self.output}, training mode", "moving statistics")):
             arrays = [{"": side[index]} if index == 0 else side[index] for side in (expected, found, own)]
             if any(arrays):
                 *pair, source = arrays
-                rows += parity.compare_arrays(*pair, output=output, sources=[source], input_name="noise", batch=3)
+                rows += parity.compare_arrays(*pair, output=output, sources=[source], **settings)
         return rows
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:

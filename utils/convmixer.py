@@ -136,7 +136,7 @@ def probed(model: ConvMixer) -> ConvMixer:
 
 def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
     """`features` and, of a classifier, `logits`, by one run on float32 [B, H, W, 3]; in the model's own dtype."""
-    with torch.inference_mode(), _threads(model):
+    with torch.inference_mode(), _one_thread():
         features = model.features(_nchw(inputs, model))
         found = {"features": features}
         if not isinstance(model.head, nn.Identity):
@@ -150,7 +150,7 @@ def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
     `inputs` is float32 [B, H, W, 3]; the model's own dtype and mode (train or eval) are kept.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
-    with _threads(model):
+    with _one_thread():
         loss = (model(_nchw(inputs, model)) ** 2).sum() / len(inputs)
         found = torch.autograd.grad(loss, parameters)
     return {name: gradient.numpy() for name, gradient in zip(names, found, strict=True)}
@@ -162,23 +162,22 @@ def training_pass(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, dic
     In the model's own dtype, on a copy: the model's statistics and mode stay as they are.
     """
     trained = copy.deepcopy(model).train()
-    with torch.no_grad(), _threads(model):
+    with torch.no_grad(), _one_thread():
         output = trained(_nchw(inputs, model)).numpy()
     statistics = {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
     return output, statistics
 
 
 @contextmanager
-def _threads(model: nn.Module) -> Iterator[None]:
-    """One thread for a model in float64.
+def _one_thread() -> Iterator[None]:
+    """For what runs beside TensorFlow, on a core of its own.
 
-    PyTorch then convolves depthwise in as many tiny steps as there are channels, and brings its threads together at
-    each: beside another process on the same cores that takes up to fifty times as long as one thread does.
+    In float64 PyTorch convolves depthwise in as many tiny steps as there are channels, and brings its threads together
+    at each: where another program wants the same cores, two threads take up to fifty times as long as one.
     """
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        if next(model.parameters()).dtype == torch.float64:
-            torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ GOLDEN = "assets.extra/golden.npz"
 # int8 holds +-4 (normalised photographs reach 2.7), fine so that no two pixels of a patch are alike. 29 and 31 are
 # prime, so that the repetition meets no patch's.
 _COARSE, _FINE, _STEPS = 32, (29, 31), 32
-_MAX_OUTPUTS = 180_000  # bytes: the four images of a classifier of 1,000 classes take 16,000, two of 21,843 175,000
+_MAX_OUTPUTS = 180_000  # bytes: the three images of a classifier of 1,000 classes take 12,000, two of 21,843 175,000
 _MAX_PIXELS, _MAX_BYTES = 1 << 24, 4 << 20  # a file from outside claims no more than this
 _ARRAYS = {"coarse": ("int8", 4), "fine": ("int8", 3), "size": ("int32", 1), "outputs": ("float32", 2)}
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError)
@@ -56,14 +56,14 @@ def make_golden(
     seed: int,
     photographs: Mapping[str, np.ndarray] | None = None,
 ) -> Golden:
-    """Runs `source`, float32 NHWC -> float64 or float32 [B, units], on up to three photographs and one image of noise.
+    """Runs `source`, float32 NHWC -> float64 or float32 [B, units], on up to two photographs and one image of noise.
 
     photographs: float32 [height, width, 3], normalised. Fewer images where the outputs would take too many bytes.
     PackagingError where the source gives anything else, or what is not finite.
     """
     rng = np.random.default_rng(seed)
     noise = rng.integers(-64, 64, (_COARSE, _COARSE, 3), dtype=np.int8)  # +-2
-    images = [*list((photographs or {}).values())[:3], None]
+    images = [*list((photographs or {}).values())[:2], None]
     coarse = np.stack([noise if image is None else _coarse(image) for image in images])
     fine = rng.integers(-16, 16, (*_FINE, 3), dtype=np.int8)  # +-0.5
     golden = Golden(coarse, fine, np.array([height, width], np.int32), np.zeros((0, 0), np.float32))

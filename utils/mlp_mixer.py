@@ -7,6 +7,7 @@ those of the official checkpoints, so a parameter's path in the tree is its key 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from utils.errors import CheckpointError, ParameterError
 from utils.variants import HEADS, MixerArchitecture
 
+Arrays = dict[str, jax.Array]
 HEAD_PARAMETERS = (
     "head/kernel",
     "head/bias",
@@ -140,29 +142,31 @@ def as_outputs(
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """The model as a function of float32 [B, H, W, 3] that gives `features` and, of a classifier, `logits`.
 
-    float64: compute and give float64, the truth that float32 is measured against.
+    float64: compute and give float64, the truth that float32 is measured against. Images go one by one, as every other
+    size of batch would have to be compiled anew.
     """
-
-    @jax.jit
-    def run(parameters: dict[str, jax.Array], inputs: jax.Array) -> dict[str, jax.Array]:
-        tree = {"params": unflatten_dict(parameters, sep="/")}
-        if model.head == "fe":
-            return {"features": model.apply(tree, inputs)}
-        before_head = "pre_head_layer_norm"
-        logits, state = model.apply(
-            tree, inputs, capture_intermediates=lambda module, _: module.name == before_head, mutable=["intermediates"]
-        )
-        (tokens,) = state["intermediates"][before_head]["__call__"]
-        return {"features": jnp.mean(tokens, axis=1), "logits": logits}
-
-    with jax.enable_x64(float64):
-        parameters = jax.device_put(_in(parameters, float64))
 
     def call(inputs: np.ndarray) -> dict[str, np.ndarray]:
         with jax.enable_x64(float64):
-            return {name: np.asarray(output) for name, output in run(parameters, *_in([inputs], float64)).items()}
+            there = jax.device_put(dict(parameters))
+            found = [_outputs(model, float64, there, image[np.newaxis]) for image in inputs]
+            return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
 
     return call
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Array) -> dict[str, jax.Array]:
+    parameters, inputs = _in(float64, (parameters, inputs))
+    tree = {"params": unflatten_dict(parameters, sep="/")}
+    if model.head == "fe":
+        return {"features": model.apply(tree, inputs)}
+    before_head = "pre_head_layer_norm"
+    logits, state = model.apply(
+        tree, inputs, capture_intermediates=lambda module, _: module.name == before_head, mutable=["intermediates"]
+    )
+    (tokens,) = state["intermediates"][before_head]["__call__"]
+    return {"features": jnp.mean(tokens, axis=1), "logits": logits}
 
 
 def gradients(
@@ -172,22 +176,21 @@ def gradients(
 
     float64: compute and give float64.
     """
-    predict = predict_function(model)
-
-    @jax.jit
-    def gradient(parameters: dict[str, jax.Array], inputs: jax.Array) -> dict[str, jax.Array]:
-        return jax.grad(lambda p: (predict(p, inputs) ** 2).sum() / len(inputs))(parameters)
-
     with jax.enable_x64(float64):  # for this computation alone: the rest of the process stays in float32
-        found = gradient(_in(parameters, float64), *_in([inputs], float64))
+        found = _gradients(model, float64, dict(parameters), inputs)
         return {key: np.asarray(value) for key, value in found.items()}
 
 
-def _in(arrays: Any, float64: bool) -> Any:
-    """The same dict or list of arrays in float64, or as they are."""
-    if isinstance(arrays, Mapping):
-        return dict(zip(arrays, _in(list(arrays.values()), float64), strict=True))
-    return [np.asarray(array, np.float64) if float64 else array for array in arrays]
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Array) -> Arrays:
+    parameters, inputs = _in(float64, (parameters, inputs))
+    predict = predict_function(model)
+    return jax.grad(lambda p: (predict(p, inputs) ** 2).sum() / len(inputs))(parameters)
+
+
+def _in(float64: bool, arrays: Any) -> Any:
+    """The same arrays, in float64 if so: within what is compiled, so that not all need be there at a time."""
+    return jax.tree.map(lambda array: array.astype(jnp.float64), arrays) if float64 else arrays
 
 
 def probe_factor(key: str) -> float:

@@ -12,6 +12,7 @@ variable and an empty comparison are failures, never skipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -133,19 +134,20 @@ def _row(
     reason = _fault(reference, candidate) or _source_fault(reference, sources)
     if reason:
         return _failed(output, input_name, batch, tolerance, reason, variable)
-    expected, found = reference.astype(np.float64), candidate.astype(np.float64)
-    error, largest = found - expected, float(np.abs(expected).max())
-    scale, max_abs = max(1.0, largest), float(np.abs(error).max())
-    own, margin = None, tolerance * scale
+    # One array of float64 at a time: the largest has 22 million numbers.
+    expected = reference.astype(np.float64, copy=False)
+    own, largest = None, _largest(expected)
+    scale, margin = max(1.0, largest), tolerance * max(1.0, largest)
     if sources is not None:
-        errors = [source.astype(np.float64) - expected for source in sources]
-        own = max(_relative_l2(each, expected) for each in errors)
+        errors = [_error(source, expected) for source in sources]
+        own = max(relative_l2 for _, _, relative_l2 in errors)
         # Either of the two best classes may move by what is allowed: in the largest error, as one class is one value.
-        margin = 2 * RATIO * max(ROUNDING * largest, *(float(np.abs(each).max()) for each in errors))
-    relative_l2 = _relative_l2(error, expected) if l2 or sources is not None else None
+        margin = 2 * RATIO * max(ROUNDING * largest, *(most for most, _, _ in errors))
+    max_abs, rmse, error_l2 = _error(candidate, expected)
+    relative_l2 = error_l2 if l2 or sources is not None else None
     top1 = top5 = None
     if output.startswith("logits"):
-        top1, top5 = _agreement(expected, found, margin)
+        top1, top5 = _agreement(expected, candidate.astype(np.float64), margin)
     figure = max_abs / scale if relative_l2 is None else relative_l2
     row = Row(
         output=output,
@@ -153,7 +155,7 @@ def _row(
         batch=batch,
         max_abs=max_abs,
         relative=max_abs / scale,
-        rmse=float(np.sqrt(np.mean(error**2))),
+        rmse=rmse,
         top1=top1,
         top5=top5,
         tolerance=tolerance,
@@ -213,9 +215,19 @@ def _source_fault(reference: np.ndarray, sources: Sequence[np.ndarray] | None) -
     return ""
 
 
-def _relative_l2(error: np.ndarray, reference: np.ndarray) -> float:
-    """|error| / |reference|; where the reference is zero: zero, or a figure that only another such one comes near."""
-    return float(np.linalg.norm(error)) / max(float(np.linalg.norm(reference)), _TINY)
+def _error(found: np.ndarray, expected: np.ndarray) -> tuple[float, float, float]:
+    """The largest absolute error, the root of the mean squared one, and |error| / |expected| in the L2 norm.
+
+    Where what is expected is zero, the last is zero, or a figure that only another such one comes near.
+    """
+    error = np.subtract(found, expected, dtype=np.float64)
+    norm = float(np.linalg.norm(error))
+    return _largest(error), norm / math.sqrt(error.size), norm / max(float(np.linalg.norm(expected)), _TINY)
+
+
+def _largest(array: np.ndarray) -> float:
+    """The largest absolute value, without a second array of them."""
+    return max(float(array.max()), -float(array.min()))
 
 
 def _agreement(reference: np.ndarray, candidate: np.ndarray, margin: float) -> tuple[float | None, float]:

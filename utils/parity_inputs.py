@@ -12,9 +12,9 @@ from utils.errors import ParameterError
 def standard_inputs(
     height: int, width: int, seed: int, photographs: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """Inputs that show faults, float32 [B, height, width, 3] by name, with batches of 3 and 1.
+    """Inputs that show faults, float32 [B, height, width, 3] by name; all batches but that of photographs are of 1.
 
-    Few, since each goes through the source in float64 too: more noise, or more ramps, showed no fault that these miss.
+    Few, since each goes through the source in float64 too: more noise, or more shapes, showed no fault that these miss.
 
     photographs: float32 [height, width, 3], normalised as the model expects; all go into one batch, in their
     order. ParameterError for sizes below 8 pixels and for photographs of another shape or dtype, or not
@@ -23,12 +23,12 @@ def standard_inputs(
     if min(height, width) < 8:
         raise ParameterError(f"inputs of {height} x {width} pixels: expected at least 8 x 8.")
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((3, height, width, 3), dtype=np.float32)
+    noise = rng.standard_normal((1, height, width, 3), dtype=np.float32)
     # Normalised photographs stay below 2.7; 20 standard deviations of noise reach 90. That is deep in both
     # arms of GELU and ReLU, where a clipped, approximate or half-precision operation shows, and still far
     # from overflow.
     large = 20 * rng.standard_normal((1, height, width, 3), dtype=np.float32)
-    inputs = {"noise": noise, "ramp": _ramp(height, width), "block": _block(height, width), "large": large}
+    inputs = {"noise": noise, "ramp and block": _ramp_and_block(height, width), "large": large}
     if photographs:
         for name, photograph in photographs.items():
             _check_photograph(name, photograph, (height, width, 3))
@@ -51,18 +51,16 @@ def jittered(inputs: np.ndarray) -> np.ndarray:
     return inputs * (1 + signs * np.float32(2.0**-17))
 
 
-def _ramp(height: int, width: int) -> np.ndarray:
-    """An image that grows downwards, and falls to the right a third as fast: any flip or turn moves it."""
+def _ramp_and_block(height: int, width: int) -> np.ndarray:
+    """An image that any flip or turn moves: it grows downwards and falls to the right a third as fast.
+
+    Above and right of the middle lies a flat block, wider than high.
+    """
     down, right = np.linspace(-2, 2, height)[:, None], np.linspace(-2, 2, width)[None, :]
     channels = np.array([1.0, -0.5, 0.25])  # differ, so that channels exchanged shows too
-    return ((0.75 * down - 0.25 * right)[None, ..., None] * channels).astype(np.float32)
-
-
-def _block(height: int, width: int) -> np.ndarray:
-    """A flat image with a block above and right of the middle, wider than high: any flip or turn moves it."""
-    image = np.full((1, height, width, 3), -1.0, dtype=np.float32)
+    image = (0.75 * down - 0.25 * right)[None, ..., None] * channels
     image[:, height // 8 : height // 4 + 1, width // 2 : width - width // 8] = (2.0, 1.0, -0.5)
-    return image
+    return image.astype(np.float32)
 
 
 def _check_photograph(name: str, photograph: np.ndarray, shape: tuple[int, int, int]) -> None:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +37,38 @@ class References:
         shared = os.environ.get(FOLDER_VARIABLE)
         self._folder = Path(shared) if shared else None
         self._known: dict[str, dict[str, np.ndarray]] = {}
+        self._work: queue.SimpleQueue[Callable[[], None]] | None = None
+
+    def later(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """Has `run` computed in a thread of its own, after what it was given before; what is returned waits for it.
+
+        While TensorFlow is imported, traces, saves and packs, most of which takes one core, the source can use another.
+        """
+        if self._work is None:
+            self._work = queue.SimpleQueue()
+            threading.Thread(target=_work_through, args=(self._work,), daemon=True).start()
+        future: Future = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(run())
+            except BaseException as error:  # raised where the result is asked for
+                future.set_exception(error)
+
+        self._work.put(work)
+        return future.result
+
+    def ahead(
+        self, model: Callable[[np.ndarray], np.ndarray], batches: Iterable[np.ndarray]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """The same function; that thread begins with `batches`, which will be asked for."""
+        begun = {self._key("ahead", batch): self.later(lambda batch=batch: model(batch)) for batch in batches}
+
+        def call(inputs: np.ndarray) -> np.ndarray:
+            started = begun.get(self._key("ahead", inputs))
+            return started() if started else model(inputs)
+
+        return call
 
     def output(
         self, name: str, run: Callable[[np.ndarray], Outputs], dtype: str = "float32"
@@ -80,3 +116,8 @@ class References:
         except OSError:  # no space, say: the others compute it again
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def _work_through(work: queue.SimpleQueue) -> None:
+    while True:
+        work.get()()

@@ -165,7 +165,12 @@ def gradients(model: Any, inputs: np.ndarray, training: bool = False) -> dict[st
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(tf.constant(inputs), training=training) ** 2) / len(inputs)
     found = tape.gradient(loss, variables)
-    return {name_of(v): None if g is None else g.numpy() for v, g in zip(variables, found, strict=True)}
+    arrays = {}
+    for index, variable in enumerate(variables):
+        # `numpy` copies: each tensor goes at once, or all would be there twice.
+        gradient, found[index] = found[index], None
+        arrays[name_of(variable)] = None if gradient is None else gradient.numpy()
+    return arrays
 
 
 def training_pass(model: Any, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
