@@ -1,5 +1,6 @@
 """Stage times and peak memory."""
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -52,6 +53,14 @@ def test_a_failing_stage_is_still_recorded_and_its_error_passes():
         pass
     assert set(stages.seconds) == {"export", "save"}
     assert stages.memory_mb["export"] == peak < stages.memory_mb["save"]  # it was closed by then
+
+
+@linux
+def test_the_peak_is_of_this_process_not_of_the_one_that_began_it():
+    held = np.ones(500 * MB, dtype=np.uint8)  # by the parent, while it starts the child
+    code = "from utils.measure import peak_memory_mb; print(peak_memory_mb())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < held.nbytes / MB
 
 
 def test_peak_memory_is_in_megabytes_and_sees_an_allocation():
