@@ -1,7 +1,8 @@
 """Does the gate pass every honest checkpoint and fail every fault? `python -m benchmarks.yardstick [VARIANT ...]`.
 
 Each kind of checkpoint in `benchmarks.honest` goes through the gate as it is, with oneDNN on and off, then with each
-fault planted. Leaves `yardstick` in assets/tables. `--full-size` adds models of full size: half an hour on two cores.
+fault planted. Leaves `yardstick` in assets/tables; with `--full-size`, which takes some minutes a case, what it finds
+of models of full size in `yardstick_full_size`.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.yardstick", description=__doc__.splitlines()[0])
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="of these alone")
-    parser.add_argument("--full-size", action="store_true", help="models of full size too")
+    parser.add_argument("--full-size", action="store_true", help="models of full size, not tiny ones")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of checkpoints")
     parser.add_argument("--without-faults", action="store_true")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
@@ -118,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "method": "the gate of the conversion notebooks, before saving; errors against float64, relative L2, as "
         "multiples of the source framework's own float32",
     }
-    cases = [case for case in TINY + FULL * options.full_size if case.kind in options.kinds]
+    name, cases = ("yardstick_full_size", FULL) if options.full_size else ("yardstick", TINY)
+    cases = [case for case in cases if case.kind in options.kinds]
     cases = [case for case in cases if case.variant in (options.variants or [case.variant])]
 
     def shown(case: Case) -> dict[str, Any]:
@@ -128,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         samples = list(pool.map(shown, cases))
-    path = tables.write(options.output_dir, "yardstick", "The gate's margins", notes, table(samples), samples)
+    path = tables.write(options.output_dir, name, "The gate's margins", notes, table(samples), samples)
     print(f"{table(samples)}\n\n{path}")
     return 0 if all(sample["passed"] and not sample["slipped"] for sample in samples) else 1
 
