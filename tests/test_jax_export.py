@@ -65,10 +65,11 @@ def test_golden_outputs_survive_saving_and_loading(reloaded, expected):
 def test_every_standard_input_and_batch_passes_the_gate(reloaded, weights):
     head, model = reloaded
     predict, parameters = source(weights, head)
+    pictures = np.random.default_rng(2).standard_normal((3, SIZE, SIZE, 3), dtype=np.float32)
     rows = compare_outputs(
         lambda inputs: np.asarray(predict(parameters, inputs)),
         saved_model.as_function(model),
-        standard_inputs(SIZE, SIZE, seed=0),
+        standard_inputs(SIZE, SIZE, seed=0, photographs={str(i): picture for i, picture in enumerate(pictures)}),
         tiny.OUTPUTS[head],
     )
     assert {row.batch for row in rows} == {1, 3}
