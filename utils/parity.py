@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from utils.parity_inputs import jittered, nudged, standard_inputs
+from utils.parity_inputs import jittered, standard_inputs
 from utils.parity_report import Report
 from utils.parity_row import DOUBTFUL, RATIO, ROUNDING, Row
 
@@ -32,7 +32,6 @@ __all__ = [
     "compare_arrays",
     "compare_outputs",
     "jittered",
-    "nudged",
     "standard_inputs",
 ]
 

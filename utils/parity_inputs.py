@@ -36,11 +36,6 @@ def standard_inputs(
     return inputs
 
 
-def nudged(inputs: np.ndarray) -> np.ndarray:
-    """The same inputs, each moved up by one float32 rounding step: what rounding alone makes of them."""
-    return np.nextafter(inputs, np.float32(np.inf))
-
-
 def jittered(inputs: np.ndarray) -> np.ndarray:
     """The same inputs, each up or down by 2 ** -17 of itself: 64 rounding steps or more.
 
