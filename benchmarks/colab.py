@@ -6,7 +6,7 @@ libraries). Every notebook runs alone in an empty folder, with a kernel of a fre
 bare repository that stands for GitHub's), and pip installs what is missing.
 
 A run passes when the notebook ends well and nothing that Colab had has another version afterwards. Leaves `colab` in
-assets/tables, as .md and .json; utils/colab.py takes the versions that it knows from there.
+assets/tables, as .md and .json; utils/notebook/colab.py takes the versions that it knows from there.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.machine import description
-from utils import colab
-from utils.card_header import REPOSITORY
-from utils.download import cache_folder
+from utils.artefact.card_header import REPOSITORY
+from utils.checkpoints.download import cache_folder
+from utils.notebook import colab
 
 TABLES = colab.RUNS.parent
 ROOT = colab.ROOT
@@ -51,7 +51,7 @@ RUNTIMES = {
 }
 CONVERTED = ("convmixer_tiny_classification", "mixer_tiny_fe")  # what the other two notebooks take
 SHOWN = ("tensorflow", "torch", "jax", "numpy", "setuptools")
-_VERSIONS = "import json; from utils import colab; print(json.dumps(colab.installed_versions()))"
+_VERSIONS = "import json; from utils.notebook import colab; print(json.dumps(colab.installed_versions()))"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

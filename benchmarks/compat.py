@@ -22,8 +22,8 @@ import numpy as np
 
 from benchmarks import compat_probe, tables
 from benchmarks.machine import description
-from utils.download import cache_folder
-from utils.extraction import extract_tarball
+from utils.artefact.extraction import extract_tarball
+from utils.checkpoints.download import cache_folder
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 

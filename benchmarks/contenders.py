@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.conversion import AXES, ONNX_FILE, SAVED_MODEL, load, noise
-from utils.variants import get_variant
+from utils.models.variants import get_variant
 
 THREADS = 2  # for each contender, whatever the machine has
 

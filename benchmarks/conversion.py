@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.processes import Worker
-from utils import checkpoints
-from utils.measure import Stages, reset_peak_memory
-from utils.parity import Report, compare_outputs
-from utils.variants import Variant, get_variant
+from utils.checkpoints import loading
+from utils.machine.measure import Stages, reset_peak_memory
+from utils.models.variants import Variant, get_variant
+from utils.parity.comparison import Report, compare_outputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,9 +40,9 @@ def convert_ours(
     variant: Variant, model: nn.Module, weights: Mapping[str, np.ndarray], folder: Path, stages: Stages
 ) -> None:
     """The conversion of this repository, without packaging and the parity gate."""
-    from utils.onnx_export import export_onnx
-    from utils.onnx_tf_export import export_tensorflow
-    from utils.saved_model import save_model
+    from utils.export.onnx_to_tf import export_tensorflow
+    from utils.export.saved_model import save_model
+    from utils.export.torch_to_onnx import export_onnx
 
     with stages("torch.onnx.export"):
         graph = export_onnx(model, "logits")
@@ -59,8 +59,8 @@ def convert_plain(
     import onnx
     import torch
 
-    from utils.devices import keep_triton_out
-    from utils.onnx_compat import import_plain_onnx_tf
+    from utils.export.onnx_tf_compat import import_plain_onnx_tf
+    from utils.machine.devices import keep_triton_out
 
     keep_triton_out()
     backend = import_plain_onnx_tf()
@@ -142,10 +142,10 @@ def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
 
 def load(variant: Variant) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """The PyTorch model with its synthetic weights, and these as arrays (which share the model's memory)."""
-    from utils.convmixer import build_convmixer
+    from utils.models.convmixer import build_convmixer
 
-    checkpoint = checkpoints.resolve(variant, "synthetic", SEED, progress=False)
-    weights = checkpoints.read_convmixer(checkpoint.path, variant)
+    checkpoint = loading.resolve(variant, "synthetic", SEED, progress=False)
+    weights = loading.read_convmixer(checkpoint.path, variant)
     return build_convmixer(variant.architecture, weights), weights
 
 
@@ -169,7 +169,7 @@ def _check(model: nn.Module, variant: Variant, side: str, folder: Path) -> float
     """The SavedModel's error relative to the PyTorch model; ParityError when it is beyond rounding."""
     import tensorflow as tf
 
-    from utils.convmixer import as_nhwc
+    from utils.models.convmixer import as_nhwc
 
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     serve = loaded.signatures["serving_default"]

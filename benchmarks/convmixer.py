@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import conversion, latency, tables
 from benchmarks.contenders import THREADS
 from benchmarks.machine import description
-from utils.variants import VARIANTS
+from utils.models.variants import VARIANTS
 
 PARTS = ("conversion", "latency")
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"

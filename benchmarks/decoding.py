@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, tables
-from utils.variants import Preprocessing, get_variant
+from utils.models.variants import Preprocessing, get_variant
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "assets" / "tables"
@@ -49,7 +49,7 @@ def contenders(settings: Preprocessing) -> Mapping[str, Contender]:
     import tensorflow as tf
     from PIL import Image
 
-    from utils import photographs, preprocessing
+    from utils.images import photographs, preprocessing
 
     def one(encoded: tf.Tensor) -> tf.Tensor:
         return preprocessing.preprocess(preprocessing.decode(encoded)[tf.newaxis], settings)[0]

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from onnx import helper
 
-from utils import mlp_mixer
-from utils.variants import Variant
+from utils.models import mlp_mixer
+from utils.models.variants import Variant
 
 
 def nodes(graph, op_type):

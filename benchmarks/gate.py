@@ -16,13 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.faults import Fault
-from utils import convmixer, jax_export, mlp_mixer, parity, saved_model
-from utils.exported import ExportedFunction
-from utils.onnx_export import export_onnx
-from utils.onnx_tf_export import export_tensorflow
-from utils.parameters import preprocessing_for
-from utils.photographs import pillow_preprocess, sample_photographs
-from utils.variants import Variant
+from utils.export import jax_to_tf, saved_model
+from utils.export.function import ExportedFunction
+from utils.export.onnx_to_tf import export_tensorflow
+from utils.export.torch_to_onnx import export_onnx
+from utils.images.photographs import pillow_preprocess, sample_photographs
+from utils.models import convmixer, mlp_mixer
+from utils.models.variants import Variant
+from utils.notebook.parameters import preprocessing_for
+from utils.parity import comparison
 
 Model = Callable[[np.ndarray], np.ndarray]
 
@@ -40,16 +42,18 @@ class Subject:
         photographs = {
             title: pillow_preprocess(photograph, preprocessing) for title, photograph in sample_photographs().items()
         }
-        self.inputs = parity.standard_inputs(self.size, self.size, 0, photographs)
+        self.inputs = comparison.standard_inputs(self.size, self.size, 0, photographs)
         self.family = (_ConvMixer if variant.family == "convmixer" else _Mixer)(self)
         self._known: dict[tuple, Any] = {}
 
-    def report(self, fault: Fault | None = None, training: bool = True) -> parity.Report:
+    def report(self, fault: Fault | None = None, training: bool = True) -> comparison.Report:
         """All rows for an export, with a fault planted or none; without `training` those of inference alone."""
         with fault.patches() if fault else nullcontext():  # around the export alone: the truth knows no fault
             candidate = _Loaded(self.family.export(fault), ignores_training=bool(fault and fault.ignores_training))
         here = {saved_model.name_of(v): v.numpy() for v in candidate.variables}
-        rows = parity.compare_arrays(self.family.variables(candidate), here, output="variables", tolerance=parity.EXACT)
+        rows = comparison.compare_arrays(
+            self.family.variables(candidate), here, output="variables", tolerance=comparison.EXACT
+        )
         run = saved_model.as_function(candidate)
         for name, batch in self.inputs.items():
             rows += self._outputs(run, name, batch, self.family.sides)
@@ -57,23 +61,23 @@ class Subject:
             rows += self._outputs(run, "noise, probed", self.inputs["noise"], self.family.probed_sides)
         if training:
             rows += self._training(candidate)
-        return parity.Report(rows)
+        return comparison.Report(rows)
 
-    def _outputs(self, run: Model, name: str, batch: np.ndarray, sides: Callable[[str], Model]) -> list[parity.Row]:
+    def _outputs(self, run: Model, name: str, batch: np.ndarray, sides: Callable[[str], Model]) -> list[comparison.Row]:
         truth, own = (
             self._once((name, dtype), partial(self._ask, sides, dtype, batch)) for dtype in ("float64", "float32")
         )
-        return parity.compare_outputs(lambda _: truth, run, {name: batch}, self.output, source=lambda _: own)
+        return comparison.compare_outputs(lambda _: truth, run, {name: batch}, self.output, source=lambda _: own)
 
     def _ask(self, sides: Callable[[str], Model], dtype: str, batch: np.ndarray) -> np.ndarray:
         return sides(dtype)(batch)
 
-    def _training(self, candidate: _Loaded) -> list[parity.Row]:
+    def _training(self, candidate: _Loaded) -> list[comparison.Row]:
         one, several = self.inputs["noise"], self.inputs["photographs"]
         truth, *sources = self._once(("gradients",), lambda: self.family.gradients(one, candidate.axes))
         found = self.family.joined(saved_model.gradients(candidate, one))
         settings = {"output": "gradients", "input_name": "noise", "batch": 1}
-        rows = parity.compare_arrays(truth, found, sources=sources, pooled=True, **settings)
+        rows = comparison.compare_arrays(truth, found, sources=sources, pooled=True, **settings)
         expected, own = self._once(("training",), lambda: self.family.training_passes(several))
         found = saved_model.training_pass(candidate, several)
         settings = {"input_name": "photographs", "batch": len(several)}
@@ -81,7 +85,7 @@ class Subject:
             arrays = [{"": side[index]} if index == 0 else side[index] for side in (expected, found, own)]
             if any(arrays):
                 *pair, source = arrays
-                rows += parity.compare_arrays(*pair, output=output, sources=[source], **settings)
+                rows += comparison.compare_arrays(*pair, output=output, sources=[source], **settings)
         return rows
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
@@ -135,7 +139,7 @@ class _ConvMixer:
         return lambda inputs: convmixer.outputs(convmixer.probed(self.models[dtype]), inputs)[self.subject.output]
 
     def gradients(self, inputs: np.ndarray, axes: dict) -> list[dict[str, np.ndarray]]:
-        runs = [("float64", inputs), ("float32", inputs), ("float32", parity.jittered(inputs))]
+        runs = [("float64", inputs), ("float32", inputs), ("float32", comparison.jittered(inputs))]
         return [
             {k: g.transpose(axes.get(k)) for k, g in convmixer.gradients(self.models[dtype], batch).items()}
             for dtype, batch in runs
@@ -165,7 +169,7 @@ class _Mixer:
             fault.plant(None, weights)
         predict = mlp_mixer.predict_function(mlp_mixer.build(architecture, self.subject.head))
         change = fault.inputs if fault else lambda inputs: inputs
-        return jax_export.export(
+        return jax_to_tf.export(
             lambda parameters, inputs: predict(parameters, change(inputs)),
             weights,
             (self.subject.size, self.subject.size, 3),

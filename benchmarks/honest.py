@@ -1,6 +1,6 @@
 """Checkpoints that nobody tuned to the gate, by kind: every one is a model that somebody may have.
 
-Arrays by the canonical keys of `utils.checkpoints`, of full size or tiny; the same for the same seed.
+Arrays by the canonical keys of `utils.checkpoints.loading`, of full size or tiny; the same for the same seed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from utils.parameters import preprocessing_for
-from utils.photographs import pillow_preprocess, sample_photographs
-from utils.variants import Variant
+from utils.images.photographs import pillow_preprocess, sample_photographs
+from utils.models.variants import Variant
+from utils.notebook.parameters import preprocessing_for
 
 Weights = dict[str, np.ndarray]
 
@@ -21,7 +21,7 @@ def default(variant: Variant, seed: int) -> Weights:
     if variant.family == "convmixer":
         import torch
 
-        from utils.convmixer import ConvMixer
+        from utils.models.convmixer import ConvMixer
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -30,7 +30,7 @@ def default(variant: Variant, seed: int) -> Weights:
     import jax
     from flax.traverse_util import flatten_dict
 
-    from utils.mlp_mixer import build
+    from utils.models.mlp_mixer import build
 
     size = variant.image_size
     tree = build(variant.architecture).init(jax.random.key(seed), np.zeros((1, size, size, 3), np.float32))
@@ -105,7 +105,7 @@ KINDS: dict[str, Callable[[Variant, int], Weights]] = {
 def _train_torch(variant: Variant, weights: Weights, batch: Callable, steps: int) -> Weights:
     import torch
 
-    from utils.convmixer import build_convmixer
+    from utils.models.convmixer import build_convmixer
 
     model = build_convmixer(variant.architecture, weights).requires_grad_().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -124,7 +124,7 @@ def _train_jax(variant: Variant, weights: Weights, batch: Callable, steps: int) 
     import jax
     import optax
 
-    from utils.mlp_mixer import build, predict_function
+    from utils.models.mlp_mixer import build, predict_function
 
     predict, optimizer = predict_function(build(variant.architecture)), optax.adam(1e-3)
 

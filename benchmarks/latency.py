@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.contenders import Artefacts, prepare
 from benchmarks.conversion import SIDES, converted
 from benchmarks.processes import Worker
-from utils.parity import OUTPUT_TOLERANCE, Report, compare_arrays
+from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
 
 BATCHES = (1, 8)
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, tables
-from utils import execution
 from utils.convert import ROOT, convert
+from utils.notebook import execution
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 VARIANTS = ("convmixer_tiny", "mixer_tiny")

@@ -23,9 +23,9 @@ from benchmarks.contenders import THREADS, Bind, timed
 from benchmarks.conversion import SEED, WEIGHTS
 from benchmarks.latency import BATCHES, take_turns
 from benchmarks.processes import Worker
-from utils import checkpoints
-from utils.parity import OUTPUT_TOLERANCE, Report, compare_arrays
-from utils.variants import VARIANTS, get_variant
+from utils.checkpoints import loading
+from utils.models.variants import VARIANTS, get_variant
+from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 LATENCY_VARIANTS = ["mixer_b16_i1k", "mixer_l16_i1k"]
@@ -84,7 +84,7 @@ def bind_saved_model(operations: str, variant: str, folder: Path) -> Bind:
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
-    from utils import saved_model
+    from utils.export import saved_model
 
     loaded = saved_model.load_model(saved_model.save_model(_exported(operations, variant), folder))
     serve = loaded.signatures["serving_default"]
@@ -98,23 +98,23 @@ def bind_saved_model(operations: str, variant: str, folder: Path) -> Bind:
 
 
 def _source(name: str) -> tuple[Callable, dict[str, np.ndarray]]:
-    from utils import mlp_mixer
+    from utils.models import mlp_mixer
 
     variant = get_variant(name, "mixer")
-    checkpoint = checkpoints.resolve(variant, "synthetic", SEED, progress=False)
+    checkpoint = loading.resolve(variant, "synthetic", SEED, progress=False)
     model = mlp_mixer.build(variant.architecture)
-    arrays = checkpoints.read_mixer(checkpoint.path, variant)
+    arrays = loading.read_mixer(checkpoint.path, variant)
     return mlp_mixer.predict_function(model), mlp_mixer.select_parameters(model, arrays)
 
 
 def _exported(operations: str, name: str) -> Any:
-    from utils import jax_export, plain_mixer_export
+    from utils.export import jax_to_tf, plain_mixer
 
     variant = get_variant(name, "mixer")
     predict, parameters = _source(name)
     if operations == "plain":
-        return plain_mixer_export.export(variant.architecture, "classification", parameters)
-    return jax_export.export(predict, parameters, (variant.image_size, variant.image_size, 3), "logits")
+        return plain_mixer.export(variant.architecture, "classification", parameters)
+    return jax_to_tf.export(predict, parameters, (variant.image_size, variant.image_size, 3), "logits")
 
 
 def require_equal_logits(workers: Mapping[tuple[str, str | None], Worker]) -> None:

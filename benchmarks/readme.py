@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import releases
-from utils.variants import VARIANTS, Variant
+from utils.models.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "assets" / "tables"

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.machine import description
-from utils.published import read_manifest
+from utils.artefact.contents import read_manifest
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 THREADS = 2

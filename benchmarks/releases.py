@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from utils import batch_report, release
+from utils import release
+from utils.batch import report as batch_report
 
 # name in assets/tables: where a batch leaves it in its output folder
 FILES = {"releases.json": Path(release.INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}

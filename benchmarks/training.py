@@ -27,9 +27,9 @@ from benchmarks.conversion import SEED, WEIGHTS, memory_mb, noise
 from benchmarks.latency import PAUSE_SECONDS
 from benchmarks.processes import Worker
 from benchmarks.training_parity import MOMENTUM, PACKAGES, learning_rate
-from utils import checkpoints
-from utils.measure import reset_peak_memory
-from utils.variants import VARIANTS, Variant, get_variant
+from utils.checkpoints import loading
+from utils.machine.measure import reset_peak_memory
+from utils.models.variants import VARIANTS, Variant, get_variant
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 DEFAULT_VARIANTS = ["convmixer_1024_20", "mixer_b16_i1k"]
@@ -149,7 +149,7 @@ def build_tensorflow(variant: Variant, part: str, folder: Path, jit_compile: boo
     import tensorflow as tf
     import tf_keras
 
-    from utils.saved_model import load_model
+    from utils.export.saved_model import load_model
 
     model = load_model(folder)
     width = model.signatures["serving_default"].structured_outputs["features"].shape[-1]
@@ -180,7 +180,7 @@ def build_torch(variant: Variant, part: str, _folder: Path | None) -> Step:
     """The source ConvMixer and a head under torch.optim.SGD; for the head alone, the backbone keeps no graph."""
     import torch
 
-    from utils.convmixer import build_convmixer
+    from utils.models.convmixer import build_convmixer
 
     backbone = build_convmixer(variant.architecture, _weights(variant), "fe").train(part == "all")
     head = torch.nn.Linear(variant.architecture.dim, CLASSES)
@@ -210,7 +210,7 @@ def _import_jax() -> None:
     import jax
     import optax  # noqa: F401
 
-    import utils.mlp_mixer  # noqa: F401
+    import utils.models.mlp_mixer  # noqa: F401
 
     jax.numpy.zeros(1).block_until_ready()
 
@@ -221,7 +221,7 @@ def build_jax(variant: Variant, part: str, _folder: Path | None) -> Step:
     import jax.numpy as jnp
     import optax
 
-    from utils import mlp_mixer
+    from utils.models import mlp_mixer
 
     model = mlp_mixer.build(variant.architecture, "fe")
     predict = mlp_mixer.predict_function(model)
@@ -259,13 +259,13 @@ _BUILDERS = {"pytorch": (_import_torch, build_torch), "jax": (_import_jax, build
 
 
 def _weights(variant: Variant) -> dict[str, np.ndarray]:
-    path = checkpoints.resolve(variant, "synthetic", SEED, progress=False).path
-    return (checkpoints.read_convmixer if variant.family == "convmixer" else checkpoints.read_mixer)(path, variant)
+    path = loading.resolve(variant, "synthetic", SEED, progress=False).path
+    return (loading.read_convmixer if variant.family == "convmixer" else loading.read_mixer)(path, variant)
 
 
 def prepare_export(kind: str, name: str) -> Callable[[Path], None]:
     """For the process that writes the feature extractor's SavedModel, whose memory is nobody's below."""
-    from utils.saved_model import save_model
+    from utils.export.saved_model import save_model
 
     variant = get_variant(name)
 
@@ -279,20 +279,21 @@ def exported(variant: Variant, kind: str) -> Any:
     """The feature extractor as TensorFlow function: "onnx-tf" (ConvMixer), "xla" or "plain" (Mixer)."""
     weights = _weights(variant)
     if kind == "onnx-tf":
-        from utils.convmixer import build_convmixer
-        from utils.onnx_export import export_onnx
-        from utils.onnx_tf_export import export_tensorflow
+        from utils.export.onnx_to_tf import export_tensorflow
+        from utils.export.torch_to_onnx import export_onnx
+        from utils.models.convmixer import build_convmixer
 
         graph = export_onnx(build_convmixer(variant.architecture, weights, "fe"), "features")
         return export_tensorflow(graph, weights, variant.image_size, "features")
-    from utils import jax_export, mlp_mixer, plain_mixer_export
+    from utils.export import jax_to_tf, plain_mixer
+    from utils.models import mlp_mixer
 
     model = mlp_mixer.build(variant.architecture, "fe")
     parameters = mlp_mixer.select_parameters(model, weights)
     if kind == "plain":
-        return plain_mixer_export.export(variant.architecture, "fe", parameters)
+        return plain_mixer.export(variant.architecture, "fe", parameters)
     shape = (variant.image_size, variant.image_size, 3)
-    return jax_export.export(mlp_mixer.predict_function(model), parameters, shape, "features")
+    return jax_to_tf.export(mlp_mixer.predict_function(model), parameters, shape, "features")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks import machine, tables
 from benchmarks.conversion import SEED, WEIGHTS
-from utils import checkpoints
-from utils.devices import keep_triton_out
-from utils.variants import VARIANTS, Variant, get_variant
+from utils.checkpoints import loading
+from utils.machine.devices import keep_triton_out
+from utils.models.variants import VARIANTS, Variant, get_variant
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 DEFAULT_VARIANTS = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny", "convmixer_1024_20", "mixer_b16_i1k"]
@@ -62,7 +62,7 @@ def train_export(folder: Path, images: np.ndarray, labels: np.ndarray, training:
     import tensorflow as tf
     import tf_keras
 
-    from utils.saved_model import load_model, name_of
+    from utils.export.saved_model import load_model, name_of
 
     model = load_model(folder)
     optimizer = tf_keras.optimizers.SGD(rate, momentum=MOMENTUM)
@@ -173,12 +173,12 @@ def _train_source(
 ) -> tuple[dict[str, np.ndarray], Run]:
     start = _weights(variant)
     if variant.family == "convmixer":
-        from utils.convmixer import build_convmixer
+        from utils.models.convmixer import build_convmixer
 
         copies = {name: array.copy() for name, array in start.items()}
         model = build_convmixer(variant.architecture, copies)
         return start, train_torch(model, images, labels, training, learning_rate(variant))
-    from utils import mlp_mixer
+    from utils.models import mlp_mixer
 
     model = mlp_mixer.build(variant.architecture)
     start = mlp_mixer.select_parameters(model, start)
@@ -186,33 +186,34 @@ def _train_source(
 
 
 def _weights(variant: Variant) -> dict[str, np.ndarray]:
-    path = checkpoints.resolve(variant, "synthetic", SEED, progress=False).path
-    read = checkpoints.read_convmixer if variant.family == "convmixer" else checkpoints.read_mixer
+    path = loading.resolve(variant, "synthetic", SEED, progress=False).path
+    read = loading.read_convmixer if variant.family == "convmixer" else loading.read_mixer
     return read(path, variant)
 
 
 def _save(variant: Variant, kind: str, scratch: Path) -> tuple[Path, Mapping[str, tuple[int, ...]]]:
     """The classifier's SavedModel, and the axes of the variables that it stores in another order."""
-    from utils.saved_model import save_model
+    from utils.export.saved_model import save_model
 
     weights = _weights(variant)
     if kind == "onnx-tf":
-        from utils.convmixer import build_convmixer
-        from utils.onnx_export import export_onnx
-        from utils.onnx_tf_export import export_tensorflow
+        from utils.export.onnx_to_tf import export_tensorflow
+        from utils.export.torch_to_onnx import export_onnx
+        from utils.models.convmixer import build_convmixer
 
         graph = export_onnx(build_convmixer(variant.architecture, weights), "logits")
         exported = export_tensorflow(graph, weights, variant.image_size, "logits")
     else:
-        from utils import jax_export, mlp_mixer, plain_mixer_export
+        from utils.export import jax_to_tf, plain_mixer
+        from utils.models import mlp_mixer
 
         model = mlp_mixer.build(variant.architecture)
         parameters = mlp_mixer.select_parameters(model, weights)
         if kind == "plain":
-            exported = plain_mixer_export.export(variant.architecture, "classification", parameters)
+            exported = plain_mixer.export(variant.architecture, "classification", parameters)
         else:
             shape = (variant.image_size, variant.image_size, 3)
-            exported = jax_export.export(mlp_mixer.predict_function(model), parameters, shape, "logits")
+            exported = jax_to_tf.export(mlp_mixer.predict_function(model), parameters, shape, "logits")
     return save_model(exported, scratch / "model"), exported.axes
 
 

@@ -62,13 +62,13 @@ def largest(report: Any) -> tuple[float, str]:
 
 def prepare(case: Case) -> Callable[[bool], dict[str, Any]]:
     """In a process of its own: gives what judges the case, with every fault planted or with none."""
-    from utils.devices import use_cpu
+    from utils.machine.devices import use_cpu
 
     use_cpu()
     from benchmarks.faults import faults_of
     from benchmarks.gate import Subject
-    from utils.parity import RATIO
-    from utils.variants import get_variant
+    from utils.models.variants import get_variant
+    from utils.parity.comparison import RATIO
 
     variant = get_variant(case.variant)
     subject = Subject(variant, KINDS[case.kind](variant, 0), case.head, case.size)

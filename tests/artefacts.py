@@ -2,11 +2,12 @@
 
 import tiny
 
-from utils import parity, saved_model
-from utils.golden import make_golden, write_golden
-from utils.packaging import Staging, build_manifest, installed_versions
-from utils.variants import get_variant
-from utils.warmup import write_warmup
+from utils.artefact.staging import Staging, build_manifest, installed_versions
+from utils.export import saved_model
+from utils.export.warmup import write_warmup
+from utils.models.variants import get_variant
+from utils.parity import comparison
+from utils.parity.golden import make_golden, write_golden
 
 
 def publish(folder, name="convmixer_tiny", head="classification", operations="xla"):
@@ -19,10 +20,10 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
         write_golden(staging.model_dir, golden)
         write_warmup(staging.model_dir, 48)
         reloaded = saved_model.load_model(staging.unpacked_candidate())
-        rows = parity.compare_outputs(
+        rows = comparison.compare_outputs(
             source, saved_model.as_function(reloaded), {"golden": golden.inputs}, exported.output
         )
-        report = parity.Report(rows)
+        report = comparison.Report(rows)
         report.require()
         return staging.publish(
             build_manifest(
@@ -43,6 +44,6 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
 
 
 def _convmixer(name, head):
-    from utils.convmixer import as_nhwc
+    from utils.models.convmixer import as_nhwc
 
     return tiny.exported(name, head, 48), as_nhwc(tiny.source(name, head))

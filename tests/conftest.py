@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from utils.devices import keep_triton_out
+from utils.machine.devices import keep_triton_out
 
 keep_triton_out()  # the tests import the frameworks in any order
 # Read by TensorFlow when it is first imported, in notebooks' kernels too: its banner would hide what matters.
@@ -27,7 +27,7 @@ def saved(tmp_path_factory):
     def get(name, head="classification", image_size=None):
         import tiny
 
-        from utils.saved_model import save_model
+        from utils.export.saved_model import save_model
 
         key = name, head, image_size
         if key not in kept:

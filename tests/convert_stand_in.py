@@ -12,11 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from utils.checkpoints import resolve
+from utils.artefact.staging import Staging, build_manifest
+from utils.checkpoints.loading import resolve
 from utils.convert import _parser
-from utils.packaging import Staging, build_manifest
-from utils.references import FOLDER_VARIABLE
-from utils.variants import artefact_name, get_variant
+from utils.models.variants import artefact_name, get_variant
+from utils.parity.references import FOLDER_VARIABLE
 
 ROW = {"output": "logits", "input": "noise", "batch": 8, "max_abs": 3e-6, "relative": 1e-6, "rmse": 4e-7, "top1": 1.0,
        "top5": 1.0, "tolerance": 1e-5, "passed": True, "variable": "", "relative_l2": None, "reason": ""}  # fmt: skip
@@ -25,7 +25,7 @@ GRADIENTS = ROW | {"output": "gradients", "top1": None, "top5": None, "tolerance
 KERNEL = """
 import sys, time
 from pathlib import Path
-from utils.packaging import Staging
+from utils.artefact.staging import Staging
 staging = Staging(sys.argv[1], sys.argv[2])
 block = bytearray(int(sys.argv[3]))
 block[::4096] = b"x" * len(block[::4096])

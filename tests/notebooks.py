@@ -6,8 +6,8 @@ import os
 import papermill
 import pytest
 
+from utils.artefact.staging import extract_tarball
 from utils.convert import ROOT
-from utils.packaging import extract_tarball
 
 
 def run(notebook, folder, **parameters):

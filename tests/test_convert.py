@@ -12,11 +12,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from utils import checkpoints, convert
+from utils import convert
+from utils.checkpoints import loading
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
-from utils.parity_report import Report
-from utils.parity_row import Row
-from utils.variants import get_variant
+from utils.models.variants import get_variant
+from utils.parity.report import Report
+from utils.parity.row import Row
 
 REPORT = Report([Row("logits", "noise", 3, 1e-6, 3.5e-7, 1e-7, 1.0, 1.0, 1e-5, True)])
 PARAMETERS = """\
@@ -180,7 +181,7 @@ def resolving(monkeypatch, error=None):
         if error:
             raise error
 
-    monkeypatch.setattr(checkpoints, "resolve", resolve)
+    monkeypatch.setattr(loading, "resolve", resolve)
     return asked
 
 

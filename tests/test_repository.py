@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.variants import VARIANTS
+from utils.models.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))

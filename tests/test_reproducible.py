@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.hashes import hash_file
+from utils.artefact.hashes import hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # All that a conversion does but the comparison: checkpoint -> function -> SavedModel -> tarball.
@@ -16,10 +16,10 @@ CONVERT = """
 import sys
 from pathlib import Path
 import tiny
-from utils import saved_model
-from utils.image_signatures import image_signatures
-from utils.tarball import write_tarball
-from utils.variants import get_variant
+from utils.export import saved_model
+from utils.export.image_signatures import image_signatures
+from utils.artefact.tarball import write_tarball
+from utils.models.variants import get_variant
 
 folder, variant = Path(sys.argv[1]), get_variant("mixer_tiny")
 made = {
@@ -49,7 +49,7 @@ def test_the_order_of_a_graph_s_functions_and_the_random_number_leave_no_trace(s
     from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-    from utils.saved_model import make_reproducible
+    from utils.export.saved_model import make_reproducible
 
     files = ("saved_model.pb", "fingerprint.pb")
     made = Path(saved("convmixer_tiny", "classification", 48) if name == "convmixer" else saved_mixer(tmp_path))
@@ -72,7 +72,7 @@ def test_the_order_of_a_graph_s_functions_and_the_random_number_leave_no_trace(s
 def saved_mixer(folder):
     import tiny
 
-    from utils.saved_model import save_model
+    from utils.export.saved_model import save_model
 
     return save_model(tiny.mixer()[0], folder / "made")
 

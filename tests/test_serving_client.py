@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 import tiny
 
-from utils import saved_model
-from utils.image_signatures import image_signatures
-from utils.photographs import pillow_preprocess, sample_files, sample_photographs
+from utils.export import saved_model
+from utils.export.image_signatures import image_signatures
+from utils.images.photographs import pillow_preprocess, sample_files, sample_photographs
+from utils.models.variants import get_variant
 from utils.serving_client import ServingError, main, predict
-from utils.variants import get_variant
 
 PREPROCESSING = get_variant("convmixer_tiny").preprocessing
 

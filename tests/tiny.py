@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from utils.checkpoints import read_convmixer, read_mixer
-from utils.variants import get_variant
+from utils.checkpoints.loading import read_convmixer, read_mixer
+from utils.models.variants import get_variant
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu")
@@ -37,14 +37,14 @@ def weights(name, layout="timm"):
 
 def source(name, head="classification", layout="timm"):
     """The PyTorch model, with weights of its own."""
-    from utils.convmixer import build_convmixer
+    from utils.models.convmixer import build_convmixer
 
     return build_convmixer(architecture(name), weights(name, layout), head)
 
 
 @functools.cache
 def _onnx_bytes(name, head):
-    from utils.onnx_export import export_onnx
+    from utils.export.torch_to_onnx import export_onnx
 
     return export_onnx(source(name, head), OUTPUTS[head]).SerializeToString()
 
@@ -58,7 +58,7 @@ def graph(name, head="classification"):
 
 def exported(name, head="classification", image_size=None):
     """The TensorFlow function, with variables of its own."""
-    from utils.onnx_tf_export import export_tensorflow
+    from utils.export.onnx_to_tf import export_tensorflow
 
     return export_tensorflow(graph(name, head), weights(name), image_size, OUTPUTS[head])
 
@@ -71,14 +71,15 @@ def mixer_weights():
 
 def mixer(head="classification", operations="xla"):
     """(the TensorFlow function, the Flax model as a function) of the tiny Mixer."""
-    from utils import jax_export, mlp_mixer, plain_mixer_export
+    from utils.export import jax_to_tf, plain_mixer
+    from utils.models import mlp_mixer
 
     model = mlp_mixer.build(architecture("mixer_tiny"), head)
     parameters = mlp_mixer.select_parameters(model, mixer_weights())
     if operations == "plain":
-        exported = plain_mixer_export.export(architecture("mixer_tiny"), head, parameters)
+        exported = plain_mixer.export(architecture("mixer_tiny"), head, parameters)
     else:
-        exported = jax_export.export(mlp_mixer.predict_function(model), parameters, (48, 48, 3), OUTPUTS[head])
+        exported = jax_to_tf.export(mlp_mixer.predict_function(model), parameters, (48, 48, 3), OUTPUTS[head])
     return exported, mlp_mixer.as_function(model, parameters)
 
 
@@ -93,7 +94,24 @@ def relative_l2(found, reference):
 
 def compare_gradients(expected, found, input_name, batch):
     """Rows of gradients against golden ones in float32: relative L2, small images, where no ReLU unit is near zero."""
-    from utils.parity import compare_arrays
+    from utils.parity.comparison import compare_arrays
 
     settings = {"output": "gradients", "tolerance": 1e-4, "input_name": input_name, "batch": batch, "l2": True}
     return compare_arrays(expected, found, **settings)
+
+
+def small(size=4):
+    """An exported function small enough to be saved in no time."""
+    import tensorflow as tf
+
+    from utils.export.function import ExportedFunction
+
+    weight = tf.Variable(tf.ones([3, size]), name="weight")
+    return ExportedFunction(
+        call=lambda inputs, training: tf.reduce_mean(inputs, (1, 2)) @ weight,
+        variables={"weight": weight},
+        trainable={"weight": weight},
+        output="logits",
+        units=size,
+        input_shape=(8, 8, 3),
+    )

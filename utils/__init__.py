@@ -1,32 +1,21 @@
 """From official checkpoint to verified SavedModel. Importing this imports no framework, and no module below.
 
-What each module knows, in the order in which a model passes through:
+The wings, in the order in which a model passes through:
 
-variants                    the table of models, and the names of artefacts; everything reads it
-checkpoints                 fetch, local file or synthetic weights -> a flat dict of checked arrays
-convmixer, mlp_mixer        the source models, in PyTorch and in Flax
-onnx_tf_export, jax_export  source model -> TensorFlow function and variables; they know no model
-saved_model                 the reusable SavedModel's interface; saving and loading
-warmup                      the requests that TensorFlow Serving starts with
-golden                      small inputs and the source's outputs, which ride in every artefact
-packaging                   tarball, manifest and model card
-parity                      callables and arrays -> how far apart they are, and whether that passes
-references                  what the source framework computed, for all who compare with it
-photographs                 image files -> arrays by Pillow, the reference of preprocessing
-preprocessing               the same as a TensorFlow graph, which image_signatures puts into the SavedModel
-published                   manifest and hashes of what was published, checked for all who read it
-pretrained, image_source    a model and an image from wherever they are; predictions runs the one on the other
-serving_client              asks a model that TensorFlow Serving has
-extractor                   a model to fine-tune, at the size of image that is trained on
-datasets, batches           labelled images -> augmented batches for fine-tuning
-keras_worlds, training      a feature extractor and a new head, trained in either Keras, resumable
-fine_tuned                  the trained model -> what saved_model saves
-measure                     seconds and peak memory of each stage
-verify                      the command for downloads: hashes, signatures, golden numbers; TensorFlow is enough
-smaller                     the command for float16 tarballs and TFLite files of published artefacts
-release_matrix              every conversion that a release consists of
-colab, hub_compat           what Colab lacks, and what tensorflow-hub misses there
-convert                     the command around a conversion notebook, which execution runs
-batch                       many conversions, each watched by supervision; then release: sums, index, cards, table
-errors                      every error meant for the person who runs this
+models        the table of variants, and the source models in PyTorch and Flax; everything reads the table
+checkpoints   fetch, local file or synthetic weights -> a flat dict of checked arrays
+export        source model -> TensorFlow function and variables -> reusable SavedModel
+images        photograph -> what a model takes; what it gives -> names
+parity        callables and arrays -> how far from the truth, and whether that passes
+artefact      tarball, manifest and model card; opening them again
+verify        the command for downloads; TensorFlow is enough
+smaller       the command for float16 tarballs and TFLite files
+training      a feature extractor and a new head, trained in either Keras
+evaluate      the command that counts right answers
+batch         the command for many conversions
+notebook      what notebooks take and show, and how they are run
+machine       devices, memory, time
+
+Beside them `errors`, which are for people, and the commands `convert` (one conversion), `release` (sums, index and
+table of a folder of artefacts) and `serving_client` (a client of TensorFlow Serving, to copy).
 """

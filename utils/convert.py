@@ -12,12 +12,12 @@ import os
 import sys
 from pathlib import Path
 
-from utils import execution
 from utils.command import run_command
 from utils.errors import CheckpointUnavailable, ConversionError
-from utils.parameters import check_conversion
-from utils.parity_report import Report
-from utils.variants import HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
+from utils.models.variants import HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
+from utils.notebook import execution
+from utils.notebook.parameters import check_conversion
+from utils.parity.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYWORDS = ("auto", "official", "synthetic")
@@ -86,10 +86,10 @@ def choose_checkpoint(variant: Variant, checkpoint: str, seed: int) -> str:
     if not variant.sources:
         _warn(variant, "No official checkpoint exists: the variant is for tests and dry runs.")
         return "synthetic"
-    from utils import checkpoints
+    from utils.checkpoints import loading
 
     try:
-        checkpoints.resolve(variant, "official", seed)
+        loading.resolve(variant, "official", seed)
     except CheckpointUnavailable as error:
         _warn(variant, str(error))
         return "synthetic"

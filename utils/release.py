@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.artefacts import check_artefact, check_lite
-from utils.card_overview import figure
+from utils.artefact.card import model_card
+from utils.artefact.card_overview import figure
+from utils.artefact.checks import check_artefact, check_lite
+from utils.artefact.hashes import hash_file
+from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
-from utils.hashes import hash_file
-from utils.model_card import model_card
-from utils.staging import replace_text
+from utils.models.variants import HEADS, OPERATIONS, VARIANTS, artefact_name
 
 INDEX, SUMS, TABLE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "verify.pyz"
 HEADINGS = ("model", "weights", "parameters", "download", "output error", "gradients' error", "latency", "TensorFlow")
@@ -160,11 +161,36 @@ def _error(value: float | None, times: float | None) -> str:
     return f"{value:.1e}" if times is None else f"{value:.1e}, {times:.1f} times"
 
 
+def release_matrix() -> list[dict[str, str]]:
+    """Every variant that has official weights × head × kind of operations, as `include` of a GitHub Actions matrix.
+
+    A ConvMixer has one kind of operations; its rows say "xla", which is the default and appears in no name.
+    """
+    return [
+        {
+            "name": artefact_name(variant.name, head, "official", operations),
+            "variant": variant.name,
+            "head": head,
+            "operations": operations,
+        }
+        for variant in VARIANTS.values()
+        if not variant.testing
+        for operations in (OPERATIONS if variant.family == "mixer" else OPERATIONS[:1])
+        for head in HEADS
+    ]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 all is written, 1 if any manifest or tarball is not what it should be, or there is none."""
     parser = argparse.ArgumentParser(prog="python -m utils.release", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="with tarballs and their manifests")
-    folder = parser.parse_args(arguments).folder
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("folder", type=Path, nargs="?", help="with tarballs and their manifests")
+    what.add_argument("--matrix", action="store_true", help="print what a release consists of, for the workflow")
+    options = parser.parse_args(arguments)
+    if options.matrix:
+        print(json.dumps({"include": release_matrix()}))
+        return 0
+    folder = options.folder
     try:
         entries = write_release(folder, {}, strict=True)
         if not entries:

@@ -1,0 +1,368 @@
+"""Tarballs: deterministic to write, readable by TensorFlow Hub, safe to unpack."""
+
+import functools
+import gzip
+import http.server
+import io
+import os
+import random
+import resource
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import memory
+import numpy as np
+import pytest
+
+from utils.artefact import extraction
+from utils.artefact.extraction import extract_tarball, hash_tarball
+from utils.artefact.hashes import hash_files
+from utils.artefact.tarball import write_tarball
+from utils.errors import PackagingError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """What a SavedModel looks like, with an empty folder and a name that sorts oddly."""
+    folder = tmp_path / "model"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "assets").mkdir()
+    (folder / "assets.extra").mkdir()
+    (folder / "saved_model.pb").write_bytes(b"graph" * 1000)
+    weights = np.random.default_rng(0).normal(size=300_000).astype(np.float32)
+    (folder / "variables" / "variables.data-00000-of-00001").write_bytes(weights.tobytes())
+    (folder / "variables" / "variables.index").write_bytes(b"index")
+    (folder / "assets.extra" / "labels.tsv").write_text("0\ttench\n")
+    return folder
+
+
+def make_tarball(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for member, contents in members:
+            member.size = len(contents)
+            tar.addfile(member, io.BytesIO(contents))
+    return path
+
+
+def member(name: str, contents: bytes = b"x", **fields) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info, contents
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_same_folder_gives_the_same_bytes_whatever_its_times_modes_and_order(folder, tmp_path):
+    first = write_tarball(folder, tmp_path / "first.tar.gz").read_bytes()
+    copy = tmp_path / "elsewhere" / "copy"
+    paths = list(folder.rglob("*"))
+    random.Random(1).shuffle(paths)
+    for path in paths:
+        target = copy / path.relative_to(folder)
+        (target if path.is_dir() else target.parent).mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            target.write_bytes(path.read_bytes())
+            target.chmod(0o600)
+            os.utime(target, (1, 1))
+    assert write_tarball(copy, tmp_path / "second.tar.gz").read_bytes() == first
+
+
+def test_the_tarball_names_nobody_and_no_time(folder, tmp_path):
+    path = write_tarball(folder, tmp_path / "a.tar.gz")
+    header = path.read_bytes()[:10]
+    assert header[3] == 0  # no file name, comment or extra field
+    assert struct.unpack("<I", header[4:8]) == (0,)
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", 0)}
+    assert {(m.isdir(), m.mode) for m in members} == {(True, 0o755), (False, 0o644)}
+
+
+def test_saved_model_pb_lies_at_the_root_and_folders_come_before_their_files(folder, tmp_path):
+    with tarfile.open(write_tarball(folder, tmp_path / "a.tar.gz")) as tar:
+        names = tar.getnames()
+    assert names == [
+        "assets",
+        "assets.extra",
+        "assets.extra/labels.tsv",
+        "saved_model.pb",
+        "variables",
+        "variables/variables.data-00000-of-00001",
+        "variables/variables.index",
+    ]
+
+
+def test_what_is_unpacked_is_what_was_packed(folder, tmp_path):
+    path = write_tarball(folder, tmp_path / "a.tar.gz", progress=True)
+    unpacked = extract_tarball(path, tmp_path / "deep" / "unpacked")
+    assert hash_files(unpacked) == hash_files(folder) == hash_tarball(path)
+    assert (unpacked / "assets").is_dir()
+    assert unpacked.stat().st_mode & 0o777 == 0o755
+    assert left_in(tmp_path / "deep") == ["unpacked"]
+
+
+def test_system_tar_and_gzip_read_it(folder, tmp_path):
+    path = write_tarball(folder, tmp_path / "a.tar.gz")
+    subprocess.run(["gzip", "--test", path], check=True)
+    (tmp_path / "unpacked").mkdir()
+    subprocess.run(["tar", "-xzf", path, "-C", tmp_path / "unpacked"], check=True)
+    assert hash_files(tmp_path / "unpacked") == hash_files(folder)
+
+
+def test_a_tarball_of_the_system_s_tar_with_leading_dots_is_unpacked(folder, tmp_path):
+    subprocess.run(["tar", "-czf", tmp_path / "a.tar.gz", "-C", folder, "."], check=True)
+    assert hash_files(extract_tarball(tmp_path / "a.tar.gz", tmp_path / "unpacked")) == hash_files(folder)
+
+
+def test_packing_holds_no_file_in_memory(tmp_path):
+    (tmp_path / "model").mkdir()
+    with (tmp_path / "model" / "saved_model.pb").open("wb") as file:
+        for _ in range(40):
+            file.write(os.urandom(5_000_000))
+    code = (
+        f"{memory.PEAK}\nfrom utils.artefact.tarball import write_tarball; from utils.artefact.extraction import *\n"
+        "before = peak(); write_tarball(*sys.argv[1:3]); extract_tarball(*sys.argv[2:4])\n"
+        "print(peak() - before)"
+    )
+    arguments = [tmp_path / "model", tmp_path / "a.tar.gz", tmp_path / "unpacked"]
+    output = subprocess.check_output([sys.executable, "-c", code, *arguments], cwd=ROOT)
+    assert int(output) < 20_000_000
+
+
+def test_a_link_in_the_folder_is_an_error_not_an_archive_of_something_else(folder, tmp_path):
+    (folder / "variables" / "more").symlink_to("/etc/passwd")
+    with pytest.raises(PackagingError, match="more"):
+        write_tarball(folder, tmp_path / "a.tar.gz")
+    assert left_in(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_a_missing_or_empty_folder_is_an_error(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PackagingError, match=name):
+        write_tarball(tmp_path / name, tmp_path / "a.tar.gz")
+    assert left_in(tmp_path) == ["empty"]
+
+
+def test_a_full_disk_leaves_the_old_tarball_and_nothing_else(folder, tmp_path):
+    """RLIMIT_FSIZE stops the write half-way with an OSError, as a full disk does."""
+    (tmp_path / "a.tar.gz").write_bytes(b"old")
+    code = "import sys; from utils.artefact.tarball import write_tarball; write_tarball(sys.argv[1], sys.argv[2])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "a.tar.gz"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),
+    )
+    assert "PackagingError" in done.stderr
+    assert "cannot be written" in done.stderr
+    assert (tmp_path / "a.tar.gz").read_bytes() == b"old"
+    assert left_in(tmp_path) == ["a.tar.gz", "model"]
+
+
+BAD_MEMBERS = {
+    "absolute": [member("/tmp/absolute")],
+    "climbing": [member("../climbing")],
+    "climbing inside": [member("variables/../../climbing")],
+    "backslash": [member("..\\backslash")],
+    "drive": [member("C:drive")],
+    "no name": [member("", b"x")],
+    "control character": [member("saved\nmodel.pb")],
+    "symbolic link": [member("link", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")],
+    "link then file through it": [
+        member("link", b"", type=tarfile.SYMTYPE, linkname=".."),
+        member("link/escaped"),
+    ],
+    "hard link": [
+        member("saved_model.pb"),
+        member("link", b"", type=tarfile.LNKTYPE, linkname="saved_model.pb"),
+    ],
+    "character device": [member("device", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
+    "pipe": [member("pipe", b"", type=tarfile.FIFOTYPE)],
+    "twice": [member("saved_model.pb", b"a"), member("saved_model.pb", b"b")],
+    "twice by another spelling": [member("saved_model.pb", b"a"), member("./saved_model.pb", b"b")],
+    "file as folder": [member("variables"), member("variables/variables.index")],
+}
+
+
+@pytest.mark.parametrize("case", BAD_MEMBERS)
+def test_a_bad_member_is_refused_by_name_and_nothing_is_left(tmp_path, case):
+    path = make_tarball(tmp_path / "bad.tar.gz", *BAD_MEMBERS[case])
+    outside = left_in(tmp_path.parent)
+    with pytest.raises(PackagingError, match=r"bad\.tar\.gz, member ") as caught:
+        extract_tarball(path, tmp_path / "unpacked")
+    assert repr(BAD_MEMBERS[case][-1][0].name) in str(caught.value) or "link" in case
+    assert left_in(tmp_path) == ["bad.tar.gz"]
+    assert left_in(tmp_path.parent) == outside
+    if case != "file as folder":  # which only unpacking notices
+        with pytest.raises(PackagingError, match=r"bad\.tar\.gz, member "):
+            hash_tarball(path)
+
+
+def test_a_sparse_file_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    with (tmp_path / "model" / "saved_model.pb").open("wb") as file:
+        file.truncate(10_000_000)
+        file.write(b"end")
+    for kind in ("gnu", "posix"):
+        path = tmp_path / f"{kind}.tar.gz"
+        command = [
+            "tar",
+            f"--format={kind}",
+            "--sparse",
+            "-czf",
+            path,
+            "-C",
+            tmp_path / "model",
+            "saved_model.pb",
+        ]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("this system's tar writes no sparse files")
+        with pytest.raises(PackagingError, match="member"):
+            extract_tarball(path, tmp_path / "unpacked")
+
+
+def damaged(whole: bytes) -> dict[str, bytes]:
+    plain = gzip.decompress(whole)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    return {
+        "empty": b"",
+        "page": b"<!DOCTYPE html><html>Not Found</html>",
+        "not compressed": plain,
+        "cut in half": whole[: len(whole) // 2],
+        "without its last byte": whole[:-1],
+        "without its checksum": whole[:-8],
+        "one byte changed": bytes(flipped),
+        "compressed, no tar": gzip.compress(b"not a tarball" * 100),
+        "tar cut inside a member": gzip.compress(plain[: len(plain) // 2]),
+        "no members": gzip.compress(bytes(10_240)),
+    }
+
+
+@pytest.mark.parametrize("case", damaged(gzip.compress(b"")))
+def test_a_damaged_tarball_is_an_error_that_names_it_and_nothing_is_left(folder, tmp_path, case):
+    path = write_tarball(folder, tmp_path / "bad.tar.gz")
+    path.write_bytes(damaged(path.read_bytes())[case])
+    with pytest.raises(PackagingError, match=r"bad\.tar\.gz"):
+        extract_tarball(path, tmp_path / "unpacked")
+    with pytest.raises(PackagingError, match=r"bad\.tar\.gz"):
+        hash_tarball(path)
+    assert left_in(tmp_path) == ["bad.tar.gz", "model"]
+
+
+def test_a_bomb_is_stopped_long_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("variables")
+        info.size = 300_000_000
+        with open("/dev/zero", "rb") as zeros:
+            tar.addfile(info, zeros)
+    written = []
+    copy = extraction.shutil.copyfileobj
+    monkeypatch.setattr(extraction.shutil, "copyfileobj", lambda a, b, n: copy(a, Counting(b, written), n))
+    with pytest.raises(PackagingError, match=r"bomb\.tar\.gz, member 'variables': it unpacks to more than"):
+        extract_tarball(path, tmp_path / "unpacked")
+    assert sum(written) <= 64 << 20
+    assert left_in(tmp_path) == ["bomb.tar.gz"]
+
+
+class Counting:
+    def __init__(self, file, counts: list[int]):
+        self.file, self.counts = file, counts
+
+    def write(self, data: bytes) -> int:
+        self.counts.append(len(data))
+        return self.file.write(data)
+
+
+def test_a_huge_header_is_stopped_too(tmp_path):
+    """A comment in a PAX header is read into memory whole, so it counts as well."""
+    info = tarfile.TarInfo("saved_model.pb")
+    info.pax_headers = {"comment": "x" * 80_000_000}
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info)
+    with pytest.raises(PackagingError, match="unpacks to more than"):
+        extract_tarball(tmp_path / "a.tar.gz", tmp_path / "unpacked")
+
+
+def test_more_members_or_bytes_than_allowed_are_refused(tmp_path):
+    path = make_tarball(tmp_path / "a.tar.gz", *[member(f"file{i}", bytes(1000)) for i in range(11)])
+    with pytest.raises(PackagingError, match="10 members"):
+        extract_tarball(path, tmp_path / "unpacked", max_members=10)
+    with pytest.raises(PackagingError, match="5,000 bytes"):
+        extract_tarball(path, tmp_path / "unpacked", max_bytes=5_000)
+    assert left_in(tmp_path) == ["a.tar.gz"]
+    extract_tarball(path, tmp_path / "unpacked", max_members=11, max_bytes=40_000)
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(folder, tmp_path):
+    path = write_tarball(folder, tmp_path / "a.tar.gz")
+    (tmp_path / "mine").mkdir()
+    extract_tarball(path, tmp_path / "mine")  # still empty
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(PackagingError, match="mine already exists"):
+        extract_tarball(path, tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_a_missing_tarball_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(PackagingError, match=r"nowhere\.tar\.gz"):
+        extract_tarball(tmp_path / "nowhere.tar.gz", tmp_path / "unpacked")
+
+
+@pytest.fixture(scope="module")
+def hub_tarball(tmp_path_factory) -> Path:
+    import tensorflow as tf
+
+    class Doubler(tf.Module):
+        def __init__(self):
+            self.factor = tf.Variable(2.0)
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
+        def __call__(self, inputs):
+            return inputs * self.factor
+
+    folder = tmp_path_factory.mktemp("hub")
+    tf.saved_model.save(Doubler(), str(folder / "model"))
+    return write_tarball(folder / "model", folder / "model.tar.gz")
+
+
+def loaded_from(handle: str, monkeypatch, tmp_path) -> list[float]:
+    import tensorflow as tf
+    import tensorflow_hub as hub
+
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    return hub.load(handle)(tf.constant([1.0, 3.0])).numpy().tolist()
+
+
+def test_tensorflow_hub_loads_the_unpacked_tarball(hub_tarball, monkeypatch, tmp_path):
+    """TensorFlow Hub fetches tarballs from servers only; from a path it wants the folder."""
+    unpacked = extract_tarball(hub_tarball, tmp_path / "unpacked")
+    assert loaded_from(str(unpacked), monkeypatch, tmp_path) == [2.0, 6.0]
+
+
+def test_tensorflow_hub_loads_the_tarball_from_a_server(hub_tarball, monkeypatch, tmp_path):
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            requests.append(self.path)
+
+    handler = functools.partial(Handler, directory=str(hub_tarball.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        handle = f"http://127.0.0.1:{server.server_port}/model.tar.gz"
+        assert loaded_from(handle, monkeypatch, tmp_path) == [2.0, 6.0]
+        server.shutdown()
+    assert requests == ["/model.tar.gz?tf-hub-format=compressed"]

@@ -1,0 +1,258 @@
+"""The benchmark's tables follow from its samples, and a quick run of all of it leaves both."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from benchmarks import processes, tables
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTES = {"machine": "a machine", "command": "a command"}
+
+
+def conversion_sample(side, seconds, peak_mb):
+    return {
+        "side": side,
+        "variant": "v",
+        "seconds": seconds,
+        "stages": {"save": seconds / 2},
+        "peak_mb": peak_mb,
+    }
+
+
+def latency_samples(ours, plain, pytorch=1.0, batch=8, onednn="1"):
+    other = "0" if onednn == "1" else "1"
+    seconds = {
+        ("ours", onednn): ours,
+        ("plain", onednn): plain,
+        ("pytorch", None): pytorch,
+        ("onnxruntime", None): 0.5,
+        ("frozen", onednn): 0.25,
+        ("ours", other): 0.001,
+        ("frozen", other): 0.001,
+        ("plain", other): 0.001,
+    }
+    return [
+        {"variant": "v", "batch": batch, "contender": contender, "onednn": setting, "seconds": value}
+        for (contender, setting), value in seconds.items()
+    ]
+
+
+def cells(table, first):
+    """The row of a markdown table that starts with these cells."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return next(row for row in rows if row[: len(first)] == list(first))
+
+
+def test_conversion_ratios_are_of_medians():
+    samples = [conversion_sample("ours", s, 100) for s in (1.0, 2.0, 90.0)]
+    samples += [conversion_sample("plain", s, 250) for s in (7.0, 8.0, 0.1)]
+    table = tables.conversion_table(samples)
+    assert cells(table, ("v", "time")) == ["v", "time", "2.0 s", "7.0 s", "plain / ours 3.50", "≥ 4", "no"]
+    assert cells(table, ("v", "peak memory"))[2:] == ["100 MB", "250 MB", "ours / plain 0.40", "≤ 0.5", "yes"]
+    assert cells(table, ("v", "save")) == ["v", "save", "1.0 s", "3.5 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "peak_mb", "met"),
+    [(2.0, 50, ("yes", "yes")), (2.001, 50.001, ("no", "no"))],  # a bound itself is met; rounding does not help
+)
+def test_conversion_targets_are_computed(seconds, peak_mb, met):
+    table = tables.conversion_table([conversion_sample("ours", seconds, peak_mb), conversion_sample("plain", 8.0, 100)])
+    assert (cells(table, ("v", "time"))[-1], cells(table, ("v", "peak memory"))[-1]) == met
+
+
+@pytest.mark.parametrize(
+    ("batch", "onednn", "ours", "plain", "verdicts"),
+    [
+        (8, "1", 0.9, 0.9, ["0.90", "≤ 0.9", "yes", "1.00", "≤ 1", "yes"]),
+        (8, "1", 0.904, 0.9, ["0.90", "≤ 0.9", "no", "1.00", "≤ 1", "no"]),
+        (1, "1", 1.2, 2.4, ["1.20", "≤ 1.2", "yes", "0.50", "≤ 1", "yes"]),
+        (8, "0", 1.5, 1.2, ["1.50", "≤ 1.4", "no", "1.25", "≤ 1", "no"]),
+        (3, "1", 1.5, 3.0, ["1.50", "", "", "0.50", "≤ 1", "yes"]),
+    ],
+)
+def test_latency_targets_are_computed(batch, onednn, ours, plain, verdicts):
+    table = tables.latency_table(latency_samples(ours, plain, batch=batch, onednn=onednn))
+    row = cells(table, ("v", str(batch), {"1": "on", "0": "off"}[onednn]))
+    assert row[3:8] == [f"{1000 * ours:.1f}", "250.0", f"{1000 * plain:.1f}", "1000.0", "500.0"]
+    assert row[8:] == verdicts
+
+
+def test_table_and_samples_are_written_together(tmp_path):
+    samples = latency_samples(0.9, 1.0)
+    path = tables.write(tmp_path / "new", "x", "A title", NOTES, tables.latency_table(samples), samples)
+    text = path.read_text(encoding="utf-8")
+    assert tables.latency_table(samples) in text
+    assert "- machine: a machine\n- command: a command\n" in text
+    assert json.loads(path.with_suffix(".json").read_text()) == {"notes": NOTES, "samples": samples}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["x.json", "x.md"]
+
+
+def adder(environment_name):
+    """What a worker process prepares: sums, and a look at its own environment."""
+
+    def call(*numbers):
+        if not numbers:
+            return os.getpid(), os.environ.get(environment_name)
+        return sum(numbers)
+
+    return call
+
+
+def ends(code):
+    def call():
+        os._exit(code)
+
+    return call
+
+
+def test_a_worker_is_another_process_with_its_own_environment():
+    before = dict(os.environ)
+    with processes.Worker("sums", adder, "SOME_SWITCH", environment={"SOME_SWITCH": "1"}) as worker:
+        assert worker(1, 2) == 3
+        pid, switch = worker()
+        assert pid != os.getpid()
+        assert switch == "1"
+        assert worker() == (pid, "1")  # the same one, call after call
+    assert dict(os.environ) == before
+
+
+def test_a_failure_in_a_worker_is_told_with_its_traceback():
+    with (
+        processes.Worker("sums", adder, "X") as worker,
+        pytest.raises(RuntimeError, match=r"for sums failed:(?s:.*)TypeError"),
+    ):
+        worker(1, "a")
+
+
+def test_a_worker_that_dies_is_told():
+    with (
+        processes.Worker("death", ends, 7) as worker,
+        pytest.raises(RuntimeError, match="death ended with exit code 7"),
+    ):
+        worker()
+
+
+@pytest.mark.slow
+def test_quick_run_writes_tables_whose_ratios_follow_from_the_samples(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.convmixer", "--quick", "--repeats", "1", "--output-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"convmixer_{part}.{kind}" for part in ("conversion", "latency") for kind in ("json", "md")
+    ]
+
+    samples = json.loads((tmp_path / "convmixer_conversion.json").read_text())["samples"]
+    assert sorted((s["side"], s["repeat"]) for s in samples) == [("ours", 0), ("plain", 0)]
+    assert all(s["peak_mb"] >= s["model_mb"] >= 0 for s in samples)
+    # The stages are all of it, but for what the machine does between them.
+    assert all(s["seconds"] / 2 < sum(s["stages"].values()) <= s["seconds"] for s in samples)
+    ours, plain = (median(s["seconds"] for s in samples if s["side"] == side) for side in ("ours", "plain"))
+    table = (tmp_path / "convmixer_conversion.md").read_text(encoding="utf-8")
+    row = cells(table, ("convmixer_tiny", "time"))
+    assert float(row[4].split()[-1]) == pytest.approx(plain / ours, abs=0.006)
+    assert row[-1] == ("yes" if plain / ours >= 4 else "no")
+
+    samples = json.loads((tmp_path / "convmixer_latency.json").read_text())["samples"]
+    assert len(samples) == 2 * 8  # batches, runs
+    assert all(s["seconds"] > 0 for s in samples)
+    seconds = {
+        run: median(s["seconds"] for s in samples if (s["batch"], s["contender"], s["onednn"]) == (8, *run))
+        for run in (("ours", "0"), ("pytorch", None))
+    }
+    table = (tmp_path / "convmixer_latency.md").read_text(encoding="utf-8")
+    row = cells(table, ("convmixer_tiny", "8", "off"))
+    assert float(row[8]) == pytest.approx(seconds["ours", "0"] / seconds["pytorch", None], abs=0.006)
+    for fact in ("machine", "versions", "date", "command", "weights: synthetic"):
+        assert f"- {fact}" in table
+
+
+def training_samples(seconds, contender, onednn=None, family_variant="mixer_tiny", peak=100.0):
+    facts = {"variant": family_variant, "part": "all", "contender": contender, "onednn": onednn, "batch": 8}
+    rounds = [
+        {**facts, "round": i, "seconds": s, **({"first_seconds": 9.0} if i == 0 else {})} for i, s in enumerate(seconds)
+    ]
+    return [*rounds, {**facts, "round": -1, "peak_mb": peak}]
+
+
+def test_training_targets_are_computed_from_medians():
+    from benchmarks import training
+
+    samples = training_samples([1.0, 2.0, 9.0], "jax") + training_samples([2.2, 2.2, 0.1], "xla")
+    samples += training_samples([2.21, 2.21, 9.9], "plain", "1", peak=250.0)
+    table = training.table(samples)
+    start = ("mixer_tiny", "everything")
+    assert cells(table, (*start, "jax"))[4:] == ["2000.0", "4.0", "9.0", "100", "", "", ""]
+    assert cells(table, (*start, "xla"))[3:] == ["n/a", "2200.0", "3.6", "9.0", "100", "1.10", "≤ 1.1", "yes"]
+    assert cells(table, (*start, "plain"))[3:] == ["on", "2210.0", "3.6", "9.0", "250", "1.10", "≤ 1.1", "no"]
+
+
+@pytest.mark.slow
+def test_quick_training_run_compares_losses_and_measures_every_contender(tmp_path):
+    options = ["--quick", "--parts", "all", "--repeats", "1", "--output-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.training", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {path.stem: json.loads(path.read_text())["samples"] for path in tmp_path.glob("*.json")}
+    assert sorted(found) == ["training_convmixer", "training_mixer"]
+    samples = [sample for rows in found.values() for sample in rows]
+    contenders = {(s["variant"], s["part"], s["contender"], s["onednn"]) for s in samples}
+    assert len(contenders) == 3 + 5
+    assert len([s for s in samples if s.get("seconds", 0) > 0]) == len([s for s in samples if "peak_mb" in s]) == 8
+    lines = [(tmp_path / f"{name}.md").read_text(encoding="utf-8").count("| everything |") for name in sorted(found)]
+    assert lines == [3, 5]
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_ways_of_decoding_are_timed_only_where_they_agree(monkeypatch, fault):
+    from benchmarks import decoding
+    from utils.images import photographs
+    from utils.models.variants import get_variant
+
+    right = photographs.pillow_preprocess
+    if fault:
+        monkeypatch.setattr(photographs, "pillow_preprocess", lambda image, settings: right(image, settings)[:, ::-1])
+    monkeypatch.setattr(decoding, "FILES", 3)
+    settings = get_variant("mixer_tiny").preprocessing
+    if fault:
+        with pytest.raises(AssertionError, match="Pillow"):
+            decoding.samples(1, settings, ["web"])
+        return
+    rows = decoding.samples(1, settings, ["web"])
+    assert len({row["contender"] for row in rows}) == len(rows) == 6
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_the_table_of_decoding_divides_medians():
+    from benchmarks import decoding
+
+    facts = {"batch": "web", "cpu_seconds": 0.64}
+    rows = [{**facts, "contender": decoding.OURS, "seconds": s} for s in (0.16, 0.32, 9.0)]
+    rows += [{**facts, "contender": "other", "seconds": 0.64}]
+    assert cells(decoding.table(rows), ("web", "other"))[2:] == ["20.0", "20.0", "0.50"]
+
+
+@pytest.mark.slow
+def test_latency_is_measured_of_each_artefact_that_is_unpacked(tmp_path):
+    import artefacts
+
+    from benchmarks import release_latency
+
+    for head in ("classification", "fe"):
+        artefacts.publish(tmp_path / "exports", head=head)
+    shutil.rmtree(tmp_path / "exports" / "convmixer_tiny_fe")  # its tarball alone is left
+    release_latency.main([str(tmp_path / "exports"), "--output-dir", str(tmp_path)])
+    (sample,) = json.loads((tmp_path / "release_latency.json").read_text(encoding="utf-8"))["samples"]
+    assert sample["name"] == "convmixer_tiny_classification"
+    assert len(sample["calls"]) == release_latency.ROUNDS * release_latency.REPEATS
+    assert sample["seconds"] == pytest.approx(min(sample["calls"]), abs=1e-6)  # written rounded
+    assert 0 < min(sample["calls"]) < max(sample["calls"])
+    text = (tmp_path / "release_latency.md").read_text(encoding="utf-8")
+    assert f"| `convmixer_tiny_classification` | {1000 * sample['seconds']:.0f} |" in text

@@ -1,0 +1,453 @@
+"""Both layouts read to the same arrays; every kind of bad file is refused by name, and none is executed."""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import memory
+import numpy as np
+import pytest
+import torch
+
+from utils.checkpoints import synthetic
+from utils.checkpoints.layouts import HEAD_KEYS, expected_shapes
+from utils.checkpoints.loading import read_convmixer, read_mixer, resolve
+from utils.errors import CheckpointError, ParameterError
+from utils.models.variants import get_variant
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOLDEN = REPOSITORY / "tests" / "data" / "golden"
+TINY = get_variant("convmixer_tiny")
+TINY_MIXER = get_variant("mixer_tiny")
+
+
+def state_dict(name="convmixer_tiny"):
+    return torch.load(GOLDEN / f"{name}.timm.pth.tar", weights_only=True)["state_dict"]
+
+
+def arrays_of_mixer():
+    with np.load(GOLDEN / "mixer_tiny.npz") as file:
+        return dict(file)
+
+
+def saved(tmp_path, content):
+    torch.save(content, tmp_path / "file.pth.tar")
+    return tmp_path / "file.pth.tar"
+
+
+def saved_npz(tmp_path, arrays):
+    np.savez(tmp_path / "file.npz", **arrays)
+    return tmp_path / "file.npz"
+
+
+def assert_same(found, wanted):
+    assert list(found) == list(wanted)
+    for key in wanted:
+        assert found[key].dtype == wanted[key].dtype
+        np.testing.assert_array_equal(found[key], wanted[key])
+
+
+# Both layouts, and what trainers wrap around them.
+
+
+@pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu"])
+def test_both_key_layouts_read_to_the_same_arrays(name):
+    timm = read_convmixer(GOLDEN / f"{name}.timm.pth.tar", get_variant(name))
+    sequential = read_convmixer(GOLDEN / f"{name}.sequential.pth.tar", get_variant(name))
+    assert {key: array.shape for key, array in timm.items()} == expected_shapes(get_variant(name))
+    assert_same(timm, {key: value.numpy() for key, value in state_dict(name).items()})
+    assert_same(sequential, timm)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: {"model": weights},
+        lambda weights: {"state_dict": {f"module.{key}": value for key, value in weights.items()}},
+        lambda weights: {"epoch": 3, "optimizer": {"lr": 0.1}, "model": {"state_dict": weights}},
+        lambda weights: {key: torch.nn.Parameter(value) if value.is_floating_point() else value
+                         for key, value in weights.items()},
+    ],
+    ids=["model", "parallel", "twice", "parameters"],
+)  # fmt: skip
+def test_wrappers_of_trainers_are_taken_off(tmp_path, wrap):
+    wanted = {key: value.numpy() for key, value in state_dict().items()}
+    assert_same(read_convmixer(saved(tmp_path, wrap(state_dict())), TINY), wanted)
+
+
+def test_file_from_before_the_zip_format_is_read(tmp_path):
+    torch.save(state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    wanted = {key: value.numpy() for key, value in state_dict().items()}
+    assert_same(read_convmixer(tmp_path / "old.pth", TINY), wanted)
+
+
+def test_mixer_reads_to_its_flat_keys():
+    found, wanted = read_mixer(GOLDEN / "mixer_tiny.npz", TINY_MIXER), arrays_of_mixer()
+    assert_same(found, {key: wanted[key] for key in found})
+    assert found.keys() == wanted.keys()
+
+
+def test_head_is_dropped_only_by_name(tmp_path):
+    without = {key: value for key, value in arrays_of_mixer().items() if not key.startswith("head")}
+    path = saved_npz(tmp_path, without)
+    with pytest.raises(CheckpointError, match="2 missing: head/kernel; head/bias"):
+        read_mixer(path, TINY_MIXER)
+    assert read_mixer(path, TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
+    # A file with the head serves as well, and the head is left out.
+    assert read_mixer(GOLDEN / "mixer_tiny.npz", TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
+    features = read_convmixer(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY, drop=HEAD_KEYS["convmixer"])
+    assert expected_shapes(TINY).keys() - features.keys() == set(HEAD_KEYS["convmixer"])
+    with pytest.raises(ParameterError, match=r"drop names keys .* head\.kernel"):
+        read_mixer(path, TINY_MIXER, drop=("head.kernel",))
+
+
+# Entries that are not what they should be.
+
+
+def changed(key, value):
+    weights = state_dict()
+    weights[key] = value(weights[key]) if callable(value) else value
+    return weights
+
+
+def poisoned(value):
+    def poison(tensor):
+        tensor = tensor.clone()
+        tensor.view(-1)[1] = value
+        return tensor
+
+    return poison
+
+
+WRONG_TENSORS = {
+    "missing": (lambda: {k: v for k, v in state_dict().items() if k != "blocks.1.1.bias"},
+                r"1 missing: blocks\.1\.1\.bias"),
+    "surplus": (lambda: state_dict() | {"blocks.3.1.bias": torch.zeros(2)}, r"1 surplus: blocks\.3\.1\.bias"),
+    "surplus in the stem": (lambda: state_dict() | {"stem.norm.weight": torch.zeros(2)}, r"surplus: stem\.norm"),
+    "misspelt": (lambda: {k.replace("head.b", "classifier.b"): v for k, v in state_dict().items()},
+                 r"1 surplus: classifier\.bias"),
+    "shape": (lambda: changed("head.weight", torch.zeros(11, 32)),
+              r"1 misshapen: head\.weight: expected \[10, 32\], found \[11, 32\]"),
+    "expanded": (lambda: changed("stem.0.bias", torch.zeros(1).expand(10**6, 10**6)),
+                 r"misshapen: stem\.0\.bias: expected \[32\], found \[1000000, 1000000\]"),
+    "integers": (lambda: changed("stem.0.weight", torch.Tensor.int),
+                 r"wrongly typed: stem\.0\.weight: expected float32, found int32"),
+    "too large": (lambda: changed("head.bias", lambda bias: bias.double() + 1e300), r"head\.bias: 0 NaN and 10 inf"),
+    "counter": (lambda: changed("stem.2.num_batches_tracked", torch.Tensor.float),
+                "num_batches_tracked: expected int64, found float32"),
+    "list": (lambda: changed("stem.0.bias", [1.0, 2.0]), "expected float32, found list, no tensor"),
+    "sparse": (lambda: changed("head.weight", torch.Tensor.to_sparse), "sparse"),
+    "nan": (lambda: changed("blocks.2.3.weight", poisoned(float("nan"))),
+            r"not finite: blocks\.2\.3\.weight: 1 NaN and 0 infinite of 32"),
+    "infinite": (lambda: changed("head.bias", poisoned(float("-inf"))), r"head\.bias: 0 NaN and 1 infinite"),
+    "variance": (lambda: changed("stem.2.running_var", poisoned(-1.0)),
+                 r"negative variance: stem\.2\.running_var"),
+    "half parallel": (lambda: {("module." if k < "c" else "") + k: v for k, v in state_dict().items()},
+                      r"surplus: module\.blocks"),
+    "empty": (dict, "51 missing: .*and 41 more"),
+    "no mapping": (lambda: [torch.zeros(3)], "expected a state dict .* found list"),
+    "numbers as keys": (lambda: {0: torch.zeros(3)}, "expected a state dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG_TENSORS)
+def test_wrong_entry_of_a_pytorch_file_is_named(tmp_path, fault):
+    content, message = WRONG_TENSORS[fault]
+    path = saved(tmp_path, content())
+    with pytest.raises(CheckpointError, match=message) as raised:
+        read_convmixer(path, TINY)
+    assert str(path) in str(raised.value)
+
+
+WRONG_ARRAYS = {
+    "missing": (lambda a: a.pop("pre_head_layer_norm/scale"), "1 missing: pre_head_layer_norm/scale"),
+    "surplus": (lambda a: a.update({"MixerBlock_2/x": np.zeros(3, np.float32)}), "1 surplus: MixerBlock_2/x"),
+    "shape": (lambda a: a.update({"stem/kernel": a["stem/kernel"][:4]}),
+              r"misshapen: stem/kernel: expected \[8, 8, 3, 32\], found \[4, 8, 3, 32\]"),
+    "transposed": (lambda a: a.update({"head/kernel": a["head/kernel"].T.copy()}),
+                   r"expected \[32, 10\], found \[10, 32\]"),
+    "integers": (lambda a: a.update({"head/bias": a["head/bias"].astype(np.int64)}),
+                 "wrongly typed: head/bias: expected float32, found int64"),
+    "other endian": (lambda a: a.update({"head/bias": a["head/bias"].astype(">f4")}), "found >f4"),
+    "nan": (lambda a: a["MixerBlock_1/token_mixing/Dense_0/kernel"].__setitem__((3, 4), np.nan),
+            "not finite: MixerBlock_1/token_mixing/Dense_0/kernel: 1 NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", WRONG_ARRAYS)
+def test_wrong_entry_of_an_npz_is_named(tmp_path, fault):
+    spoil, message = WRONG_ARRAYS[fault]
+    arrays = arrays_of_mixer()
+    spoil(arrays)
+    path = saved_npz(tmp_path, arrays)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        read_mixer(path, TINY_MIXER)
+    assert str(path) in str(raised.value)
+
+
+def test_file_of_another_variant_is_recognised():
+    with pytest.raises(CheckpointError, match="looks like convmixer_tiny_relu:"):
+        read_convmixer(GOLDEN / "convmixer_tiny_relu.sequential.pth.tar", TINY)
+    with pytest.raises(CheckpointError, match="looks like mixer_tiny:"):
+        read_mixer(GOLDEN / "mixer_tiny.npz", get_variant("mixer_s8_gsam"))
+
+
+def test_file_of_the_other_family_is_recognised():
+    with pytest.raises(CheckpointError, match=r"NumPy \(\.npz\) file.*conversion_mlpmixer\.ipynb"):
+        read_convmixer(GOLDEN / "mixer_tiny.npz", TINY)
+    with pytest.raises(CheckpointError, match=r"PyTorch file.*conversion_convmixer\.ipynb"):
+        read_mixer(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY_MIXER)
+    with pytest.raises(ParameterError, match="is of the mixer family"):
+        read_convmixer(GOLDEN / "mixer_tiny.npz", TINY_MIXER)
+
+
+# Files that are no checkpoints at all. Both readers must refuse each of them, and run none.
+
+
+class Touch:
+    """Unpickled, it creates the file `path`."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def bad_files(tmp_path):
+    whole = {".pth.tar": GOLDEN / "convmixer_tiny.timm.pth.tar", ".npz": GOLDEN / "mixer_tiny.npz"}
+    for suffix, path in whole.items():
+        content = path.read_bytes()
+        for share in (0.02, 0.5, 0.99):
+            (tmp_path / f"truncated {share}{suffix}").write_bytes(content[: int(len(content) * share)])
+        damaged = bytearray(content)
+        damaged[len(content) // 2] ^= 0xFF
+        (tmp_path / f"one byte flipped{suffix}").write_bytes(damaged)
+    (tmp_path / "empty").touch()
+    (tmp_path / "page.html").write_text("\n<!DOCTYPE html><html><body>Not Found</body></html>")
+    (tmp_path / "text").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "plain pickle").write_bytes(pickle.dumps({"stem.0.weight": [1.0]}))
+    (tmp_path / "pickle bomb").write_bytes(pickle.dumps(Touch(tmp_path / "executed")))
+    torch.save({"state_dict": state_dict(), "args": Touch(tmp_path / "executed")}, tmp_path / "zip bomb object")
+    torch.save(
+        {"state_dict": state_dict(), "args": Touch(tmp_path / "executed")},
+        tmp_path / "legacy bomb object",
+        _use_new_zipfile_serialization=False,
+    )
+    np.savez(
+        tmp_path / "pickled array.npz",
+        **arrays_of_mixer() | {"head/bias": np.array([Touch(tmp_path / "executed")])},
+    )
+    with zipfile.ZipFile(tmp_path / "other archive.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    return sorted(tmp_path.iterdir())
+
+
+def test_files_that_are_no_checkpoints_are_refused_and_never_executed(tmp_path):
+    paths = bad_files(tmp_path)
+    for path in [*paths, tmp_path / "absent"]:
+        for read, variant in ((read_convmixer, TINY), (read_mixer, TINY_MIXER)):
+            with pytest.raises(CheckpointError) as raised:
+                read(path, variant)
+            assert str(path) in str(raised.value), path.name
+            assert not (tmp_path / "executed").exists(), f"{path.name} was executed"
+    # The bombs are live: a careless reader would have been hit.
+    pickle.loads((tmp_path / "pickle bomb").read_bytes()).close()
+    assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", "this is empty"),
+        ("page.html", "this is a web page"),
+        ("truncated 0.5.pth.tar", "cut short"),
+        ("plain pickle", "bare Python pickle"),
+        ("zip bomb object", r"holds Python objects \(_?io\.open\).*Save the state dict alone"),
+        ("folder", "found a folder"),
+        ("pipe", "found a device or pipe"),
+        ("one byte flipped.pth.tar", "damaged"),
+        ("other archive.zip", r"readme\.txt"),
+    ],
+)
+def test_refusal_says_what_the_file_is(tmp_path, name, message):
+    bad_files(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        read_convmixer(tmp_path / name, TINY)
+
+
+def test_unreadable_file_is_refused_by_name(tmp_path, monkeypatch):
+    # Not by chmod: the superuser, as whom containers run tests, may read everything.
+    path = saved(tmp_path, state_dict())
+
+    def denied(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(CheckpointError, match=r"file\.pth\.tar: the file cannot be read: Permission denied"):
+        read_convmixer(path, TINY)
+
+
+def repacked(source, target, change=lambda name, data: [(name, data)], compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for info in old.infolist():
+            for name, data in change(info.filename, old.read(info)):
+                new.writestr(name, data)
+    return target
+
+
+def npy(shape):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+ZEROS = bytes(200 << 20)
+
+
+def peak_of(code, *arguments):
+    """Runs Python code in a process of its own; returns what it printed and its peak memory in bytes."""
+    run = [sys.executable, "-c", f"{memory.PEAK}\n{code}\nprint(peak())", *map(str, arguments)]
+    result = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    *printed, peak = result.stdout.splitlines()
+    return printed, int(peak)
+
+
+READ = """
+from utils.checkpoints.loading import read_convmixer, read_mixer
+from utils.models.variants import get_variant
+variant = get_variant(sys.argv[1])
+{imports}
+base = peak()
+try:
+    arrays = (read_mixer if variant.family == "mixer" else read_convmixer)(sys.argv[2], variant)
+    print(sum(array.nbytes for array in arrays.values()))
+except ValueError as error:
+    print(str(error).replace(chr(10), " "))
+print(base)
+"""
+
+
+@pytest.mark.parametrize("kind", ["member", "surplus", "pytorch"])
+def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, kind):
+    """200 MiB of zeros pack into 200 KiB; reading must not take that memory, and a surplus entry stays packed."""
+    bomb = tmp_path / "bomb"
+    source, swollen = {
+        "pytorch": (GOLDEN / "convmixer_tiny.timm.pth.tar", "convmixer_tiny.timm.pth/data/0"),
+        "surplus": (GOLDEN / "mixer_tiny.npz", "none"),
+        "member": (GOLDEN / "mixer_tiny.npz", "head/bias.npy"),  # its header is right, and zeros follow
+    }[kind]
+    packed = zipfile.ZIP_DEFLATED
+    repacked(source, bomb, lambda name, data: [(name, data + ZEROS if name == swollen else data)], packed)
+    if kind == "surplus":
+        with zipfile.ZipFile(bomb, "a", packed) as archive:
+            archive.writestr("bomb.npy", npy((50 << 20,)) + ZEROS)
+    with zipfile.ZipFile(bomb) as archive:
+        assert sum(member.file_size for member in archive.infolist()) > len(ZEROS)
+    assert bomb.stat().st_size < 1 << 20
+    variant = TINY.name if kind == "pytorch" else TINY_MIXER.name
+    (message, base), peak = peak_of(READ.format(imports="import torch" if kind == "pytorch" else ""), variant, bomb)
+    wanted = {"member": "unpacked, it would take", "surplus": str(17_618 * 4), "pytorch": "not compressed"}[kind]
+    assert wanted in message
+    assert peak - int(base) < 100 << 20
+
+
+def test_pytorch_file_that_declares_too_much_is_refused(tmp_path):
+    heavy = tmp_path / "heavy"
+    with zipfile.ZipFile(heavy, "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+        archive.infolist()[0].file_size = 4 << 30  # what the directory will say
+    with pytest.raises(CheckpointError, match=r"would take 4,294,967,296 bytes, and this variant needs 33,888"):
+        read_convmixer(heavy, TINY)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_member_that_occurs_twice_is_refused(tmp_path):
+    twice = repacked(GOLDEN / "mixer_tiny.npz", tmp_path / "twice",
+                     lambda name, data: [(name, data)] * (2 if name == "head/bias.npy" else 1))  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"more than once: head/bias\.npy"):
+        read_mixer(twice, TINY_MIXER)
+    twice = repacked(GOLDEN / "convmixer_tiny.timm.pth.tar", tmp_path / "twice.pth",
+                     lambda name, data: [(name, data)] * (2 if name.endswith("data/3") else 1))  # fmt: skip
+    with pytest.raises(CheckpointError, match="more than once"):
+        read_convmixer(twice, TINY)
+
+
+def test_npy_header_of_unbounded_length_is_refused(tmp_path):
+    """Version 2 of the format announces a header of up to 4 GiB, and NumPy reads it before it looks at it."""
+    header = b"\x93NUMPY\x02\x00" + (1 << 30).to_bytes(4, "little")
+    path = repacked(GOLDEN / "mixer_tiny.npz", tmp_path / "long",
+                    lambda name, data: [(name, header if name == "head/bias.npy" else data)])  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"version \(2, 0\)"):
+        read_mixer(path, TINY_MIXER)
+
+
+def test_compressed_npz_is_read(tmp_path):
+    np.savez_compressed(tmp_path / "small.npz", **arrays_of_mixer())
+    assert read_mixer(tmp_path / "small.npz", TINY_MIXER).keys() == arrays_of_mixer().keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixer_l16_i1k", "convmixer_1536_20"])
+def test_reading_a_full_size_file_takes_at_most_1_3_times_its_size(tmp_path, name):
+    variant = get_variant(name)
+    path = tmp_path / "big"
+    write = synthetic.write_mixer if variant.family == "mixer" else synthetic.write_convmixer
+    write(variant, path, 0)
+    (read, base), peak = peak_of(READ.format(imports="import torch" if "conv" in name else ""), name, path)
+    assert int(read) == pytest.approx(path.stat().st_size, rel=1e-2)
+    assert peak - int(base) <= 1.3 * path.stat().st_size
+
+
+# From the notebook's parameter to a file.
+
+
+def test_local_path_is_custom(tmp_path):
+    checkpoint = resolve(TINY, str(GOLDEN / "convmixer_tiny.timm.pth.tar"), seed=0, cache_dir=tmp_path)
+    assert (checkpoint.weights, checkpoint.url) == ("custom", None)
+    assert len(checkpoint.sha256) == 64
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"])
+def test_synthetic_file_is_written_once_and_again_if_it_changed(tmp_path, name):
+    variant = get_variant(name)
+    first = resolve(variant, "synthetic", seed=7, cache_dir=tmp_path)
+    written = first.path.stat().st_mtime_ns
+    assert first.weights == "synthetic"
+    assert resolve(variant, "synthetic", seed=7, cache_dir=tmp_path) == first
+    assert first.path.stat().st_mtime_ns == written
+    first.path.write_bytes(first.path.read_bytes()[:-100])
+    again = resolve(variant, "synthetic", seed=7, cache_dir=tmp_path)
+    assert again == first, "the same seed gives the same bytes"
+    (read_mixer if variant.family == "mixer" else read_convmixer)(again.path, variant)
+    assert resolve(variant, "synthetic", seed=8, cache_dir=tmp_path).sha256 != first.sha256
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("checkpoint", ["", "  ", None, 3])
+def test_senseless_checkpoint_parameter_is_refused(checkpoint):
+    with pytest.raises(ParameterError, match=r'checkpoint = .*"official", "synthetic" or the path'):
+        resolve(TINY, checkpoint, seed=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "1", None])
+def test_senseless_seed_is_refused(seed):
+    with pytest.raises(ParameterError, match="seed = "):
+        resolve(TINY, "synthetic", seed=seed)
+
+
+def test_misspelt_keyword_is_taken_for_a_path_and_the_message_names_the_keywords(tmp_path):
+    with pytest.raises(CheckpointError, match=r'ofical: there is no such file.*"official", "synthetic"'):
+        resolve(TINY, "ofical", seed=0, cache_dir=tmp_path)
+
+
+def test_testing_variant_has_no_official_file(tmp_path):
+    with pytest.raises(ParameterError, match="convmixer_tiny' has no official checkpoint"):
+        resolve(TINY, "official", seed=0, cache_dir=tmp_path)

@@ -1,0 +1,175 @@
+"""Synthetic weights behave like trained ones: signals of order 1 at any depth, logits that differ."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.checkpoints import synthetic
+from utils.checkpoints.layouts import expected_shapes
+from utils.checkpoints.loading import read_convmixer, read_mixer
+from utils.errors import CheckpointError, ParameterError
+from utils.models import mlp_mixer
+from utils.models.convmixer import ConvMixer
+from utils.models.variants import VARIANTS, get_variant
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"]
+
+
+def write(variant, path, seed=0, **layout):
+    (synthetic.write_mixer if variant.family == "mixer" else synthetic.write_convmixer)(variant, path, seed, **layout)
+    return path
+
+
+def read(variant, path):
+    return (read_mixer if variant.family == "mixer" else read_convmixer)(path, variant)
+
+
+def pictures(variant):
+    """Three photographs, normalised, and three of noise: float32 [6, H, W, 3]."""
+    size, p = variant.image_size, variant.preprocessing
+    photographs = []
+    for path in sorted((REPOSITORY / "assets" / "images").glob("*.jpg")):
+        image = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        photographs.append((np.asarray(image, np.float32) - np.float32(p.mean)) / np.float32(p.std))
+    noise = np.random.default_rng(0).standard_normal((3, size, size, 3), dtype=np.float32)
+    return np.concatenate([np.stack(photographs[:3]), noise])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_file_has_exactly_the_arrays_of_the_official_format(tmp_path, name):
+    variant = get_variant(name)
+    arrays = read(variant, write(variant, tmp_path / "file"))
+    assert {key: array.shape for key, array in arrays.items()} == expected_shapes(variant)
+
+
+def test_both_layouts_hold_the_same_weights_in_the_official_wrapping(tmp_path):
+    variant = get_variant("convmixer_tiny")
+    timm, sequential = (write(variant, tmp_path / layout, layout=layout) for layout in ("timm", "sequential"))
+    first, second = read(variant, timm), read(variant, sequential)
+    assert all(np.array_equal(first[key], second[key]) for key in expected_shapes(variant))
+    golden = REPOSITORY / "tests" / "data" / "golden"
+    for path in (timm, sequential):
+        official = torch.load(golden / f"convmixer_tiny.{path.name}.pth.tar", weights_only=True)
+        assert torch.load(path, weights_only=True).keys() == official.keys()
+    with pytest.raises(ParameterError, match="layout = 'keras'"):
+        synthetic.write_convmixer(variant, tmp_path / "file", 0, layout="keras")
+
+
+def test_npz_has_the_members_of_the_official_one(tmp_path):
+    path = write(get_variant("mixer_tiny"), tmp_path / "file.npz")
+    with (
+        zipfile.ZipFile(path) as found,
+        zipfile.ZipFile(REPOSITORY / "tests/data/golden/mixer_tiny.npz") as golden,
+    ):
+        assert sorted(found.namelist()) == sorted(golden.namelist())
+        assert {info.compress_type for info in found.infolist()} == {zipfile.ZIP_STORED}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, name):
+    variant = get_variant(name)
+    first, again, other = (write(variant, tmp_path / str(i), seed).read_bytes() for i, seed in enumerate((5, 5, 6)))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_nothing_is_left_at_a_default(name):
+    """All-default BatchNorm statistics, scales of one or biases of zero would hide conversion errors."""
+    variant = get_variant(name)
+    arrays = dict((synthetic.mixer_arrays if variant.family == "mixer" else synthetic.convmixer_arrays)(variant, 0))
+    for key, array in arrays.items():
+        if array.ndim:
+            assert array.std() > 0.02, key
+            assert np.abs(array).max() < 20, key
+        else:
+            assert array > 0, key
+        if key.endswith(("running_var", "scale")):
+            assert array.min() > 0.05, key
+
+
+def test_unwritable_place_is_reported_and_leaves_nothing(tmp_path):
+    for name in TINY:
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            write(get_variant(name), tmp_path / "absent" / "file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = write(get_variant("mixer_tiny"), tmp_path / "file.npz")
+    before = path.read_bytes()
+
+    def fails(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", fails)
+    with pytest.raises(CheckpointError, match="No space left"):
+        write(get_variant("mixer_tiny"), path, seed=1)
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == ["file.npz"]
+
+
+def convmixer_signals(variant, images):
+    """Standard deviation after the stem and after every block, and the logits."""
+    weights = {key: torch.from_numpy(array) for key, array in synthetic.convmixer_arrays(variant, 0)}
+    model = ConvMixer(variant.architecture).eval()
+    model.load_state_dict(weights, strict=True)
+    deviations = []
+    for layer in [model.stem, *model.blocks]:
+        # Over pictures and positions, by channel: a signal that is the same everywhere carries nothing.
+        layer.register_forward_hook(lambda _, __, out: deviations.append(float(out.std(dim=(0, 2, 3)).mean())))
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(images).permute(0, 3, 1, 2))
+    return np.array(deviations), logits.numpy()
+
+
+def assert_logits_tell_pictures_apart(logits):
+    assert 1 < np.abs(logits).max() < 40
+    assert logits.std(axis=0).mean() > 0.5, "logits differ between pictures"
+    assert len(set(logits.argmax(axis=1))) > 1, "the top class differs between pictures"
+
+
+@pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu"])
+def test_tiny_convmixers_pass_a_signal(name):
+    deviations, logits = convmixer_signals(VARIANTS[name], pictures(VARIANTS[name]))
+    assert (deviations > 0.4).all()
+    assert (deviations < 2.5).all()
+    assert_logits_tell_pictures_apart(logits)
+
+
+def mixer_outputs(variant, images):
+    weights = dict(synthetic.mixer_arrays(variant, 0))
+    outputs = []
+    for head in ("fe", "classification"):
+        model = mlp_mixer.build(variant.architecture, head)
+        chosen = mlp_mixer.select_parameters(model, weights)
+        outputs.append(np.asarray(mlp_mixer.predict_function(model)(chosen, images)))
+    return outputs
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mixer_tiny"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("mixer_s32_gsam", "mixer_b16_i1k", "mixer_b16_i21k")],
+)
+def test_mixers_tell_pictures_apart(name):
+    variant = VARIANTS[name]
+    images = pictures(variant)
+    features, logits = mixer_outputs(variant, images if variant.testing else images[[0, 1, 3]])
+    assert 0.2 < features.std() < 2
+    assert features.std(axis=0).mean() > 0.05
+    assert_logits_tell_pictures_apart(logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convmixer_1536_20", "convmixer_768_32", "convmixer_1024_20"])
+def test_full_size_convmixers_pass_a_signal_through_all_blocks(name):
+    variant = VARIANTS[name]
+    deviations, logits = convmixer_signals(variant, pictures(variant)[:4])
+    assert (deviations > 0.4).all()
+    assert (deviations < 2.5).all()
+    assert_logits_tell_pictures_apart(logits)

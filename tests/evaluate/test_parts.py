@@ -1,0 +1,298 @@
+"""The parts of an evaluation, apart: whose class a name is, what a folder holds, how counts and progress are kept."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.checkpoints.loading import Checkpoint
+from utils.errors import EvaluationError
+from utils.evaluate import progress as evaluation_progress
+from utils.evaluate.classes import match_classes
+from utils.evaluate.data import Data, open_data
+from utils.evaluate.figures import Tally
+from utils.evaluate.progress import Progress
+from utils.evaluate.report import result_of, table
+from utils.images.labels import Label, read_labels
+from utils.models.variants import get_variant
+
+IMAGENET = read_labels("imagenet1k", 1000)
+
+
+def test_the_numbers_of_imagenet_1k_are_refused_for_a_model_of_21k():
+    numbers = [str(number) for number in range(1000)]
+    with pytest.raises(EvaluationError, match=r"ImageNet-1k's numbers, and this model has 21,843"):
+        match_classes(numbers, read_labels("imagenet21k", 21843), 21843)
+    assert match_classes(numbers, IMAGENET, 1000) == (list(range(1000)), "class index")
+
+
+@pytest.mark.parametrize(
+    ("names", "rule", "indices"),
+    [
+        (["n01440764", "n15075141"], "WordNet id", [0, 999]),
+        (["n03126707", "n02012849"], "WordNet id", [517, 134]),  # the two cranes
+        (["tabby", "tiger_cat", "Egyptian cat"], "class name", [281, 282, 285]),
+        (["Tench, Tinca  tinca"], "class name", [0]),
+        (["0", "999", "12"], "class index", [0, 999, 12]),  # as ImageNetV2 is distributed
+        (["0000", "0281"], "class index", [0, 281]),
+    ],
+)
+def test_names_are_matched_by_the_rule_that_fits_all(names, rule, indices):
+    assert match_classes(names, IMAGENET, 1000) == (indices, rule)
+
+
+def test_a_class_whose_name_is_a_number_goes_by_its_name():
+    digits = [Label(f"digit{name}", name) for name in ("1", "0", "2")]
+    assert match_classes(["0", "1", "2"], digits, 3) == ([1, 0, 2], "class name")
+
+
+@pytest.mark.parametrize(
+    ("names", "unknown"),
+    [
+        (["n01440764", "n99999999"], "n99999999"),
+        (["n01440764", "n15075141", "0"], "'0'"),  # one rule for all
+        (["tabby", "crane"], "crane"),  # which of them?
+        (["tabby", "maillot"], "maillot"),
+        (["0", "1000"], "1000"),
+        (["0", "-1"], "-1"),
+        (["0", "١"], "١"),  # a digit, but of another script
+        (["train", "val"], "train"),
+    ],
+)
+def test_a_name_that_is_no_class_is_named(names, unknown):
+    with pytest.raises(EvaluationError, match=unknown) as caught:
+        match_classes(names, IMAGENET, 1000)
+    assert "n01440764" in str(caught.value)  # what is expected
+
+
+def test_without_labels_only_the_index_is_left():
+    assert match_classes(["3", "7"], None, 10) == ([3, 7], "class index")
+    with pytest.raises(EvaluationError, match=r"no labels\.tsv"):
+        match_classes(["n01440764"], None, 10)
+
+
+def test_classes_of_one_name_are_refused():
+    with pytest.raises(EvaluationError, match="not all different"):
+        match_classes(["a", "a"], None, 2)
+
+
+def fill(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name, format="PNG")
+
+
+def test_a_folder_is_listed_in_order_and_from_any_position(tmp_path):
+    fill(tmp_path, "2/b.JPEG", "10/a.png", "2/a.jpg", "2/.hidden.png", ".cache/x.png", "10/notes.png/x.png")
+    (tmp_path / "2" / "notes.txt").write_text("no image")
+    data = open_data(str(tmp_path), None, 11)
+    listed = [("10/a.png", 10), ("2/a.jpg", 2), ("2/b.JPEG", 2)]
+    assert (data.count, data.classes, data.rule) == (3, 2, "class index")
+    assert [example[:2] for example in data.examples(0)] == listed
+    assert [example[:2] for example in data.examples(2)] == listed[2:]
+    assert next(data.examples(1)).read() == (tmp_path / "2" / "a.jpg").read_bytes()
+
+
+def test_a_limit_spreads_over_the_classes(tmp_path):
+    fill(tmp_path, *(f"{index}/{number}.png" for index in range(5) for number in range(4)))
+    data = open_data(str(tmp_path), None, 5, limit=5)
+    assert [example.label for example in data.examples(0)] == [0, 1, 2, 3, 4]
+    assert data.count == 5
+    assert open_data(str(tmp_path), None, 5, limit=99).count == 20
+
+
+@pytest.mark.parametrize("change", ["add", "rename", "resize", "reclass"])
+def test_another_listing_has_another_hash(tmp_path, change):
+    fill(tmp_path, "0/a.png", "1/b.png")
+    before = open_data(str(tmp_path), None, 3).sha256
+    assert open_data(str(tmp_path), None, 3).sha256 == before
+    if change == "add":
+        fill(tmp_path, "1/c.png")
+    elif change == "rename":
+        (tmp_path / "0" / "a.png").rename(tmp_path / "0" / "c.png")
+    elif change == "resize":
+        (tmp_path / "0" / "a.png").write_bytes(b"shorter")
+    else:
+        (tmp_path / "1").rename(tmp_path / "2")
+    assert open_data(str(tmp_path), None, 3).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "no sub-folders"),
+        (["ILSVRC2012_val_00000001.JPEG"], "images but no sub-folders"),
+        (["0/a.png", "train/b.png"], "'train'"),
+    ],
+)
+def test_a_folder_of_another_shape_is_an_error(tmp_path, files, message):
+    fill(tmp_path, *files)
+    with pytest.raises(EvaluationError, match=message):
+        open_data(str(tmp_path), None, 3)
+
+
+def test_an_empty_class_and_a_missing_folder_are_errors(tmp_path):
+    fill(tmp_path, "0/a.png")
+    (tmp_path / "1").mkdir()
+    with pytest.raises(EvaluationError, match="holds no image"):
+        open_data(str(tmp_path), None, 3)
+    with pytest.raises(EvaluationError, match="there is no such folder"):
+        open_data(str(tmp_path / "No Where"), None, 3)
+
+
+def test_counts_are_those_of_a_worked_example():
+    source = np.array(
+        [[9, 8, 7, 6, 5, 4, 3], [0, 1, 2, 3, 4, 5, 6], [1, 0, 0, 0, 0, 0, 0.5], [7, 6, 5, 4, 3, 2, 1]], np.float32
+    )
+    logits = source.copy()
+    logits[0, 5] = 5.5  # in the first five of one, not of the other
+    logits[1, 0] = 8  # another first
+    tally = Tally()
+    tally.add(np.array([0, 0, 6, 6]), logits, source)
+    assert (tally.images, tally.top1, tally.top5) == (4, 2, 3)
+    assert (tally.source_top1, tally.source_top5) == (1, 2)
+    assert (tally.same_top1, tally.shared_top5) == (3, 4 + 4 + 5 + 5)
+    assert tally.max_abs == 8
+    assert tally.relative == pytest.approx(8 / 6)
+    figures = tally.figures(True, 7)
+    assert (figures["savedmodel"]["top1"], figures["savedmodel"]["top5"]) == (50, 75)
+    assert (figures["source"]["top1"], figures["source"]["top5"]) == (25, 50)
+    assert (figures["agreement"]["top1"], figures["agreement"]["top5"]) == (75, 90)
+
+
+def test_of_equal_logits_the_lower_index_comes_first():
+    tally = Tally()
+    tally.add(np.array([0, 1, 5]), np.zeros((3, 7), np.float32))
+    assert (tally.top1, tally.top5) == (1, 2)
+
+
+def test_fewer_than_five_classes_agree_wholly():
+    tally, logits = Tally(), np.array([[0.0, 1.0]], np.float32)
+    tally.add(np.array([0]), logits, logits)
+    figures = tally.figures(True, 2)
+    assert (figures["savedmodel"]["top1"], figures["savedmodel"]["top5"]) == (0, 100)
+    assert figures["agreement"]["top5"] == 100
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["the SavedModel", "the source framework"])
+def test_logits_that_are_no_numbers_are_refused(value, side):
+    good, bad = np.zeros((2, 7), np.float32), np.zeros((2, 7), np.float32)
+    bad[1, 3] = value
+    with pytest.raises(EvaluationError, match=side):
+        Tally().add(np.array([0, 0]), *((bad, good) if side == "the SavedModel" else (good, bad)))
+
+
+def test_a_source_of_other_classes_is_refused():
+    with pytest.raises(EvaluationError, match="not the same model"):
+        Tally().add(np.array([0]), np.zeros((1, 7), np.float32), np.zeros((1, 10), np.float32))
+
+
+BINDING = {"model": "ab" * 32, "data": "cd" * 32, "batch_size": 4}
+
+
+def saved_progress(path):
+    progress = Progress(path, BINDING, 3, Tally(images=2, top1=1, top5=2, max_abs=1 / 3), {"0/a.png": "why"}, 1.5)
+    progress.save()
+    return progress
+
+
+def test_progress_comes_back_whole(tmp_path):
+    path = tmp_path / "deep" / "x.progress"
+    assert Progress.load(path, BINDING) == Progress(path, BINDING)
+    saved = saved_progress(path)
+    assert Progress.load(path, BINDING) == saved
+
+
+def test_progress_of_another_binding_says_what_differs(tmp_path):
+    saved_progress(tmp_path / "x.progress")
+    with pytest.raises(EvaluationError, match="batch_size: then 4, now 8") as caught:
+        Progress.load(tmp_path / "x.progress", BINDING | {"batch_size": 8})
+    assert "model" not in str(caught.value)
+    with pytest.raises(EvaluationError, match="checkpoint: then None, now x"):
+        Progress.load(tmp_path / "x.progress", BINDING | {"checkpoint": "x"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"done": 4},
+        {"done": None},
+        {"format": 0},
+        {"corrupt": "a"},
+        {"tally": {}},
+        {"tally": Tally(images=2, top1=3).to_json()},
+        {"tally": Tally(images=2).to_json() | {"top1": 1.5}},
+        {"binding": None},
+        {"seconds": "1"},
+    ],
+)
+def test_damaged_progress_is_refused(tmp_path, damage):
+    path = tmp_path / "x.progress"
+    saved_progress(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(EvaluationError, match=r"Remove x\.progress"):
+        Progress.load(path, BINDING)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"format": 1'])
+def test_what_is_no_progress_is_refused(tmp_path, content):
+    (tmp_path / "x.progress").write_bytes(content)
+    with pytest.raises(EvaluationError, match=r"Remove x\.progress"):
+        Progress.load(tmp_path / "x.progress", BINDING)
+
+
+def test_a_failed_save_keeps_the_one_before_and_leaves_nothing_beside(tmp_path, monkeypatch):
+    path = tmp_path / "x.progress"
+    progress = saved_progress(path)
+    before = path.read_bytes()
+    progress.done = 99
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation_progress.os, "replace", full)
+    with pytest.raises(EvaluationError, match="No space left"):
+        progress.save()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def result(variant="convmixer_768_32", weights="official", images=50_000, source=None, preprocessing="pillow"):
+    """A result without a model: 80.16 per cent of 50,000."""
+    tally = Tally(images, 40_080 * images // 50_000, images, images, images, images, 5 * images)
+    manifest = {"name": f"{variant}_classification", "weights": weights, "source": {"sha256": "12" * 32}}
+    classifier = SimpleNamespace(manifest=manifest, variant=get_variant(variant), sha256="ab" * 32, classes=1000)
+    binding = {"batch_size": 32, "preprocessing": preprocessing, "versions": {}}
+    data = Data("val", "folder", "WordNet id", 1000, images, "cd" * 32, lambda start: iter(()))
+    progress = Progress(Path("x.progress"), binding, images, tally)
+    return result_of(classifier, source, data, progress, None)
+
+
+def test_the_reported_accuracy_stands_beside_the_measured_one():
+    found = result()
+    assert found["reported"]["top1"] == 80.16
+    assert found["figures"]["savedmodel"]["top1"] == pytest.approx(80.16)
+    assert found["notes"] == []
+    lines = table(found).splitlines()
+    assert [line.split()[:3] for line in lines if line.startswith(("SavedModel", "reported"))] == [
+        ["SavedModel", "80.16", "%"],
+        ["reported", "80.16", "%"],
+    ]
+
+
+def test_an_accuracy_that_nobody_confirmed_is_none():
+    assert "reported       none" in table(result("mixer_b32_sam"))
+
+
+def test_what_cannot_be_compared_is_said():
+    assert "50,000 images of ImageNet's validation set" in result(images=100)["notes"][0]
+    assert "prepared its images itself" in result(preprocessing="graph")["notes"][0]
+    assert "SYNTHETIC" in result(weights="synthetic")["notes"][0]
+    assert "not the official ones" in result(weights="custom")["notes"][0]
+    other = Checkpoint(None, "custom", None, "34" * 32)
+    assert "another file" in result(source=other)["notes"][0]
+    assert result(source=Checkpoint(None, "official", None, "12" * 32))["notes"] == []

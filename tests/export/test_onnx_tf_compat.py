@@ -1,0 +1,207 @@
+"""What lets onnx-tf import: in processes of its own, because an import happens once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+PROBE = """
+import gc, importlib.util, json, sys
+import numpy as np
+from utils.errors import ConversionError
+
+absent = [p for p in ("tensorflow_addons", "tensorflow_probability") if importlib.util.find_spec(p) is None]
+from utils.export.onnx_tf_compat import import_onnx_tf
+backend = import_onnx_tf()
+left = [name for name in sys.modules if name.split(".")[0] in absent]
+
+def handlers(opset):
+    import onnx
+    return backend.TensorflowBackend._get_handlers([onnx.helper.make_opsetid("", opset)])[""]
+
+gc.collect()
+gc.collect()
+found = handlers(20)
+ours = {op: found[op].__module__ for op in ("Gelu", "Conv", "BatchNormalization")}
+versions = {op: found[op].SINCE_VERSION for op in ("Gelu", "Conv", "BatchNormalization", "ReduceMean", "Constant")}
+
+def message(call):
+    try:
+        return f"gave {call()}"
+    except ConversionError as error:
+        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+import onnx
+from onnx_tf.handlers.backend import bernoulli, hardmax
+stand_ins = {
+    "hardmax": message(lambda: hardmax.tfa.seq2seq.hardmax(np.ones((2, 3)))),
+    "Bernoulli": message(lambda: bernoulli.tfd.Bernoulli(probs=0.5)),
+}
+node = backend.OnnxNode(onnx.helper.make_node("Hardmax", ["x"], ["y"], axis=-1))
+hardmax_node = message(
+    lambda: handlers(13)["Hardmax"].handle(node, tensor_dict={"x": np.ones((2, 3), np.float32)}, strict=True)
+)
+
+from onnx import TensorProto as T
+mapping = onnx.mapping
+tables = {
+    name: [
+        str(np.dtype(mapping.TENSOR_TYPE_TO_NP_TYPE[t])),
+        mapping.TENSOR_TYPE_TO_STORAGE_TENSOR_TYPE[t],
+        mapping.STORAGE_TENSOR_TYPE_TO_FIELD[mapping.TENSOR_TYPE_TO_STORAGE_TENSOR_TYPE[t]],
+    ]
+    for name, t in (("float32", T.FLOAT), ("int64", T.INT64), ("string", T.STRING), ("bfloat16", T.BFLOAT16))
+}
+back = [int(mapping.NP_TYPE_TO_TENSOR_TYPE[np.dtype(n)]) for n in ("float32", "int64", "bool", "float64")]
+print(json.dumps({
+    "absent": absent, "left": left, "ours": ours, "versions": versions, "stand_ins": stand_ins,
+    "hardmax_node": hardmax_node, "tables": tables, "back": back,
+    "same": mapping is onnx.helper.mapping is sys.modules["onnx.mapping"],
+    "again": import_onnx_tf() is backend,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def probe():
+    return run(PROBE)
+
+
+def test_onnx_tf_imports_without_its_outdated_dependencies_and_leaves_no_placeholder(probe):
+    assert probe["absent"] == ["tensorflow_addons", "tensorflow_probability"]
+    assert probe["left"] == []
+    assert probe["again"]
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("hardmax", "tensorflow_addons"), ("Bernoulli", "tensorflow_probability")]
+)
+def test_stand_in_raises_a_conversion_error_that_names_its_package(probe, name, package):
+    assert f"needs {package}" in probe["stand_ins"][name]
+
+
+def test_operator_whose_handler_would_use_a_stand_in_is_a_conversion_error(probe):
+    assert "needs tensorflow_addons" in probe["hardmax_node"]
+
+
+def test_additional_handlers_survive_the_garbage_collector_and_come_before_onnx_tf_s(probe):
+    assert probe["ours"] == dict.fromkeys(("Gelu", "Conv", "BatchNormalization"), "utils.export.onnx_tf_compat")
+
+
+def test_handlers_exist_at_the_opset_of_the_exported_graph(probe):
+    assert probe["versions"] == {
+        "Gelu": 20,
+        "Conv": 11,
+        "BatchNormalization": 15,
+        "ReduceMean": 18,
+        "Constant": 19,
+    }
+
+
+# Numbers of onnx.proto: 1 FLOAT, 7 INT64, 8 STRING, 11 DOUBLE, 9 BOOL; fields as TensorProto names them.
+@pytest.mark.parametrize(
+    ("dtype", "row"),
+    [
+        ("float32", ["float32", 1, "float_data"]),
+        ("int64", ["int64", 7, "int64_data"]),
+        ("string", ["object", 8, "string_data"]),
+    ],
+)
+def test_dtype_tables_say_what_onnx_s_own_said(probe, dtype, row):
+    assert probe["tables"][dtype] == row
+
+
+def test_bfloat16_is_stored_in_the_field_of_32_bit_integers(probe):
+    _, _, field = probe["tables"]["bfloat16"]
+    assert field == "int32_data"
+
+
+def test_dtype_tables_lead_back_from_numpy(probe):
+    assert probe["back"] == [1, 7, 9, 11]
+    assert probe["same"]
+
+
+def test_absent_onnx_tf_is_a_conversion_error_with_the_command_that_installs_it():
+    message = run("""
+import importlib.util, json, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "onnx_tf" else find_spec(name, package)
+from utils.errors import ConversionError
+from utils.export.onnx_tf_compat import import_onnx_tf
+try:
+    import_onnx_tf()
+except ConversionError as error:
+    print(json.dumps({"message": str(error), "tensorflow": "tensorflow" in sys.modules}))
+""")
+    assert "pip install --no-deps -r requirements-onnx-tf.txt" in message["message"]
+    assert not message["tensorflow"]  # said before the long import, not after it
+    assert (ROOT / "requirements-onnx-tf.txt").is_file()
+
+
+# --- the handlers' arithmetic, in this process
+
+
+def handle(op_type, inputs, opset=20, **attributes):
+    import onnx
+    import tensorflow as tf
+
+    from utils.export.onnx_tf_compat import TRAINING, import_onnx_tf
+
+    backend = import_onnx_tf()
+    handlers = backend.TensorflowBackend._get_handlers([onnx.helper.make_opsetid("", opset)])[""]
+    node = backend.OnnxNode(onnx.helper.make_node(op_type, list(inputs), ["y"], **attributes))
+    tensors = {name: tf.constant(array) for name, array in inputs.items()} | {TRAINING: False}
+    return handlers[op_type].handle(node, tensor_dict=tensors, strict=True)[0].numpy()
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_exact_unless_the_graph_asks_for_the_approximation(approximate):
+    torch = pytest.importorskip("torch")
+    x = np.linspace(-6, 6, 1001, dtype=np.float32)
+    expected = torch.nn.functional.gelu(torch.tensor(x, dtype=torch.float64), approximate=approximate).numpy()
+    np.testing.assert_allclose(handle("Gelu", {"x": x}, approximate=approximate), expected, atol=1e-6)
+
+
+def test_gelu_without_the_attribute_is_exact():
+    x = np.array([1.0], np.float32)
+    np.testing.assert_allclose(handle("Gelu", {"x": x}), [0.8413447], atol=1e-6)  # x * Phi(1)
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_mean_is_over_the_axes_that_come_as_an_input(keepdims):
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    found = handle("ReduceMean", {"x": x, "axes": np.array([1, 2])}, keepdims=keepdims)
+    np.testing.assert_allclose(found, x.mean((1, 2), keepdims=bool(keepdims)), atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolution_adds_its_bias_by_channel_or_none(bias):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x, kernel, offset = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 7, 9), (4, 3, 2, 3), (4,)))
+    inputs = {"x": x, "kernel": kernel} | ({"bias": offset} if bias else {})
+    expected = torch.nn.functional.conv2d(*map(torch.tensor, (x, kernel)), torch.tensor(offset) if bias else None)
+    found = handle("Conv", inputs, kernel_shape=[2, 3], strides=[1, 1])
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_batch_norm_reads_its_epsilon_from_the_graph():
+    x = np.ones((1, 2, 1, 1), np.float32)
+    one, zero = np.ones(2, np.float32), np.zeros(2, np.float32)
+    inputs = {"x": x, "scale": one, "offset": zero, "mean": zero, "variance": zero}
+    found = handle("BatchNormalization", inputs, epsilon=0.25)
+    np.testing.assert_allclose(found, np.full_like(x, 2.0), rtol=1e-6)  # 1 / sqrt(0 + 0.25)

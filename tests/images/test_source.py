@@ -1,0 +1,74 @@
+"""Where a photograph may come from, and what is said when it cannot."""
+
+import sys
+import threading
+import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from utils.errors import ParameterError
+from utils.images import source
+from utils.images.photographs import load_image, sample_files
+from utils.images.source import read_image_file
+
+COFFEE = sample_files()["coffee"]
+
+
+@pytest.fixture(scope="module")
+def address():
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if "coffee" in self.path else 404)
+            self.end_headers()
+            self.wfile.write(COFFEE if "coffee" in self.path else b"")
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_sample_path_and_url_give_title_and_file(tmp_path, address):
+    (tmp_path / "mine.jpg").write_bytes(COFFEE)
+    for image, title in (
+        ("coffee", "coffee"),
+        (str(tmp_path / "mine.jpg"), "mine"),
+        (f"{address}/coffee.jpg?size=1", "coffee.jpg"),
+    ):
+        found, file = read_image_file(image)
+        assert found == title
+        assert load_image(file).size == (600, 400)
+
+
+@pytest.mark.parametrize("image", ["absent.jpg", ".", "upload", "ftp://127.0.0.1/x.jpg", "http://127.0.0.1:9/x.jpg"])
+def test_what_cannot_be_had_is_an_error_that_names_it(image):
+    with pytest.raises(ParameterError, match=image.replace(".", r"\.")):
+        read_image_file(image)
+
+
+def test_an_absent_page_is_an_error(address):
+    with pytest.raises(ParameterError, match=r"nothing\.jpg.*404"):
+        read_image_file(f"{address}/nothing.jpg")
+
+
+def test_an_endless_answer_is_cut_off(address, monkeypatch):
+    monkeypatch.setattr(source, "MAX_BYTES", 1000)
+    with pytest.raises(ParameterError, match="Pass a smaller copy"):
+        read_image_file(f"{address}/coffee.jpg")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_upload_in_colab_takes_one_file(monkeypatch, count):
+    chosen = {f"photo{i}.jpg": COFFEE for i in range(count)}
+    colab = types.SimpleNamespace(files=types.SimpleNamespace(upload=lambda: chosen))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    if count == 1:
+        assert read_image_file("upload")[0] == "photo0"
+    else:
+        with pytest.raises(ParameterError, match=f"{count} files"):
+            read_image_file("upload")

@@ -1,0 +1,82 @@
+"""Labelled images to train on, and a training run as the notebook does it."""
+
+import extractors
+import numpy as np
+from PIL import Image
+
+from utils.training import fit, keras_worlds
+from utils.training.augmentation import GENTLE
+from utils.training.datasets import LabelledImages, Split
+from utils.training.extractor import open_extractor
+from utils.training.settings import check_training
+
+EPOCHS, BATCH = 4, 4
+
+
+def folder_of(root, classes):
+    """Images of 20 x 30 pixels, by class: {"name": count}."""
+    rng = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(root / name / f"{index:03}.png")
+    return root
+
+
+def coloured_images():
+    """24 noisy images of three colours."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 3
+    pixels = [
+        np.clip(rng.normal(90, 40, (50, 50, 3)) + 60 * np.eye(3)[label], 0, 255).astype(np.uint8) for label in labels
+    ]
+    train, validation = np.arange(16), np.arange(16, 24)
+    return LabelledImages(
+        "colours",
+        ("red", "green", "blue"),
+        Split(lambda i: pixels[train[i]], labels[train]),
+        Split(lambda i: pixels[validation[i]], labels[validation]),
+        GENTLE,
+        (),
+        "fingerprint",
+    )
+
+
+def settings_for(kind, output_dir, **changed):
+    values = {
+        "model": str(extractors.published(kind).folder),
+        "dataset": "digits",
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "learning_rate": 0.02,
+        "train_backbone": True,
+        "image_size": 0,
+        "output_dir": str(output_dir),
+        "seed": 1,
+        "keras": "tf_keras",
+    }
+    return check_training(**values | changed)
+
+
+class Run:
+    """What the notebook does, up to the trained model."""
+
+    def __init__(self, kind, images, output_dir, **changed):
+        self.settings = settings_for(kind, output_dir, **changed)
+        self.extractor = open_extractor(self.settings.model, 0)
+        steps = len(images.train) // self.settings.batch_size * self.settings.epochs
+        self.trainable = keras_worlds.build(self.settings, self.extractor.folder, 48, 3, steps)
+        self.images = images
+        self.before = self.trainable.values()[0]
+
+    def train(self):
+        self.state = fit.open_state(self.trainable, self.settings, "name", self.images, self.extractor.files)
+        self.resumed = self.state.epochs_done
+        preprocessing = self.extractor.preprocessing
+        self.history = fit.train(self.trainable, self.settings, self.images, preprocessing, self.state, False)
+        return self
+
+    def moved(self):
+        """Names of the backbone's variables that are not what they were."""
+        after = self.trainable.values()[0]
+        return {name for name, value in after.items() if not np.array_equal(value, self.before[name])}

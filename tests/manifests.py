@@ -1,0 +1,71 @@
+"""Manifests and published artefacts of no real model: for what needs no framework."""
+
+from pathlib import Path
+
+from utils.artefact.staging import Staging, build_manifest
+from utils.models.variants import VARIANTS
+
+NAME = "convmixer_tiny_classification"
+
+
+VARIANT = VARIANTS["convmixer_tiny"]
+
+
+ROW = {
+    "output": "logits",
+    "input": "noise",
+    "batch": 8,
+    "max_abs": 3.2e-6,
+    "relative": 1.1e-6,
+    "rmse": 4e-7,
+    "top1": 1.0,
+    "top5": 0.975,
+    "tolerance": 1e-5,
+    "passed": True,
+}
+
+
+GRADIENTS = [
+    ROW | {"output": "gradients", "batch": 3, "top1": None, "top5": None, "tolerance": 1e-4, "relative_l2": value}
+    for value in (2e-7, 5.5e-6, 1e-7)
+]
+
+
+TENSORS = {
+    "inputs": {"inputs": {"dtype": "float32", "shape": [None, 48, 48, 3]}},
+    "outputs": {"logits": {"dtype": "float32", "shape": [None, 10]}},
+}
+
+
+def manifest(files: dict[str, str] | None = None, **changes) -> dict:
+    fields = {
+        "name": NAME,
+        "variant": VARIANT,
+        "head": "classification",
+        "weights": "custom",
+        "source": {"url": None, "path": "/somewhere/private/tiny.pth.tar", "sha256": "ab" * 32},
+        "versions": {"tensorflow": "2.21.0", "onnx-tf": "1.10.0"},
+        "parameters": 8010,
+        "signatures": {"serving_default": TENSORS},
+        "parity": {"passed": True, "tolerance": {"logits": 1e-5}, "rows": [ROW, *GRADIENTS]},
+        "seconds": {"load": 0.1234567, "export": 2.0, "save": 0.5, "package": 0.3, "verify": 4.0},
+        "peak_memory_mb": 812.5,
+        "files": files or {"saved_model.pb": "cd" * 32},
+    }
+    return build_manifest(**(fields | changes))
+
+
+def save(folder: Path, graph: bytes = b"graph") -> None:
+    """Stands for tf.saved_model.save: writes into a folder that does not exist yet."""
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(graph)
+    (folder / "variables" / "variables.index").write_bytes(b"index" * 100)
+    (folder / "assets.extra").mkdir()
+    (folder / "assets.extra" / "labels.tsv").write_text("0\ttench\n")
+
+
+def publish(output_dir: Path, graph: bytes = b"graph", name: str = NAME):
+    with Staging(output_dir, name) as stage:
+        save(stage.model_dir, graph)
+        stage.unpacked_candidate()
+        return stage.publish(manifest(stage.files, name=name))

@@ -1,0 +1,249 @@
+"""The table of variants is complete, agrees with what upstream published, and counts as real models do."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from utils.checkpoints.layouts import expected_shapes
+from utils.errors import ParameterError
+from utils.models import mlp_mixer
+from utils.models.convmixer import ConvMixer
+from utils.models.variants import HEADS, VARIANTS, WEIGHTS, ConvMixerArchitecture, artefact_name, get_variant
+
+CONVMIXERS = [name for name, variant in VARIANTS.items() if variant.family == "convmixer"]
+MIXERS = [name for name, variant in VARIANTS.items() if variant.family == "mixer"]
+PUBLISHED = [name for name, variant in VARIANTS.items() if not variant.testing]
+
+# Counts in vision_transformer's vit_jax/models_test.py, for 1,000 classes.
+OFFICIAL_COUNTS = {
+    ("B", 16): 59_880_472,
+    ("B", 32): 60_293_428,
+    ("L", 16): 208_196_168,
+}
+# Sizes as published: tmp-iclr/convmixer's README (in millions of bytes), the bucket's listing (in MiB).
+PUBLISHED_BYTES = {
+    "convmixer_1536_20": (207e6, 1e6),
+    "convmixer_768_32": (85e6, 1e6),
+    "convmixer_1024_20": (98e6, 1e6),
+    "mixer_l16_i21k": (875.78 * 2**20, 0.05 * 2**20),
+}
+URLS = {
+    "convmixer_1536_20": "convmixer_1536_20_ks9_p7.pth.tar",
+    "convmixer_768_32": "convmixer_768_32_ks7_p7_relu.pth.tar",
+    "convmixer_1024_20": "convmixer_1024_20_ks9_p14.pth.tar",
+    "mixer_b16_sam": "sam/Mixer-B_16.npz",
+    "mixer_b32_sam": "sam/Mixer-B_32.npz",
+    "mixer_b16_i1k": "imagenet1k/Mixer-B_16.npz",
+    "mixer_l16_i1k": "imagenet1k/Mixer-L_16.npz",
+    "mixer_b16_i21k": "imagenet21k/Mixer-B_16.npz",
+    "mixer_l16_i21k": "imagenet21k/Mixer-L_16.npz",
+    "mixer_s8_gsam": "gsam/Mixer-S_8.npz",
+    "mixer_s16_gsam": "gsam/Mixer-S_16.npz",
+    "mixer_s32_gsam": "gsam/Mixer-S_32.npz",
+    "mixer_b16_gsam": "gsam/Mixer-B_16.npz",
+    "mixer_b32_gsam": "gsam/Mixer-B_32.npz",
+}
+
+
+def counted(architecture):
+    """Parameters by a formula of its own, so that a mistake in `layouts` does not confirm itself."""
+    a = architecture
+    if isinstance(a, ConvMixerArchitecture):
+        stem = 3 * a.patch_size**2 * a.dim + a.dim + 2 * a.dim
+        block = (a.kernel_size**2 * a.dim + a.dim + 2 * a.dim) + (a.dim**2 + a.dim + 2 * a.dim)
+        return stem + a.depth * block + (a.dim + 1) * a.classes
+    tokens = (a.image_size // a.patch_size) ** 2
+    stem = 3 * a.patch_size**2 * a.hidden_dim + a.hidden_dim
+    token_mixing = 2 * tokens * a.tokens_mlp_dim + tokens + a.tokens_mlp_dim
+    channel_mixing = 2 * a.hidden_dim * a.channels_mlp_dim + a.hidden_dim + a.channels_mlp_dim
+    norms = 2 * 2 * a.hidden_dim
+    return stem + a.blocks * (token_mixing + channel_mixing + norms) + 2 * a.hidden_dim + (a.hidden_dim + 1) * a.classes
+
+
+def incomplete(variant):
+    """Names of the fields that a row has left empty, or that contradict each other."""
+    optional = {"testing"}
+    if variant.testing:
+        optional |= {"sources", "top1", "labels"}
+    elif variant.family == "mixer" and (variant.top1_source or "").startswith("none"):
+        optional |= {"top1"}  # then top1_source goes on to say why
+    return [
+        field.name
+        for field in dataclasses.fields(variant)
+        if field.name not in optional and not getattr(variant, field.name)
+    ]
+
+
+def test_table_has_every_promised_model():
+    assert set(PUBLISHED) == set(URLS)
+    assert set(VARIANTS) - set(PUBLISHED) == {"convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_lacks_nothing(name):
+    variant = VARIANTS[name]
+    assert variant.name == name
+    assert incomplete(variant) == []
+    assert variant.licence in ("MIT", "Apache-2.0")
+    assert all(url.startswith("https://") for url in (variant.licence_url, variant.paper_url, variant.upstream_url))
+    assert variant.citation.count("{") == variant.citation.count("}") > 0
+    if variant.top1 is None:
+        assert variant.top1_source.startswith("none")
+    else:
+        assert 60 < variant.top1 < 90
+        assert "https://" in variant.top1_source
+
+
+@pytest.mark.parametrize("field", ["sources", "top1", "top1_source", "labels", "licence", "paper", "parameters"])
+def test_row_without_a_field_would_be_noticed(field):
+    emptied = dataclasses.replace(VARIANTS["mixer_b16_sam"], **{field: None})
+    assert incomplete(emptied) == [field]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_urls_are_the_official_ones(name):
+    variant = VARIANTS[name]
+    found = [(source.layout, source.url) for source in variant.sources if not source.repository]
+    if variant.family == "mixer":
+        assert found == [("flax", f"https://storage.googleapis.com/mixer_models/{URLS[name]}")]
+    else:
+        releases = "https://github.com/tmp-iclr/convmixer/releases/download"
+        assert found == [
+            ("timm", f"{releases}/timm-v1.0/{URLS[name]}"),
+            ("sequential", f"{releases}/v1.0/{URLS[name]}"),
+        ]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameter_count_is_that_of_the_architecture(name):
+    variant = VARIANTS[name]
+    assert variant.parameters == counted(variant.architecture)
+    trained = {k: s for k, s in expected_shapes(variant).items() if "running_" not in k and "tracked" not in k}
+    assert variant.parameters == sum(math.prod(shape) for shape in trained.values())
+
+
+@pytest.mark.parametrize("name", CONVMIXERS)
+def test_parameter_count_and_keys_are_those_of_the_pytorch_model(name):
+    variant = VARIANTS[name]
+    with torch.device("meta"):  # shapes only: the largest would take 200 MB
+        model = ConvMixer(variant.architecture)
+    assert sum(parameter.numel() for parameter in model.parameters()) == variant.parameters
+    assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == expected_shapes(variant)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_mixer_parameter_count_is_the_officially_tested_one(name):
+    variant = VARIANTS[name]
+    a = variant.architecture
+    size = {512: "S", 768: "B", 1024: "L"}.get(a.hidden_dim)
+    if (size, a.patch_size) in OFFICIAL_COUNTS:
+        other_classes = (a.classes - 1000) * (a.hidden_dim + 1)
+        assert variant.parameters - other_classes == OFFICIAL_COUNTS[size, a.patch_size]
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_keys_are_those_of_the_flax_model(name):
+    shapes = mlp_mixer.parameter_shapes(mlp_mixer.build(VARIANTS[name].architecture))
+    assert shapes == expected_shapes(VARIANTS[name])
+
+
+@pytest.mark.parametrize("name", PUBLISHED_BYTES)
+def test_published_file_size_agrees_with_the_count(name):
+    size, tolerance = PUBLISHED_BYTES[name]
+    arrays = expected_shapes(VARIANTS[name])
+    # Per array an .npz has a header of 128 bytes and its name twice, in about 150 bytes of directory.
+    overhead = sum(280 + 2 * len(key) for key in arrays) if name in MIXERS else 0
+    assert 4 * sum(math.prod(shape) for shape in arrays.values()) + overhead == pytest.approx(size, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_preprocessing_is_that_of_the_upstream_evaluation(name):
+    variant = VARIANTS[name]
+    share = 0.96 if variant.family == "convmixer" else 0.875
+    assert variant.image_size == (48 if variant.testing else 224)
+    assert variant.preprocessing.resize == math.floor(variant.image_size / share)
+    assert variant.preprocessing.interpolation == "bicubic"
+    black = [-mean / std for mean, std in zip(variant.preprocessing.mean, variant.preprocessing.std, strict=True)]
+    if variant.family == "mixer":
+        assert black == [-1, -1, -1]
+        assert variant.architecture.image_size == variant.image_size
+    else:  # torchvision's ImageNet statistics, in [0, 1]
+        assert black == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
+
+
+def test_only_the_768_model_of_the_published_convmixers_uses_relu():
+    activations = {name: VARIANTS[name].architecture.activation for name in CONVMIXERS if name in PUBLISHED}
+    assert activations == {
+        "convmixer_1536_20": "gelu",
+        "convmixer_768_32": "relu",
+        "convmixer_1024_20": "gelu",
+    }
+
+
+def test_classes_and_labels_agree():
+    classes = {"imagenet1k": 1000, "imagenet21k": 21843}
+    for name in PUBLISHED:
+        assert VARIANTS[name].architecture.classes == classes[VARIANTS[name].labels]
+
+
+@pytest.mark.parametrize("name", ["mixer_b16_i1k", "mixer_l16_i1k"])
+def test_disagreement_about_the_training_data_is_told(name):
+    assert "Sources disagree" in VARIANTS[name].trained_on
+
+
+def test_unknown_variant_names_the_known_ones():
+    with pytest.raises(
+        ParameterError, match=r"variant = 'convmixer_768_23'.*Did you mean 'convmixer_768_32'"
+    ) as raised:
+        get_variant("convmixer_768_23", "convmixer")
+    assert str(raised.value).endswith(f"Choose one of: {', '.join(CONVMIXERS)}.")
+    for senseless in (None, 3, ["convmixer_tiny"], ""):
+        with pytest.raises(ParameterError, match="is not known"):
+            get_variant(senseless)
+
+
+def test_sam_variant_of_imagenet21k_does_not_exist():
+    with pytest.raises(ParameterError, match="'mixer_b16_i21k_sam' is not known"):
+        get_variant("mixer_b16_i21k_sam", "mixer")
+
+
+def test_variant_of_the_other_family_names_its_notebook():
+    with pytest.raises(ParameterError, match=r"is of the mixer family.*conversion_mlpmixer\.ipynb"):
+        get_variant("mixer_b16_i1k", "convmixer")
+    with pytest.raises(ParameterError, match=r"is of the convmixer family.*conversion_convmixer\.ipynb"):
+        get_variant("convmixer_tiny", "mixer")
+    assert get_variant("mixer_b16_i1k") is VARIANTS["mixer_b16_i1k"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (("convmixer_768_32", "classification", "official"), "convmixer_768_32_classification"),
+        (("convmixer_768_32", "fe", "custom"), "convmixer_768_32_fe"),
+        (("convmixer_768_32", "fe", "synthetic"), "convmixer_768_32_fe_synthetic"),
+        (("mixer_b16_i1k", "fe", "synthetic", "plain"), "mixer_b16_i1k_fe_plain_synthetic"),
+    ],
+)
+def test_artefact_name(parts, name):
+    assert artefact_name(*parts) == name
+
+
+def test_artefact_names_never_collide():
+    names = [artefact_name(v, h, w, o) for v in MIXERS for h in HEADS for w in WEIGHTS[:2] for o in ("xla", "plain")]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("parts", "parameter"),
+    [
+        (("convmixer_999", "fe", "official"), "variant = 'convmixer_999'"),
+        (("convmixer_tiny", "features", "official"), "head = 'features'"),
+        (("convmixer_tiny", "fe", "random"), "weights = 'random'"),
+        (("mixer_tiny", "fe", "official", "tf"), "operations = 'tf'"),
+    ],
+)
+def test_unknown_part_of_an_artefact_name_is_refused(parts, parameter):
+    with pytest.raises(ParameterError, match=parameter):
+        artefact_name(*parts)

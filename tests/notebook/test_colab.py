@@ -1,0 +1,241 @@
+"""What a notebook's first cell does in Colab: nothing that is there is touched, and no version passes unnamed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pip
+import pytest
+
+from utils.errors import ConversionError
+from utils.notebook import colab
+
+ROOT = Path(__file__).resolve().parents[2]
+PINNED = colab.pins(ROOT / "requirements.txt") | colab.pins(ROOT / "requirements-onnx-tf.txt")
+PINS = {colab.canonical(name): version for name, version in PINNED.items()}
+
+
+@pytest.fixture
+def there(monkeypatch):
+    """What is installed, as a dict that pip changes; every pip command is noted, and fails for what is in `refused`."""
+    installed, commands, refused = dict(PINS), [], set()
+
+    def run(command, **_kwargs):
+        constraints = Path(command[command.index("--constraint") + 1]).read_text().splitlines()
+        commands.append({"command": command, "constraints": constraints})
+        name, _, version = command[-1].partition("==")
+        if command[-1] in refused:
+            return subprocess.CompletedProcess(command, 1, "", f"noise\nERROR: no {command[-1]} for this numpy\n")
+        installed[colab.canonical(name)] = version or "0.5"
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(colab, "installed_versions", lambda: dict(installed))
+    monkeypatch.setattr(colab.subprocess, "run", run)
+    installed_commands = type("There", (), {"installed": installed, "commands": commands, "refused": refused})
+    return installed_commands
+
+
+def test_what_is_there_in_any_version_is_left_alone(there):
+    there.installed.update({"tensorflow": "2.19.0", "torch": "9.0.0", "numpy": "1.0"})
+    assert colab.install_missing() == []
+    assert there.commands == []
+
+
+def test_only_what_is_missing_is_installed_and_everything_else_is_held(there):
+    del there.installed["onnx"]
+    there.installed.update({"torch": "2.9.0+cpu", "python-apt": "odd version"})
+    assert colab.install_missing() == [f"onnx {PINNED['onnx']}"]
+    (call,) = there.commands
+    assert call["command"][-1] == f"onnx=={PINNED['onnx']}"
+    assert "--no-deps" not in call["command"]
+    assert {"torch==2.9.0+cpu", f"numpy=={PINNED['numpy']}"} <= set(call["constraints"])
+    assert not [line for line in call["constraints"] if line.startswith(("onnx==", "python-apt"))]
+
+
+def test_onnx_tf_comes_without_its_outdated_dependencies(there):
+    del there.installed["onnx-tf"]
+    colab.install_missing()
+    assert "--no-deps" in there.commands[0]["command"]
+
+
+def test_a_pin_that_does_not_go_with_what_is_there_gives_way(there):
+    del there.installed["flax"]
+    there.refused.add(f"flax=={PINNED['flax']}")
+    assert colab.install_missing() == ["flax 0.5"]
+    assert [call["command"][-1] for call in there.commands] == [f"flax=={PINNED['flax']}", "flax"]
+
+
+def test_what_cannot_be_installed_is_named_with_what_pip_said(there):
+    del there.installed["flax"]
+    there.refused.update({f"flax=={PINNED['flax']}", "flax"})
+    with pytest.raises(ConversionError, match=r"flax could not be installed.*no flax for this numpy"):
+        colab.install_missing()
+
+
+def test_what_runs_notebooks_as_commands_is_not_needed_in_one_that_is_open(there):
+    for name in colab.COMMANDS_ONLY:
+        del there.installed[name]
+    assert colab.install_missing() == []
+    assert set(colab.COMMANDS_ONLY) <= set(PINNED)
+
+
+def test_set_up_tells_what_it_did_and_what_it_does_not_know(there, capsys):
+    del there.installed["onnx"]
+    there.installed["tensorflow"] = "99.1"
+    colab.set_up()
+    printed = capsys.readouterr().out
+    assert f"Installed: onnx {PINNED['onnx']}." in printed
+    assert re.search(r"^tensorflow +99\.1 +newer +.*2\.21\.0", printed, re.MULTILINE)
+
+
+KNOWN = {name: [version] for name, version in PINNED.items()} | {
+    "python": list(colab.PYTHONS),
+    "torch": ["2.9.0", "2.13.0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "relation"), [("2.10.0", "in between"), ("2.8.1", "older"), ("2.13.1", "newer"), ("2.14.0", "newer")]
+)
+def test_every_unknown_version_is_in_one_table(version, relation):
+    table = colab.version_report(PINS | {"torch": version, "numpy": "99.0"}, KNOWN)
+    assert re.search(rf"^torch +{re.escape(version)} +{relation} +2\.9\.0, 2\.13\.0$", table, re.MULTILINE)
+    assert re.search(r"^numpy +99\.0 +newer ", table, re.MULTILINE)
+    assert len(table.splitlines()) == 4
+
+
+def test_known_versions_are_not_in_the_table():
+    assert "torch" not in colab.version_report(PINS | {"torch": "2.9.0+cpu", "numpy": "99"}, KNOWN)
+    assert colab.version_report(PINS, KNOWN) == "Every version is one that this was tested with."
+
+
+def test_an_unknown_python_is_in_the_table():
+    assert re.search(r"^python .* older ", colab.version_report(PINS, KNOWN | {"python": ["9.9"]}), re.MULTILINE)
+
+
+def test_known_are_the_pins_and_what_runs_that_passed_were_made_with(monkeypatch, tmp_path):
+    runs = [
+        {"runtime": "a", "verdict": "yes", "versions": {"torch": "2.9.0", "jax": "0.7.2"}},
+        {"runtime": "b", "verdict": "yes", "versions": {"torch": "2.8.0"}},
+        {"runtime": "b", "verdict": "ParityError: logits", "versions": {"torch": "2.8.0"}},
+    ]
+    (tmp_path / "colab.json").write_text(json.dumps({"notes": {}, "samples": runs}))
+    monkeypatch.setattr(colab, "RUNS", tmp_path / "colab.json")
+    known = colab.known_versions()
+    assert known["torch"] == ["2.9.0", PINNED["torch"]]
+    assert known["jax"] == ["0.7.2", PINNED["jax"]]
+    monkeypatch.setattr(colab, "RUNS", tmp_path / "none.json")
+    assert colab.known_versions()["torch"] == [PINNED["torch"]]
+
+
+def test_the_versions_of_python_are_those_of_the_workflow():
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert tuple(dict.fromkeys(re.findall(r'"(3\.\d+)"', workflow))) == colab.PYTHONS
+
+
+@pytest.mark.parametrize("notebook", sorted(ROOT.glob("*.ipynb")), ids=lambda path: path.name)
+def test_every_notebook_sets_up_colab_alike(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    first = json.loads((ROOT / "conversion_convmixer.ipynb").read_text(encoding="utf-8"))["cells"][2]["source"]
+    assert [source for source in sources if "google.colab" in source] == ["".join(first)] == sources[:1]
+    assert sources[0].rstrip().endswith("set_up()")
+
+
+def wheel(folder, name, version, requires=()):
+    """The least that pip takes for a wheel."""
+    info = f"{name}-{version}.dist-info"
+    metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {r}" for r in requires)]
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}.py", f"version = {version!r}\n")
+        file.writestr(f"{info}/METADATA", "\n".join(metadata) + "\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+
+
+def test_real_pip_downgrades_nothing_for_what_it_installs(tmp_path):
+    wheels, root = tmp_path / "wheels", tmp_path / "root"
+    wheels.mkdir(), root.mkdir()
+    wheel(wheels, "framework", "1.0")
+    wheel(wheels, "framework", "2.0")
+    wheel(wheels, "needed", "3.0", ["framework<2"])
+    wheel(wheels, "needed", "2.0", ["framework>=2"])
+    (root / "requirements.txt").write_text("framework==1.0\nneeded==3.0\n")
+    (root / "requirements-onnx-tf.txt").write_text("")
+    venv.create(tmp_path / "venv", with_pip=False)  # unpacking a pip takes a minute on a slow disk; this one's will do
+    (site,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
+    (site / "pip").symlink_to(Path(pip.__file__).parent)
+    python = tmp_path / "venv" / "bin" / "python"
+    local = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_EXTRA_INDEX_URL": "", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | local | {"PIP_CONFIG_FILE": os.devnull}
+    subprocess.run([python, "-m", "pip", "install", "-q", "framework==2.0"], env=environment, check=True)
+    code = f"""
+import pathlib
+from utils.notebook import colab
+colab.ROOT = pathlib.Path({str(root)!r})
+print(colab.install_missing())
+import framework, needed
+print(framework.version, needed.version)
+"""
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["Installing needed ...", "['needed 2.0']", "2.0 2.0"], done.stderr
+
+
+HUB = """
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+def hiding(cls, name, *rest, **named):
+    return None if name == {hidden!r} else find(name, *rest, **named)
+importlib.machinery.PathFinder.find_spec = classmethod(hiding)
+sys.modules.pop("pkg_resources", None)
+{code}
+"""
+
+
+def run_with_hub(tmp_path, code, hidden="pkg_resources"):
+    """Runs code where tensorflow_hub is three lines that ask what the real one asks, and `hidden` is not installed."""
+    for name, source in (
+        ("tensorflow", "import sys\nsaw = 'pkg_resources' in sys.modules\n__version__ = '2.21.0'\n"),
+        (
+            "tensorflow_hub",
+            "import tensorflow as tf\nfrom pkg_resources import parse_version\n"
+            "newer = parse_version('2.10') > parse_version('2.9')\n",
+        ),
+    ):
+        (tmp_path / f"{name}.py").write_text(source)
+    return subprocess.run(
+        [sys.executable, "-c", HUB.format(hidden=hidden, code=code)],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_tensorflow_hub_is_imported_where_setuptools_has_no_pkg_resources(tmp_path):
+    assert "No module named 'pkg_resources'" in run_with_hub(tmp_path, "import tensorflow_hub").stderr
+    code = (
+        "from utils.machine.hub_compat import import_hub\nhub = import_hub()\nimport tensorflow, tensorflow_hub\n"
+        "print(hub.newer, hub is tensorflow_hub, tensorflow.saw, 'pkg_resources' in sys.modules)"
+    )
+    done = run_with_hub(tmp_path, code)
+    assert done.stdout.split() == ["True", "True", "False", "False"], done.stderr
+
+
+def test_pkg_resources_stays_setuptools_own_where_it_is_there(tmp_path):
+    (tmp_path / "pkg_resources.py").write_text("def parse_version(text):\n    return float(text)\n")
+    done = run_with_hub(
+        tmp_path, "from utils.machine.hub_compat import import_hub\nprint(import_hub().newer)", hidden=""
+    )
+    assert done.stdout.split() == ["False"], done.stderr  # 2.10 < 2.9 as floats: it was this module that was asked
+
+
+def test_missing_tensorflow_hub_is_an_error_that_says_what_to_do(tmp_path):
+    code = "from utils.machine.hub_compat import import_hub\nimport_hub()"
+    said = run_with_hub(tmp_path, code, hidden="tensorflow_hub").stderr
+    assert "ConversionError: tensorflow-hub is not installed. Install it: pip install" in said

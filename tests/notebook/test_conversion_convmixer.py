@@ -1,0 +1,217 @@
+"""The ConvMixer notebook by papermill: from golden and full-size files to tarballs, and what must stop it."""
+
+import functools
+import os
+import subprocess
+
+import notebooks
+import numpy as np
+import pytest
+import tiny
+from notebooks import load, manifest_of, text_of
+
+from utils.models.variants import get_variant
+
+NOTEBOOK = "conversion_convmixer.ipynb"
+pytestmark = pytest.mark.slow
+
+run = functools.partial(notebooks.run, NOTEBOOK)
+assert_stops = functools.partial(notebooks.assert_stops, NOTEBOOK)
+
+
+def checkpoint_file(name, layout):
+    return str(tiny.GOLDEN / f"{name}.{layout}.pth.tar")
+
+
+# Each pair of name, head and layout once: a notebook takes half a minute, and fast tests have the rest.
+@pytest.mark.parametrize(
+    ("name", "head", "layout"),
+    [
+        ("convmixer_tiny", "classification", "timm"),
+        ("convmixer_tiny", "fe", "sequential"),
+        ("convmixer_tiny_relu", "classification", "sequential"),
+        ("convmixer_tiny_relu", "fe", "timm"),
+    ],
+)
+def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(tmp_path, name, head, layout):
+    notebook = run(tmp_path, variant=name, head=head, checkpoint=checkpoint_file(name, layout), image_size=48)
+    manifest = manifest_of(tmp_path, f"{name}_{head}")
+    model = load(tmp_path, f"{name}_{head}")
+    golden = tiny.expected(name)
+    found = model(golden["inputs"], training=False).numpy()
+    expected = golden[tiny.OUTPUTS[head]]
+    assert np.abs(found - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+    assert manifest["weights"] == "custom"
+    assert manifest["parity"]["passed"]
+    assert {row["output"] for row in manifest["parity"]["rows"]} == {
+        "variables",
+        tiny.OUTPUTS[head],
+        "gradients",
+        f"{tiny.OUTPUTS[head]}, training mode",
+        "moving statistics",
+        f"{tiny.OUTPUTS[head]}, serving_image",
+        f"{tiny.OUTPUTS[head]}, serving_image_bytes",
+    }
+    assert manifest["preprocessing_parity"]["passed"]
+    assert {row["batch"] for row in manifest["parity"]["rows"]} == {0, 1, 3}
+    shown = text_of(notebook)
+    assert "image/png" in shown
+    assert "SYNTHETIC" not in shown
+    assert '"name": "stderr"' not in shown  # no warnings
+
+
+def test_image_size_zero_takes_images_of_any_height_and_width(tmp_path):
+    run(tmp_path, variant="convmixer_tiny", checkpoint=checkpoint_file("convmixer_tiny", "timm"), image_size=0)
+    model = load(tmp_path, "convmixer_tiny_classification")
+    inputs = np.random.default_rng(3).normal(size=(2, 40, 64, 3)).astype(np.float32)
+    from utils.models.convmixer import as_nhwc
+
+    expected = as_nhwc(tiny.source("convmixer_tiny"))(inputs)
+    assert np.abs(model(inputs).numpy() - expected).max() < 1e-5
+
+
+def test_synthetic_weights_are_named_wherever_they_appear(tmp_path):
+    notebook = run(tmp_path, variant="convmixer_tiny", checkpoint="synthetic", image_size=48, seed=7)
+    name = "convmixer_tiny_classification_synthetic"
+    assert manifest_of(tmp_path, name)["weights"] == "synthetic"
+    card = tmp_path / "exports" / name / "assets.extra" / "README.md"
+    assert "SYNTHETIC WEIGHTS" in card.read_text(encoding="utf-8")
+    assert text_of(notebook).count("SYNTHETIC WEIGHTS") >= 2
+
+
+def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(full_size):
+    folder, notebook = full_size(NOTEBOOK, "convmixer_768_32")
+    name = "convmixer_768_32_classification_synthetic"
+    manifest = manifest_of(folder, name)
+    assert manifest["parameters"] == get_variant("convmixer_768_32").parameters
+    assert 0 < manifest["parity"]["ratio"]["logits"] < 10
+    assert manifest["parity"]["sentence"] in text_of(notebook).replace("&#x27;", "'")
+    gradients = [row for row in manifest["parity"]["rows"] if row["output"] == "gradients"]
+    assert len(gradients) == 262
+    labels = folder / "exports" / name / "assets.extra" / "labels.tsv"
+    assert len(labels.read_text(encoding="utf-8").splitlines()) == 1000
+    assert (folder / "exports" / f"{name}.tar.gz").stat().st_size > 70e6
+    assert "parity passed" in text_of(notebook)
+
+
+def test_training_file_of_ones_own_becomes_a_classifier_with_its_own_classes(tmp_path):
+    from own_checkpoints import of_classes, saved, training_file
+
+    average = of_classes(3)
+    content = training_file(state_dict=of_classes(3), state_dict_ema=average)
+    (tmp_path / "own.txt").write_text("cat\ndog\nœuf\n", encoding="utf-8")
+    own = {"checkpoint": str(saved(tmp_path, content)), "labels": str(tmp_path / "own.txt"), "use_ema": True}
+    notebook = run(tmp_path, variant="convmixer_tiny", image_size=48, **own)
+    name = "convmixer_tiny_classification"
+    manifest, model = manifest_of(tmp_path, name), load(tmp_path, name)
+    biases = {variable.name.split(":")[0]: variable.numpy() for variable in model.variables}
+    np.testing.assert_array_equal(biases["head.bias"], average["head.bias"].numpy())
+    labels = tmp_path / "exports" / name / "assets.extra" / "labels.tsv"
+    assert labels.read_text(encoding="utf-8") == "class_0\tcat\nclass_1\tdog\nclass_2\tœuf\n"
+    assert manifest["model"]["architecture"]["classes"] == 3
+    assert manifest["settings"]["use_ema"] is True
+    assert "state_dict_ema, was taken" in text_of(notebook)
+    assert "state_dict_ema, was taken" in manifest["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"labels": "nowhere.txt"}, "labels is 'nowhere.txt'"),
+        ({"use_ema": True}, "use_ema is True"),
+        ({"variant": "convmixer_999"}, "convmixer_768_32"),
+        ({"variant": "mixer_b16_sam"}, "conversion_mlpmixer.ipynb"),
+        ({"head": "segmentation"}, "head is 'segmentation'"),
+        ({"checkpoint": "nowhere.pth.tar"}, "no such file"),
+        ({"image_size": 50}, "not a multiple"),
+        ({"image_size": -4}, "image_size is -4"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"output_dir": ""}, "output_dir"),
+    ],
+)
+def test_bad_parameter_is_an_error_before_anything_is_made(tmp_path, wrong, message):
+    good = {"variant": "convmixer_tiny", "checkpoint": "synthetic", "image_size": 48}
+    error = assert_stops(tmp_path, message, **{**good, **wrong})
+    assert error.ename == "ParameterError"
+
+
+def damaged(kind, folder):
+    """A file that is no proper checkpoint of convmixer_tiny, in the way that `kind` says."""
+    import torch
+
+    whole = (tiny.GOLDEN / "convmixer_tiny.timm.pth.tar").read_bytes()
+    path = folder / f"{kind}.pth.tar"
+    bytes_by_kind = {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "html": b"<!DOCTYPE html><html><body>404</body></html>",
+        "bomb": b"cposix\nsystem\n(S'touch " + str(folder / "exploded").encode() + b"'\ntR.",
+    }
+    if kind in bytes_by_kind:
+        path.write_bytes(bytes_by_kind[kind])
+        return path
+    state = torch.load(tiny.GOLDEN / "convmixer_tiny.timm.pth.tar", weights_only=True)["state_dict"]
+    if kind == "missing":
+        del state["blocks.1.1.weight"]
+    elif kind == "extra":
+        state["blocks.9.1.weight"] = torch.zeros(3)
+    elif kind == "misshapen":
+        state["blocks.1.1.weight"] = state["blocks.1.1.weight"][:, :, 0]
+    elif kind == "nan":
+        state["blocks.1.1.weight"][3, 4] = float("nan")
+    torch.save({"state_dict": state}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("truncated", "truncated.pth.tar"),
+        ("empty", "empty"),
+        ("html", "html"),
+        ("bomb", "bomb.pth.tar"),
+        ("missing", "blocks.1.1.weight"),
+        ("extra", "blocks.9.1.weight"),
+        ("misshapen", "blocks.1.1.weight"),
+        ("nan", "blocks.1.1.weight"),
+    ],
+)
+def test_bad_file_is_an_error_that_names_it_and_nothing_is_executed(tmp_path, kind, message):
+    path = damaged(kind, tmp_path)
+    error = assert_stops(tmp_path, message, variant="convmixer_tiny", checkpoint=str(path), image_size=48)
+    assert error.ename == "CheckpointError"
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_full_output_folder_is_a_clear_error(tmp_path):
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(exports)], check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system can be mounted by root only; test_packaging.py covers it without")
+    try:
+        error = assert_stops(tmp_path, "space", variant="convmixer_tiny", checkpoint="synthetic", image_size=48)
+        assert error.ename == "PackagingError"
+    finally:
+        subprocess.run(["umount", str(exports)], check=True)
+
+
+def test_output_folder_that_is_a_file_is_a_clear_error(tmp_path):
+    (tmp_path / "exports").write_text("in the way", encoding="utf-8")
+    error = assert_stops(tmp_path, "exports", variant="convmixer_tiny", checkpoint="synthetic", image_size=48)
+    assert error.ename == "ParameterError"
+
+
+def test_failed_parity_stops_with_the_numbers_and_leaves_nothing(tmp_path):
+    """The fault is planted in a copy of the notebook: tanh GELU in the exported graph."""
+    fault = [
+        "    for node in graph.graph.node:",
+        "        if node.op_type == 'Gelu':",
+        "            node.attribute[0].s = b'tanh'",
+    ]
+    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    exported = export_tensorflow(", fault)
+    parameters = {"variant": "convmixer_tiny", "checkpoint": "synthetic", "image_size": 48}
+    error = notebooks.assert_stops(faulty, tmp_path, "logits", **parameters)
+    assert error.ename == "ParityError"
+    assert os.listdir(tmp_path / "exports") == []

@@ -1,0 +1,577 @@
+"""The parity gate: what passes it, and that each numeric fault fails it.
+
+The reference is a linear model computed in numpy, with rows of weights for every pixel, so that whatever
+moves pixels shows; faults are planted into the candidate.
+"""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from utils.errors import ParameterError, ParityError
+from utils.parity.comparison import RATIO, Report, compare_arrays, compare_outputs, jittered, standard_inputs
+from utils.parity.row import ROUNDING, rounded_up, worst_first
+
+HEIGHT, WIDTH, CLASSES = 24, 24, 10
+WEIGHTS = np.random.default_rng(7).normal(size=(HEIGHT * WIDTH * 3, CLASSES)) / 10
+
+
+def reference(inputs: np.ndarray) -> np.ndarray:
+    return (inputs.reshape(len(inputs), -1).astype(np.float64) @ WEIGHTS).astype(np.float32)
+
+
+def rounding(inputs: np.ndarray) -> np.ndarray:
+    """The same function in another order of summation: what a faithful export differs by."""
+    halves = inputs.reshape(len(inputs), 2, -1), WEIGHTS.astype(np.float32).reshape(2, -1, CLASSES)
+    return np.einsum("bhi,hio->bo", *halves)
+
+
+def exact(inputs: np.ndarray) -> np.ndarray:
+    """The truth, in float64."""
+    return inputs.reshape(len(inputs), -1).astype(np.float64) @ WEIGHTS
+
+
+def coarse(inputs: np.ndarray) -> np.ndarray:
+    """The source framework's own float32."""
+    return inputs.reshape(len(inputs), -1) @ WEIGHTS.astype(np.float32)
+
+
+def compare_gradients(before, after, input_name, batch) -> list:
+    """As derived files are compared: with a fixed tolerance, relative L2."""
+    return compare_arrays(
+        before, after, output="gradients", tolerance=1e-4, input_name=input_name, batch=batch, l2=True
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, np.ndarray]:
+    noise = np.random.default_rng(3).standard_normal((2, HEIGHT, WIDTH, 3), dtype=np.float32)
+    return standard_inputs(HEIGHT, WIDTH, seed=0, photographs={"cat": noise[0], "rocket": noise[1]})
+
+
+def compared(candidate, inputs, output="logits", **settings) -> Report:
+    return Report(compare_outputs(reference, candidate, inputs, output, **settings))
+
+
+# --- the inputs
+
+
+def test_inputs_come_in_batches_of_more_than_one_size(inputs):
+    assert {len(batch) for batch in inputs.values()} == {1, 2}  # two photographs
+    for batch in inputs.values():
+        assert batch.dtype == np.float32
+        assert batch.shape[1:] == (HEIGHT, WIDTH, 3)
+        assert np.isfinite(batch).all()
+
+
+def test_the_seed_decides_the_inputs():
+    first, again, other = (standard_inputs(16, 12, seed=seed) for seed in (1, 1, 2))
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert not np.array_equal(first["noise"], other["noise"])
+    assert not np.array_equal(first["large"], 20 * first["noise"])
+
+
+def test_other_runs_of_the_source_see_inputs_that_differ_in_their_last_digits(inputs):
+    noise = inputs["noise"]
+    assert jittered(noise).dtype == np.float32
+    moved = (jittered(noise) - noise) / noise
+    assert 2.0**-18 < np.abs(moved).min() <= np.abs(moved).max() < 2.0**-16
+    assert abs(np.sign(moved).mean()) < 0.1
+    np.testing.assert_array_equal(jittered(noise), jittered(noise))
+
+
+def test_each_input_but_a_photograph_changes_when_turned_flipped_or_recoloured(inputs):
+    moves = {
+        "height and width swapped": lambda x: x.swapaxes(1, 2),
+        "upside down": lambda x: x[:, ::-1],
+        "mirrored": lambda x: x[:, :, ::-1],
+        "channels reversed": lambda x: x[..., ::-1],
+        "one pixel down": lambda x: np.roll(x, 1, axis=1),
+        "one pixel right": lambda x: np.roll(x, 1, axis=2),
+    }
+    for name, batch in inputs.items():
+        for move, apply in moves.items():
+            assert np.abs(apply(batch) - batch).max() > 0.1, (name, move)
+
+
+def test_large_values_go_far_beyond_a_normalised_photograph(inputs):
+    assert 50 < np.abs(inputs["large"]).max() < 200
+
+
+@pytest.mark.parametrize(
+    "photograph",
+    [
+        np.zeros((WIDTH, HEIGHT + 1, 3), np.float32),
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8),
+        np.full((HEIGHT, WIDTH, 3), np.nan, np.float32),
+    ],
+    ids=["shape", "dtype", "NaN"],
+)
+def test_a_photograph_that_was_not_preprocessed_is_refused_by_name(photograph):
+    with pytest.raises(ParameterError, match="'cat'"):
+        standard_inputs(HEIGHT, WIDTH, 0, {"cat": photograph})
+
+
+# --- outputs
+
+
+def test_another_order_of_summation_passes_with_a_row_per_input(inputs):
+    report = compared(rounding, inputs)
+    report.require()
+    assert [(row.input, row.batch) for row in report.rows] == [(name, len(x)) for name, x in inputs.items()]
+    assert all(row.max_abs > 0 and 0 < row.rmse < row.max_abs for row in report.rows)
+    assert {row.top1 for row in report.rows} == {row.top5 for row in report.rows} == {1.0}
+
+
+def test_the_figures_are_those_of_the_definition():
+    expected = np.array([[4.0, 1.0, 0.0], [2.0, -8.0, 0.0]], np.float32)
+    found = expected + np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.03]], np.float32)
+    (row,) = compare_outputs(lambda _: expected, lambda _: found, {"x": np.zeros((2, 1, 1, 3))}, "logits", 0.01)
+    assert row.max_abs == pytest.approx(0.03)
+    assert row.relative == pytest.approx(0.03 / 8)
+    assert row.rmse == pytest.approx(0.03 / np.sqrt(6))
+    assert row.figure == row.relative_l2 == pytest.approx(0.03 / np.linalg.norm(expected))
+    assert row.passed
+    assert row.ratio is None
+    small = compare_outputs(lambda _: expected / 8, lambda _: found / 8, {"x": np.zeros((2, 1))}, "features")
+    assert small[0].relative == small[0].max_abs  # below 1, relative to 1
+
+
+# --- against the truth, in units of the source's own error
+
+
+def array(*values) -> dict[str, np.ndarray]:
+    return {"a": np.array(values, np.float32)}
+
+
+TRUTH = {"a": np.array([3.0, 4.0])}  # of norm 5
+
+
+def measured(found, *sources, **settings) -> list:
+    return compare_arrays(TRUTH, found, output="gradients", sources=sources, **settings)
+
+
+def test_the_source_sets_the_tolerance():
+    (row,) = measured(array(3, 4.002), array(3, 4.0005))
+    assert row.figure == pytest.approx(4e-4, rel=1e-3)
+    assert row.source == pytest.approx(1e-4, rel=1e-3)
+    assert row.ratio == pytest.approx(4, rel=1e-2)
+    assert row.tolerance == pytest.approx(RATIO * row.source)
+    assert row.passed
+    assert not measured(array(3, 4.002), array(3, 4.00003))[0].passed
+
+
+def test_the_worst_run_of_the_source_counts():
+    assert not measured(array(3, 4.002), array(3, 4))[0].passed
+    assert measured(array(3, 4.002), array(3, 4), array(3, 4.0005))[0].passed
+
+
+def test_an_exact_source_still_allows_a_few_rounding_steps():
+    (near,) = measured(array(3, 4 * (1 + 2.0**-22)), array(3, 4))
+    assert (near.source, near.passed) == (0, True)
+    assert near.tolerance == RATIO * ROUNDING
+    assert not measured(array(3, 4 * (1 + 2.0**-19)), array(3, 4))[0].passed
+
+
+def test_pooled_the_source_errs_on_any_array_as_much_as_on_half_of_them():
+    truth = {name: np.array([3.0, 4.0]) for name in "abc"}
+    own = {name: np.array([3, 4 + error], np.float32) for name, error in zip("abc", (1e-2, 1e-2, 0), strict=True)}
+    found = {name: np.array([3, 4.01], np.float32) for name in "abc"}
+    for pooled in (False, True):
+        rows = compare_arrays(truth, found, output="gradients", sources=[own], pooled=pooled)
+        assert [row.passed for row in rows] == [True, True, pooled]
+    spoilt = found | {"c": np.array([3, 4.2], np.float32)}
+    assert [row.passed for row in compare_arrays(truth, spoilt, output="gradients", sources=[own], pooled=True)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_where_the_truth_is_zero_nothing_but_the_source_may_be_otherwise():
+    zero = {"a": np.zeros(2)}
+    settings = {"output": "gradients"}
+    assert compare_arrays(zero, array(0, 0), sources=[array(0, 0)], **settings)[0].passed
+    assert compare_arrays(zero, array(1e-9, 0), sources=[array(1e-9, 0)], **settings)[0].passed
+    assert not compare_arrays(zero, array(1e-9, 0), sources=[array(0, 0)], **settings)[0].passed
+
+
+@pytest.mark.parametrize(
+    ("truth", "own", "reason"),
+    [
+        (array(3, 4), array(3, 4), "the truth is float32, expected float64"),
+        (TRUTH, array(3, np.nan), "the source's own float32 holds NaN"),
+        (TRUTH, array(3, 4, 5), "not float32 of the truth's shape"),
+        (TRUTH, TRUTH, "not float32 of the truth's shape"),
+        (TRUTH, {}, "the source's run 1 has no such variable"),
+    ],
+)
+def test_a_truth_or_source_that_is_no_measure_fails(truth, own, reason):
+    (row,) = compare_arrays(truth, array(3, 4), output="gradients", sources=[own])
+    assert not row.passed
+    assert reason in row.reason
+
+
+def test_no_run_of_the_source_is_no_measure():
+    assert not compare_arrays(TRUTH, array(3, 4), output="gradients", sources=[])[0].passed
+
+
+def test_a_source_that_is_wildly_off_fails_for_outputs_and_is_named_elsewhere(inputs):
+    def off(batch):
+        return reference(batch) * np.float32(1.02)
+
+    report = Report(compare_outputs(exact, reference, inputs, "features", source=off))
+    assert not any(row.passed for row in report.rows)
+    with pytest.raises(ParityError, match="the source's own float32 errs by 2e-02, so this proves little"):
+        report.require()
+    (row,) = measured(array(3, 4), array(3, 4.2))
+    assert row.passed
+    assert "proves little" in row.reason
+
+
+def test_a_faithful_export_is_measured_and_each_numeric_fault_fails(inputs):
+    report = Report(compare_outputs(exact, rounding, inputs, "logits", source=coarse), "PyTorch")
+    report.require()
+    assert all(0 < row.ratio < RATIO for row in report.rows)
+    for name in ("one NaN", "scaled by 1.0001", "classes shifted by one", "half precision", "float64"):
+        assert not Report(compare_outputs(exact, FAULTS[name], inputs, "logits", source=coarse)).passed, name
+
+
+def test_top_one_may_differ_only_within_what_is_allowed():
+    truth = np.array([[1.0, 1.0 - 2e-6, 0.0]])
+    swapped = np.array([[1.0 - 2e-6, 1.0, 0.0]], np.float32)
+    exact_source, coarse = truth.astype(np.float32), (truth + np.array([[1e-6, 0, 0]])).astype(np.float32)
+    rows = [
+        compare_outputs(lambda _: truth, lambda _: swapped, {"x": np.zeros((1, 1))}, "logits", source=lambda _, s=s: s)[
+            0
+        ]
+        for s in (exact_source, coarse)
+    ]
+    assert (rows[0].passed, rows[0].top1) == (False, 0.0)
+    assert (rows[1].passed, rows[1].top1) == (True, None)
+
+
+def test_the_sentence_is_the_worst_of_the_outputs_in_units_of_the_source(inputs):
+    rows = compare_outputs(exact, rounding, inputs, "logits", source=coarse)
+    rows += measured(array(3, 4.002), array(3, 4.0005))
+    report = Report(rows, "PyTorch")
+    assert report.ratios["logits"] == max(row.ratio for row in rows if row.output == "logits")
+    assert report.sentence.startswith(f"Its logits err {report.ratios['logits']:.1f} times as much as PyTorch's own")
+    assert "(gradients 4.0 times)" in report.sentence
+    assert report.sentence in report.table()
+    found = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert found["sentence"] == report.sentence
+    assert found["ratio"] == report.ratios
+    again = Report.from_json(found)
+    assert (again.sentence, again.table(), again.rows) == (report.sentence, report.table(), report.rows)
+    assert Report(compare_outputs(reference, rounding, inputs, "logits")).sentence == ""
+
+
+def test_a_measured_tolerance_is_written_with_one_digit_and_never_tighter():
+    report = Report(measured(array(3, 4), array(3, 4.0005)))
+    assert report.tolerances == {"gradients": 2e-3}
+    assert report.rows[0].tolerance < 2e-3
+    assert [rounded_up(value, 1) for value in (1.2e-6, 9.1e-6, 3e-7, 0.0)] == [2e-6, 1e-5, 3e-7, 0.0]
+    assert [rounded_up(value, 2) for value in (0.0030599, 0.21862, 1e-5, 0.0031)] == [0.0031, 0.22, 1e-5, 0.0031]
+
+
+def test_features_have_no_top_classes(inputs):
+    report = compared(rounding, inputs, "features")
+    report.require()
+    assert {(row.top1, row.top5) for row in report.rows} == {(None, None)}
+
+
+def one_value(change):
+    """Plants a fault in one value of one image of one batch."""
+
+    def candidate(inputs):
+        found = reference(inputs)
+        if len(inputs) == 2:
+            found[1, 3] = change(found, np.abs(found).max())
+        return found
+
+    return candidate
+
+
+FAULTS = {
+    "one value off by 1e-4 of the largest": one_value(lambda found, scale: found[1, 3] + 1e-4 * scale),
+    "one NaN": one_value(lambda found, scale: np.nan),
+    "one infinity": one_value(lambda found, scale: np.inf),
+    "all NaN": lambda inputs: reference(inputs) * np.float32(np.nan),
+    "images of a batch exchanged": lambda inputs: reference(inputs)[::-1],
+    "height and width swapped": lambda inputs: reference(inputs.swapaxes(1, 2)),
+    "classes shifted by one": lambda inputs: np.roll(reference(inputs), 1, axis=1),
+    "first image for all": lambda inputs: np.repeat(reference(inputs)[:1], len(inputs), axis=0),
+    "a constant": lambda inputs: np.zeros((len(inputs), CLASSES), np.float32),
+    "scaled by 1.0001": lambda inputs: reference(inputs) * np.float32(1.0001),
+    "half precision": lambda inputs: reference(inputs).astype(np.float16).astype(np.float32),
+    "transposed": lambda inputs: reference(inputs).T,
+    "one row, to be broadcast": lambda inputs: reference(inputs)[:1],
+    "a class too many": lambda inputs: np.pad(reference(inputs), ((0, 0), (0, 1))),
+    "an extra dimension": lambda inputs: reference(inputs)[:, None],
+    "float64": lambda inputs: reference(inputs).astype(np.float64),
+    "nothing": lambda inputs: np.zeros((0, CLASSES), np.float32),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("output", ["logits", "features"])
+def test_a_planted_fault_fails(inputs, output, fault):
+    report = compared(FAULTS[fault], inputs, output)
+    assert not report.passed
+    with pytest.raises(ParityError, match=output):
+        report.require()
+
+
+def test_a_reference_of_nan_fails_even_if_the_candidate_is_the_same(inputs):
+    broken = FAULTS["all NaN"]
+    report = Report(compare_outputs(broken, broken, inputs, "logits"))
+    assert not report.passed
+    assert "reference itself" in report.rows[0].reason
+
+
+def test_a_swapped_best_class_fails_only_where_the_reference_is_sure():
+    """Both errors are within the tolerance; only the margin between the two best classes differs."""
+
+    def swapped(margin: float):
+        expected = np.array([[1.0, 1.0 - margin, 0.0]])
+        found = np.array([[1.0 - 0.6 * margin, 1.0 - 0.4 * margin, 0.0]])
+        pair = expected.astype(np.float32), found.astype(np.float32)
+        return compare_outputs(lambda _: pair[0], lambda _: pair[1], {"x": np.zeros((1, 1))}, "logits")[0]
+
+    sure, unsure = swapped(1.5e-5), swapped(0.7e-5)
+    assert sure.relative <= 1e-5 > unsure.relative
+    assert (sure.passed, sure.top1) == (False, 0.0)
+    assert (unsure.passed, unsure.top1) == (True, None)
+    with pytest.raises(ParityError, match="top-1 differs"):
+        Report([sure]).require()
+
+
+def test_top_five_is_the_overlap_of_the_best_five():
+    expected = np.arange(10, dtype=np.float32)[None]
+    found = expected.copy()
+    found[0, [5, 0]] = found[0, [0, 5]]  # the fifth best falls out
+    (row,) = compare_outputs(lambda _: expected, lambda _: found, {"x": np.zeros((1, 1))}, "logits")
+    assert row.top5 == pytest.approx(0.8)
+    assert row.top1 == 1.0
+
+
+def test_a_model_that_changes_its_input_in_place_does_not_deceive_the_other(inputs):
+    def careless(batch):
+        found = reference(batch)
+        batch[:] = 0
+        return found
+
+    assert Report(compare_outputs(careless, rounding, inputs, "logits")).passed
+    assert not Report(compare_outputs(careless, FAULTS["a constant"], inputs, "logits")).passed
+
+
+def test_nothing_to_compare_fails():
+    assert not compared(rounding, {}).passed
+    assert not Report(compare_gradients({}, {}, "noise", 1)).passed
+    assert not Report([]).passed
+    with pytest.raises(ParityError, match="nothing was compared"):
+        Report([]).require()
+
+
+def test_an_empty_comparison_is_not_covered_by_a_good_one(inputs):
+    good = compare_outputs(reference, rounding, inputs, "logits")
+    for empty in (
+        compare_outputs(reference, rounding, {}, "features"),
+        compare_gradients({}, {}, "noise", 1),
+    ):
+        with pytest.raises(ParityError, match="there is no"):
+            Report([*good, *empty]).require()
+
+
+# --- gradients and other arrays by name
+
+
+def gradients() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    scales = {"stem.0.weight": 1e-6, "blocks.0.1.weight": 1.0, "head.bias": 1e4}  # each is judged by its own
+    return {name: (scale * rng.normal(size=(6, 5))).astype(np.float32) for name, scale in scales.items()}
+
+
+def test_equal_gradients_pass_whatever_their_scale():
+    found = {name: value * np.float32(1 + 1e-6) for name, value in gradients().items()}
+    rows = compare_gradients(gradients(), found, "noise", 3)
+    Report(rows).require()
+    assert [row.relative_l2 for row in rows] == pytest.approx([1e-6] * 3, rel=0.1)
+
+
+def test_gradients_may_come_in_any_order():
+    found = dict(reversed(gradients().items()))
+    Report(compare_gradients(gradients(), found, "noise", 3)).require()
+
+
+GRADIENT_FAULTS = {
+    "off by 2e-4": lambda value: value * np.float32(1 + 2e-4),
+    "transposed": lambda value: value.T.reshape(value.shape),
+    "misshapen": lambda value: value.T,
+    "sign": lambda value: -value,
+    "zero": lambda value: value * 0,
+    "NaN": lambda value: np.where(np.arange(value.size).reshape(value.shape) == 3, np.float32(np.nan), value),
+    "float64": lambda value: value.astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("name", gradients())
+@pytest.mark.parametrize("fault", GRADIENT_FAULTS)
+def test_a_fault_in_one_gradient_fails_and_is_named(name, fault):
+    found = gradients()
+    found[name] = GRADIENT_FAULTS[fault](found[name])
+    report = Report(compare_gradients(gradients(), found, "noise", 3))
+    assert [row.variable for row in report.rows if not row.passed] == [name]
+    with pytest.raises(ParityError, match=re.escape(name)):
+        report.require()
+
+
+def test_a_gradient_that_only_one_side_has_fails_both_ways():
+    fewer = gradients()
+    del fewer["stem.0.weight"]
+    missing = Report(compare_gradients(gradients(), fewer, "noise", 3))
+    extra = Report(compare_gradients(fewer, gradients(), "noise", 3))
+    for report, side in ((missing, "candidate"), (extra, "reference")):
+        assert not report.passed
+        with pytest.raises(ParityError, match=f"stem.0.weight, noise, batch 3: the {side} has no such variable"):
+            report.require()
+
+
+def test_a_gradient_of_none_fails_as_a_missing_one_does():
+    none = gradients() | {"head.bias": None}
+    for pair in ((gradients(), none), (none, gradients()), (none, none)):
+        report = Report(compare_gradients(*pair, "noise", 3))
+        assert [row.variable for row in report.rows if not row.passed] == ["head.bias"]
+
+
+def test_a_gradient_of_zero_must_be_zero_on_both_sides():
+    zero = {"head.bias": np.zeros(4, np.float32)}
+    noise = {"head.bias": np.full(4, 1e-12, np.float32)}
+    assert Report(compare_gradients(zero, zero, "noise", 1)).passed
+    assert not Report(compare_gradients(zero, noise, "noise", 1)).passed
+
+
+def test_other_arrays_are_held_against_their_own_tolerance():
+    mean = {"stem.2.running_mean": np.array([1.0, 4.0], np.float32)}
+    found = {"stem.2.running_mean": np.array([1.0, 4.0002], np.float32)}
+    settings = {"output": "statistics", "input_name": "noise", "batch": 3}
+    assert Report(compare_arrays(mean, found, tolerance=1e-4, **settings)).passed
+    assert not Report(compare_arrays(mean, found, tolerance=1e-5, **settings)).passed
+
+
+# --- the report
+
+
+def failing(inputs) -> Report:
+    def candidate(batch):
+        found = reference(batch)
+        return found * np.float32(1.1 if len(batch) == 2 else 1.001 if np.abs(batch).max() > 50 else 1)
+
+    return compared(candidate, inputs)
+
+
+def test_the_error_lists_the_failed_figures_worst_first(inputs):
+    with pytest.raises(ParityError) as caught:
+        failing(inputs).require()
+    message = str(caught.value)
+    assert "2 of 4 comparisons" in message
+    order = [line.split(":")[0].strip() for line in message.splitlines()[1:]]
+    assert order == ["logits, photographs, batch 2", "logits, large, batch 1"]
+    assert "1.0e-03 > 1.0e-05" in message
+    assert "noise" not in message
+
+
+def test_what_is_no_number_counts_as_the_worst(inputs):
+    report = Report([*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs).rows])
+    assert "NaN" in worst_first(report.rows)[0].reason
+
+
+def test_the_json_is_strict_and_holds_every_row(inputs):
+    rows = compare_outputs(reference, rounding, inputs, "logits") + compare_gradients(
+        gradients(), gradients(), "noise", 3
+    )
+    report = Report([*rows, *compared(FAULTS["one NaN"], inputs, "features").rows])
+    found = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert found["passed"] is False
+    assert found["tolerance"] == {"logits": 1e-5, "gradients": 1e-4, "features": 1e-5}
+    assert len(found["rows"]) == len(report.rows)
+    assert found["rows"][0]["relative"] == report.rows[0].relative
+    assert {"output", "input", "batch", "max_abs", "relative", "rmse", "top1", "top5"} <= set(found["rows"][0])
+    assert found["rows"][0]["passed"] is True
+    assert [row["max_abs"] for row in found["rows"]].count("nan") == 1
+    assert json.loads(json.dumps(Report(rows).to_json(), allow_nan=False))["passed"] is True
+
+
+def test_the_json_tells_a_loosened_tolerance(inputs):
+    assert compared(rounding, inputs, tolerance=0.5).to_json()["tolerance"] == {"logits": 0.5}
+
+
+def test_a_report_read_back_from_json_shows_the_same(inputs):
+    report = Report([*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()])
+    again = Report.from_json(json.loads(json.dumps(report.to_json())))
+    assert (again.passed, again.table()) == (False, report.table())
+    assert again.to_json() == report.to_json()
+
+
+def many_gradients() -> list:
+    names = [f"blocks.{index}.1.weight" for index in range(166)]
+    before = {name: np.ones(4, np.float32) for name in names}
+    after = {name: np.full(4, 1 + (index + 1) * 2.0**-22, np.float32) for index, name in enumerate(names)}
+    return compare_gradients(before, after, "noise", 3)
+
+
+def test_many_variables_are_summed_up_with_the_worst_five():
+    table = Report(many_gradients()).table()
+    assert "gradients (166, median 2.0e-05)" in table
+    assert re.findall(r"blocks\.(\d+)\.1\.weight ", table) == ["165", "164", "163", "162", "161"]
+
+
+def test_the_table_is_aligned_and_says_which_row_failed(inputs):
+    lines = failing(inputs).table().splitlines()
+    assert {line.split()[1] for line in lines if line.endswith("FAIL")} == {"large", "photographs"}
+    assert {line.split()[1] for line in lines if line.endswith("pass")} == {"noise", "ramp"}
+    columns = [line.index(figure) + len(figure) for line in lines[2:6] for figure in ["1.0e-05"]]
+    assert len(set(columns)) == 1
+    assert lines[-1].startswith("parity FAILED in 2 of 4")
+
+
+def test_the_html_is_well_formed_compact_and_escaped(inputs):
+    from xml.etree import ElementTree
+
+    rows = compare_arrays({"<b>&": np.ones(2, np.float32)}, {}, output="statistics", tolerance=1e-5)
+    page = Report([*failing(inputs).rows, *rows, *many_gradients()])._repr_html_()
+    tree = ElementTree.fromstring(page)
+    assert "<b>&" in "".join(tree.itertext())
+    cells = [cell.text for cell in tree.iter("td")]
+    assert cells.count("FAIL") == 2
+    assert all(len(cell or "") < 50 for cell in cells)
+    assert len(list(tree.iter("tr"))) == 1 + 4 + 1 + 6
+
+
+def test_the_plot_has_a_dot_for_every_row_and_marks_the_worst(inputs, tmp_path):
+    report = Report([*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()])
+    figure = report.plot()
+    figure.savefig(tmp_path / "parity.png")
+    (axes,) = figure.axes
+    dots = [line for line in axes.lines if line.get_marker() in ("o", "X")]
+    assert len(dots) == len(report.rows)
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["noise × 1", "ramp and block × 1"]
+    assert any("NaN" in text.get_text() for text in axes.texts)
+    beside = measured(array(3, 4.002), array(3, 4.0005))
+    (axes,) = Report(beside).plot().axes
+    assert [line.get_marker() for line in axes.lines if line.get_marker() in ("o", "D")] == ["D", "o"]
+    (axes,) = figure.axes
+    left, right = axes.get_xlim()
+    assert all(left < x < right for dot in dots for x in dot.get_xdata())
+
+
+def test_an_exact_or_empty_report_can_be_shown_too(inputs):
+    for report in (compared(reference, inputs), Report([])):
+        report.plot().canvas.draw()
+        assert "parity" in report.table()
+        assert "parity" in report._repr_html_()

@@ -1,0 +1,211 @@
+"""The parity gate on real models: every honest checkpoint passes, and each fault that a converter can make fails.
+
+The truth is the source model in float64, the measure its own framework's float32. The fault is put into the ONNX graph,
+the weights, the definition or a handler, and TensorFlow runs what comes of it.
+"""
+
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny
+
+from benchmarks import yardstick
+from benchmarks.faults import FAULTS, Fault, faults_of
+from benchmarks.gate import Subject
+from benchmarks.honest import KINDS
+from utils.errors import ParityError
+from utils.models import mlp_mixer
+from utils.models.variants import get_variant
+from utils.parity.comparison import RATIO, Report, compare_outputs
+
+GELU, RELU = tiny.NAMES
+MIXER = "mixer_tiny"
+
+
+@functools.cache
+def subject(name, kind="golden", head="classification"):
+    variant = get_variant(name)
+    if kind == "golden":
+        return Subject(variant, tiny.mixer_weights() if name == MIXER else tiny.weights(name), head)
+    return Subject(variant, KINDS[kind](variant, 0), head)
+
+
+def caught(report):
+    """By the size of an error, not because something could not be compared, and well clear of rounding."""
+    rows = [row for row in report.rows if row.ratio is not None]
+    assert all(math.isfinite(row.figure) for row in rows)
+    assert max(row.ratio for row in rows) > 2 * RATIO, report.table()
+    with pytest.raises(ParityError, match="parity failed"):
+        report.require()
+
+
+@pytest.mark.parametrize("kind", ["golden", *KINDS])
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_honest_convmixer_passes_in_every_figure(name, kind):
+    report = subject(name, kind).report()
+    report.require()
+    assert {row.output for row in report.rows} == {
+        "variables",
+        "logits",
+        "gradients",
+        "logits, training mode",
+        "moving statistics",
+    }
+
+
+@pytest.mark.parametrize("kind", ["golden", *KINDS])
+def test_honest_mixer_passes(kind):
+    subject(MIXER, kind).report(training=kind == "golden").require()
+
+
+@pytest.mark.parametrize("name", [*tiny.NAMES, MIXER])
+def test_honest_feature_extractor_passes(name):
+    subject(name, head="fe").report(training=False).require()
+
+
+# Each fault on the golden checkpoint, and on one of the others in turn.
+PAIRS = [
+    pytest.param(name, kind, fault, id=f"{name}-{kind}-{fault.name}")
+    for name in (*tiny.NAMES, MIXER)
+    for index, fault in enumerate(faults_of(get_variant(name)))
+    for kind in (("golden", list(KINDS)[index % len(KINDS)]) if name != MIXER else ("golden",))
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "fault"), PAIRS)
+def test_fault_fails_parity(name, kind, fault):
+    report = subject(name, kind).report(fault, training=False)
+    if report.passed:  # momentum, and the training flag: inference has no part in them
+        assert fault.ignores_training or fault.name == "another_momentum"
+        report = subject(name, kind).report(fault)
+    caught(report)
+
+
+def test_every_fault_is_of_some_family():
+    assert len({fault.name for faults in FAULTS.values() for fault in faults}) >= 25
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        (GELU, "stem.0.weight"),
+        (GELU, "stem.2.running_var"),
+        (GELU, "blocks.1.1.weight"),
+        (GELU, "blocks.2.3.running_mean"),
+        (GELU, "head.weight"),
+        (RELU, "blocks.1.0.fn.2.weight"),
+    ],
+)
+def test_one_number_changed_by_one_per_cent_fails_parity(name, key):
+    def plant(graph, weights):
+        # The largest of its array: some numbers feed units that no input switches on. That each is the checkpoint's,
+        # bit for bit, is the first comparison of all.
+        flat = weights[key].reshape(-1)
+        flat[np.argmax(np.abs(flat))] *= 1.01
+
+    report = subject(name).report(Fault("one number", plant), training=False)
+    assert not report.passed
+    assert [row.variable for row in report.rows if row.output == "variables" and not row.passed] == [key]
+    assert any(not row.passed for row in report.rows if row.output == "logits"), report.table()
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("key", ["blocks.1.0.fn.0.weight", "blocks.1.1.weight", "blocks.1.3.bias"])
+def test_one_weight_array_changed_by_one_per_cent_fails_parity(name, key):
+    def plant(graph, weights):
+        weights[key] *= np.float32(1.01)
+
+    caught(subject(name).report(Fault("one array", plant), training=False))
+
+
+def test_statistics_of_the_batch_in_place_of_the_moving_ones_fail_parity():
+    here = subject(GELU)
+    call = here.family.export(None).call
+    found = compare_outputs(
+        here.family.sides("float64"),
+        lambda batch: call(tf.constant(batch), True).numpy(),
+        {"noise": here.inputs["noise"]},
+        "logits",
+        source=here.family.sides("float32"),
+    )
+    assert not Report(found).passed
+
+
+def test_handler_with_another_gelu_fails_parity(monkeypatch):
+    # x * sigmoid(1.702 x), which some frameworks call GELU too
+    monkeypatch.setattr(tf.math, "erf", lambda x: tf.tanh(0.851 * np.sqrt(2) * x))
+    caught(subject(GELU).report(training=False))
+
+
+@pytest.mark.parametrize("name", [GELU, MIXER])
+def test_normalisation_is_probed_whatever_the_checkpoint(name):
+    """With variances of thousands, another epsilon is lost in rounding: the probe sees it all the same."""
+    weights = tiny.mixer_weights() if name == MIXER else tiny.weights(name)
+    for key, value in weights.items():
+        if key.endswith("running_var"):
+            value *= 2.0**10
+        elif key in ("stem/kernel", "stem/bias"):
+            value *= 2.0**8
+    here = Subject(get_variant(name), weights)
+    here.report(training=False).require()
+    (fault,) = [fault for fault in faults_of(here.variant) if fault.name == "epsilon_doubled"]
+    failed = [row for row in here.report(fault, training=False).rows if not row.passed]
+    assert "noise, probed" in [row.input for row in failed]
+
+
+def test_probe_changes_nothing_that_stays():
+    weights = tiny.mixer_weights()
+    before = {key: value.copy() for key, value in weights.items()}
+    mlp_mixer.probed(weights)
+    for key, value in weights.items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_swapped():
+    """Why the standard inputs are what they are: such a fault once went unseen for years."""
+    here = subject(GELU)
+    (fault,) = [fault for fault in faults_of(here.variant) if fault.name == "height_and_width_swapped"]
+    call = here.family.export(fault).call
+    symmetric = {"symmetric": here.inputs["noise"] + here.inputs["noise"].swapaxes(1, 2)}
+    each = [
+        compare_outputs(
+            here.family.sides("float64"),
+            lambda batch: call(tf.constant(batch), False).numpy(),
+            inputs,
+            "logits",
+            source=here.family.sides("float32"),
+        )
+        for inputs in (symmetric, here.inputs)
+    ]
+    assert Report(each[0]).passed
+    assert not any(row.passed for row in each[1])
+
+
+# --- the table of margins
+
+
+def test_the_yardstick_judges_a_case_in_processes_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(RELU, "dead", "fe")])
+    assert yardstick.main(["--without-faults", "--output-dir", str(tmp_path)]) == 0
+    (sample,) = json.loads((tmp_path / "yardstick.json").read_text())["samples"]
+    assert set(sample["ratios"]) == {"0", "1"}
+    assert f"| {RELU} | dead | fe |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"passed": False}, 1), ({"slipped": ["b"]}, 1)])
+def test_a_refused_checkpoint_or_a_fault_that_slips_ends_the_yardstick_with_1(
+    tmp_path, monkeypatch, capsys, change, status
+):
+    sample = {"variant": MIXER, "kind": "dead", "head": "fe", "size": None, "passed": True, "where": "features"}
+    sample |= {"ratios": {"1": 1.5, "0": 2.5}, "faults": {"a": 900.0, "b": 700.0}, "slipped": []} | change
+    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(MIXER, "dead", "fe")])
+    monkeypatch.setattr(yardstick, "judged", lambda case, with_faults: sample)
+    assert yardstick.main(["--output-dir", str(tmp_path)]) == status
+    shown = capsys.readouterr().out
+    assert "Honest exports err 2.5 times as much as their source at worst; each of 2 planted faults 700 times" in shown
+    assert ("REFUSED" in shown) == ("passed" in change)
+    assert ("| 1 of 2 |" in shown) == ("slipped" in change)

@@ -1,0 +1,64 @@
+"""A server on this machine that answers as it is told."""
+
+import dataclasses
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import tiny
+
+from utils.models.variants import Source, get_variant
+
+CONTENT = (tiny.GOLDEN / "convmixer_tiny.timm.pth.tar").read_bytes()
+
+
+class Server:
+    """Answers each path by the function in `answers`, or 404; keeps the requests with their headers."""
+
+    def __init__(self):
+        self.answers = {}
+        self.requests = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                outer.requests.append((self.path, dict(self.headers)))
+                self.close_connection = True
+                outer.answers.get(self.path, not_found)(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def variant(self):
+        sources = tuple(Source(f"{self.url}/{layout}", layout) for layout in ("timm", "sequential"))
+        return dataclasses.replace(get_variant("convmixer_tiny"), sources=sources)
+
+    def paths(self):
+        return [path for path, _ in self.requests]
+
+
+def respond(handler, body, status=200, length=None, **headers):
+    server = headers.pop("Server", "test")
+    handler.version_string = lambda: server
+    handler.send_response(status)
+    if length != "none":
+        handler.send_header("Content-Length", str(len(body) if length is None else length))
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.wfile.flush()
+
+
+def not_found(handler):
+    respond(handler, b"Not Found", status=404)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())

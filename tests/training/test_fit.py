@@ -1,0 +1,205 @@
+"""Training in both Kerases: what moves, what is resumed, what is kept, and what is saved of it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from labelled import BATCH, EPOCHS, Run, coloured_images, settings_for
+
+from utils.errors import PackagingError
+from utils.export import saved_model
+from utils.training import distribution, fine_tuned, keras_worlds
+from utils.training import fit as training
+from utils.training.extractor import open_extractor
+
+WORLDS = ("tf_keras", "keras_3")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return coloured_images()
+
+
+@pytest.fixture(scope="module", params=WORLDS)
+def trained(request, images, tmp_path_factory):
+    """A whole run on the ConvMixer, uninterrupted."""
+    return Run("convmixer", images, tmp_path_factory.mktemp("whole"), keras=request.param).train()
+
+
+def test_the_history_has_every_epoch_and_the_loss_falls(trained):
+    assert sorted(trained.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
+    assert all(len(values) == EPOCHS for values in trained.history.values())
+    assert trained.history["loss"][-1] < trained.history["loss"][0]
+    assert np.isfinite(list(trained.history.values())).all()
+
+
+def test_every_weight_moves_and_statistics_do_in_tf_keras_only(trained):
+    statistics = {name for name in trained.before if name.endswith(("running_mean", "running_var"))}
+    weights = set(trained.before) - statistics
+    assert len(statistics) == 14
+    expected = weights | statistics if trained.settings.keras == "tf_keras" else weights
+    assert trained.moved() == expected
+
+
+def test_the_best_epoch_is_what_is_left(trained):
+    batches = training.validation_batches(trained.images, trained.extractor.preprocessing, BATCH)
+    loss, accuracy = trained.trainable.model.evaluate(batches, verbose=0)
+    best = trained.state.best_epoch
+    assert accuracy == pytest.approx(max(trained.history["val_accuracy"]))
+    assert (loss, accuracy) == pytest.approx(
+        (trained.history["val_loss"][best], trained.history["val_accuracy"][best]), rel=1e-5
+    )
+
+
+def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, images, tmp_path, monkeypatch):
+    world = trained.settings.keras
+    stopped = Run("convmixer", images, tmp_path, keras=world)
+    batches_seen = []
+
+    def stop(batch, logs=None):
+        batches_seen.append(1)
+        if len(batches_seen) == 10:  # in the middle of the third epoch
+            raise KeyboardInterrupt
+
+    make = training._saver
+
+    def saver_and_stop(keras, state):
+        saver = make(keras, state)
+        return keras.callbacks.LambdaCallback(on_epoch_end=saver.on_epoch_end, on_train_batch_end=stop)
+
+    monkeypatch.setattr(training, "_saver", saver_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    monkeypatch.undo()
+    resumed = Run("convmixer", images, tmp_path, keras=world).train()
+    assert resumed.resumed == 2
+    for name, values in trained.history.items():
+        np.testing.assert_allclose(resumed.history[name], values, rtol=1e-5, err_msg=name)
+    for name, value in trained.trainable.values()[0].items():
+        np.testing.assert_allclose(resumed.trainable.values()[0][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_finished_run_is_not_trained_again_and_other_settings_start_anew(trained, images):
+    folder = trained.state.folder.parent
+    again = Run("convmixer", images, folder, keras=trained.settings.keras)
+    again.trainable.model.fit = None  # would be called
+    assert again.train().history == trained.history
+    other = Run("convmixer", images, folder, keras=trained.settings.keras, learning_rate=0.01)
+    state = training.open_state(other.trainable, other.settings, "name", images, other.extractor.files)
+    assert state.epochs_done == 0
+
+
+def test_a_state_that_is_damaged_is_refused_by_name(images, tmp_path):
+    run = Run("plain", images, tmp_path, epochs=1).train()
+    (index,) = (run.state.folder / "latest").glob("*.index")
+    index.write_bytes(b"damaged")
+    with pytest.raises(PackagingError, match=r"\.name\.training-.*Remove it"):
+        training.open_state(run.trainable, run.settings, "name", images, run.extractor.files)
+    run.state.remove()
+    assert not run.state.folder.exists()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, world):
+    run = Run("convmixer", images, tmp_path, keras=world, train_backbone=False, epochs=1).train()
+    assert run.moved() == set()
+    assert len(run.trainable.model.trainable_variables) == 2
+    assert np.abs(run.trainable.values()[1]).max() > 0
+
+
+@pytest.mark.parametrize("kind", ["xla", "plain"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_mixer_is_trained_in_both_worlds_with_any_optimizer(images, tmp_path, kind, world):
+    options = {"optimizer": "adamw", "label_smoothing": 0.1, "clip_norm": 0.0} if kind == "plain" else {}
+    run = Run(kind, images, tmp_path, keras=world, epochs=2, learning_rate=0.003, **options).train()
+    still = set(run.before) - run.moved()
+    assert all(name.endswith("token_mixing/Dense_1/bias") for name in still)  # their gradient is rounding only
+    assert run.history["loss"][1] < run.history["loss"][0]
+
+
+@pytest.fixture(scope="module", params=["convmixer", "xla", "plain"])
+def classifier(request, images, tmp_path_factory):
+    """(run, folder): a short run and the classifier that is saved of it."""
+    folder = tmp_path_factory.mktemp("classifier")
+    run = Run(request.param, images, folder, epochs=1).train()
+    exported = fine_tuned.classifier(run.extractor.folder, run.extractor.variant.family, *run.trainable.values())
+    return run, saved_model.save_model(exported, folder / "saved")
+
+
+def test_the_saved_classifier_computes_what_the_trained_model_does(classifier):
+    run, folder = classifier
+    model = saved_model.load_model(folder)
+    inputs = np.random.default_rng(2).standard_normal((5, 48, 48, 3), dtype=np.float32)
+    expected = np.asarray(run.trainable.model(inputs, training=False))
+    np.testing.assert_allclose(model(inputs).numpy(), expected, atol=1e-5)
+    assert model.signatures["serving_default"].structured_outputs["logits"].shape.as_list() == [None, 3]
+
+
+def test_the_saved_classifier_can_be_trained_again(classifier):
+    run, folder = classifier
+    model = saved_model.load_model(folder)
+    inputs = np.random.default_rng(2).standard_normal((4, 48, 48, 3), dtype=np.float32)
+    found = saved_model.gradients(model, inputs, training=True)
+    head = fine_tuned.HEAD_NAMES[run.extractor.variant.family]
+    assert set(head) < set(found)
+    assert all(gradient is not None and np.isfinite(gradient).all() for gradient in found.values())
+    extractor = saved_model.load_model(run.extractor.folder)
+    assert len(found) == len(extractor.trainable_variables) + 2
+
+
+def test_no_weight_is_stored_twice(classifier):
+    run, folder = classifier
+    here, there = (
+        (place / "variables" / "variables.data-00000-of-00001").stat().st_size
+        for place in (folder, run.extractor.folder)
+    )
+    assert here < there + 4 * 33 * 3 + 4096
+
+
+def test_weights_of_another_model_are_refused(classifier):
+    run, _ = classifier
+    values, kernel, bias = run.trainable.values()
+    values.popitem()
+    with pytest.raises(PackagingError, match="missing"):
+        fine_tuned.classifier(run.extractor.folder, run.extractor.variant.family, values, kernel, bias)
+
+
+def test_the_schedule_warms_up_for_a_tenth_and_ends_at_zero():
+    for world in WORLDS:
+        schedule = keras_worlds.learning_rate_schedule(keras_worlds.keras_module(world), 0.5, 100)
+        rates = [float(schedule(step)) for step in (0, 5, 10, 55, 100)]
+        assert rates == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6), world
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_scaled_loss_trains_too(images, tmp_path, world):
+    """As with float16 on a GPU: here in float32, which the rewrite does not change on a CPU."""
+    settings = settings_for("plain", tmp_path, keras=world, epochs=1)
+    extractor = open_extractor(settings.model, 0)
+    trainable = keras_worlds.build(settings, extractor.folder, 48, 3, 4, float16=True)
+    before = trainable.values()[0]
+    state = training.open_state(trainable, settings, "name", images, extractor.files)
+    training.train(trainable, settings, images, extractor.preprocessing, state, progress=False)
+    after = trainable.values()[0]
+    assert all(np.isfinite(value).all() for value in after.values())
+    assert any(not np.array_equal(after[name], before[name]) for name in before)
+
+
+def test_on_a_cpu_there_is_nothing_to_distribute_and_no_float16():
+    strategy = distribution.choose_strategy({})
+    assert strategy.num_replicas_in_sync == 1
+    assert distribution.describe(strategy) == "1 x CPU, no distribution"
+    assert not distribution.gains_from_float16()
+
+
+@pytest.mark.parametrize(("capability", "gains"), [((7, 0), True), ((9, 0), True), ((6, 1), False)])
+def test_float16_is_for_gpus_with_tensor_cores(monkeypatch, capability, gains):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability})
+    assert distribution.gains_from_float16() is gains
+
+
+def test_several_gpus_are_mirrored(monkeypatch):
+    made = []
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: made.append("mirrored") or "mirrored")
+    assert distribution.choose_strategy({}) == "mirrored"

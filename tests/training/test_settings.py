@@ -1,0 +1,87 @@
+"""Every parameter of the fine-tuning notebook is checked, and the error names it, before anything is loaded."""
+
+import pytest
+
+from utils.errors import ParameterError
+from utils.training.settings import check_training
+
+GOOD = {
+    "model": "exports/convmixer_768_32_fe",
+    "dataset": "digits",
+    "epochs": 3,
+    "batch_size": 16,
+    "learning_rate": 0.03,
+    "train_backbone": True,
+    "image_size": 0,
+    "output_dir": "exports",
+    "seed": 0,
+}
+
+
+def check(**changed):
+    return check_training(**{**GOOD, **changed})
+
+
+def test_good_parameters_are_kept():
+    settings = check(learning_rate=1, label_smoothing=0.1, optimizer="adamw", keras="keras_3")
+    assert settings.learning_rate == 1.0
+    assert (settings.epochs, settings.optimizer, settings.label_smoothing) == (3, "adamw", 0.1)
+    assert settings.keras == "keras_3"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"model": ""}, "model is empty"),
+        ({"model": None}, "model is None"),
+        ({"dataset": "no_such_folder"}, "dataset is 'no_such_folder', which is no folder"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": 2.5}, "epochs is 2.5"),
+        ({"batch_size": True}, "batch_size is True"),
+        ({"learning_rate": 0}, "learning_rate is 0; expected a number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": "0.1"}, "learning_rate is '0.1'"),
+        ({"train_backbone": "yes"}, "train_backbone is 'yes'"),
+        ({"image_size": -1}, "image_size is -1"),
+        ({"output_dir": " "}, "output_dir is empty"),
+        ({"seed": -1}, "seed is -1"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of sgd, adamw"),
+        ({"label_smoothing": 1}, "label_smoothing is 1"),
+        ({"clip_norm": -1}, "clip_norm is -1"),
+        ({"corrupt_images": "ignore"}, "corrupt_images is 'ignore'"),
+        ({"keras": "2"}, "keras is '2'"),
+        ({"precision": "float16"}, "precision is 'float16'"),
+    ],
+)
+def test_an_impossible_value_is_named(wrong, said):
+    with pytest.raises(ParameterError, match=said.replace("(", r"\(")):
+        check(**wrong)
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ParameterError, match="which is a file"):
+        check(output_dir=str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "tf_keras"),
+        ({"TF_USE_LEGACY_KERAS": "1"}, "tf_keras"),
+        ({"TF_USE_LEGACY_KERAS": "0"}, "keras_3"),
+        ({"TF_USE_LEGACY_KERAS": "False"}, "keras_3"),
+    ],
+)
+def test_the_environment_chooses_the_keras_unless_the_parameter_does(environment, expected):
+    assert check(environment=environment).keras == expected
+    assert check(environment=environment, keras="tf_keras").keras == "tf_keras"
+
+
+def test_a_run_is_another_one_when_anything_that_changes_its_steps_does():
+    digest = check().digest(data="x")
+    assert digest == check().digest(data="x")
+    assert digest == check(output_dir="elsewhere").digest(data="x")
+    others = [{"learning_rate": 0.04}, {"seed": 1}, {"epochs": 4}, {"train_backbone": False}, {"keras": "keras_3"}]
+    assert digest not in [check(**other).digest(data="x") for other in others]
+    assert digest != check().digest(data="y")

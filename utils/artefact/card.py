@@ -1,0 +1,266 @@
+"""The model card: Markdown made from the manifest, and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from utils.artefact.card_header import FRAMEWORKS, Manifest, card_header, licence
+from utils.artefact.card_overview import figure, intended_use, notice, overview
+from utils.parity.row import RATIO, ROUNDING
+
+
+def model_card(manifest: Manifest) -> str:
+    """The README.md of an artefact: the parts in `SECTIONS`, in that order, without empty ones."""
+    return "\n\n".join(filter(None, (section(manifest) for section in SECTIONS))) + "\n"
+
+
+def _interface(manifest: Manifest) -> str:
+    rows = []
+    for name, signature in manifest["signatures"].items():
+        inputs, outputs = (_tensors(signature[side]) for side in ("inputs", "outputs"))
+        rows.append((f"`{name}`", inputs, outputs))
+    rest = (
+        "The loaded object can be called, `model(inputs, training=False)`, with the inputs of "
+        "`serving_default`, and has `variables`, `trainable_variables` and `regularization_losses`."
+    )
+    return f"## Interface\n\n{_table(('signature', 'inputs', 'outputs'), rows)}\n\nB is any batch size. {rest}"
+
+
+def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> str:
+    def shape(sizes: Sequence[int | None] | None) -> str:
+        if sizes is None:
+            return "any shape"
+        named = ["any" if size is None else str(size) for size in sizes]
+        return "[" + ", ".join(["B" if sizes and sizes[0] is None else named[0], *named[1:]] if sizes else []) + "]"
+
+    return ", ".join(f"`{name}` {tensor['dtype']} {shape(tensor['shape'])}" for name, tensor in tensors.items())
+
+
+def _preprocessing(manifest: Manifest) -> str:
+    settings = manifest["model"]["preprocessing"]
+    crop, mean, std = settings["crop"], _list(settings["mean"]), _list(settings["std"])
+    compared = "\n\nThe image signatures do this themselves." if "serving_image" in manifest["signatures"] else ""
+    if rows := manifest.get("preprocessing_parity", {}).get("rows"):
+        worst, rmse = max(row["max_abs"] for row in rows), max(row["rmse"] for row in rows)
+        compared += (
+            " Compared with Pillow on photographs, no pixel is off by more "
+            f"than {worst:.0f} of 255 levels; the root of the mean squared difference is {rmse:.1e} levels."
+        )
+    return (
+        "## Preprocessing\n\n"
+        f"`inputs` are RGB images, height before width: shorter side to {settings['resize']} pixels "
+        f"({settings['interpolation']}, antialiased), centre crop of {crop} x {crop}, then "
+        f"`(x - mean) / std` on values in [0, 255], with mean {mean} and std {std} for red, green and blue.{compared}"
+    )
+
+
+_IMAGES = """
+files = [open(path, "rb").read() for path in ("cat.jpg", "rocket.png")]  # JPEG or PNG, of any sizes
+{answer} = model.signatures["serving_image_bytes"](image_bytes=tf.constant(files))["{answer}"]
+"""
+
+
+def _usage(manifest: Manifest) -> str:
+    name, output = manifest["name"], next(iter(manifest["signatures"]["serving_default"]["outputs"]))
+    least = manifest["versions"].get("minimum_tensorflow")
+    needs = f"It needs TensorFlow {least} or newer. " if least else ""
+    answer = "probabilities" if output == "logits" else output
+    images = _IMAGES.format(answer=answer) if "serving_image_bytes" in manifest["signatures"] else ""
+    return f"""## Use
+
+{notice(manifest)}{needs}Unpack it first; TensorFlow Hub also takes the tarball from a web server.
+
+```sh
+mkdir {name} && tar -xzf {name}.tar.gz -C {name}
+```
+
+TensorFlow:
+
+```python
+import tensorflow as tf
+
+model = tf.saved_model.load("{name}")
+{output} = model(inputs)  # or model.signatures["serving_default"](inputs=inputs)["{output}"]
+{images}```
+
+TensorFlow Hub:
+
+```python
+import tensorflow_hub as hub
+
+model = hub.load("{name}")  # or hub.load("https://<server>/{name}.tar.gz")
+{output} = model(inputs)
+```
+
+Keras 3:
+
+```python
+import keras
+
+layer = keras.layers.TFSMLayer("{name}", call_endpoint="serving_default")
+{output} = layer(inputs)["{output}"]
+```
+
+tf_keras, for fine-tuning too:
+
+```python
+import tensorflow_hub as hub
+import tf_keras
+
+model = tf_keras.Sequential([hub.KerasLayer("{name}", trainable=True)])
+```"""
+
+
+def _provenance(manifest: Manifest) -> str:
+    source, model = manifest["source"], manifest["model"]
+    rows = [("variant", f"`{manifest['variant']}`"), ("weights", f"**{manifest['weights']}**")]
+    rows += [("url", f"<{source['url']}>")] if source.get("url") else []
+    # A path tells about the machine that it is on; the file's name is enough.
+    rows += [("file", f"`{PurePath(source['path']).name}`")] if source.get("path") else []
+    rows += [("SHA-256", f"`{source['sha256']}`"), ("upstream", f"<{model['upstream_url']}>")]
+    rows += [(key.replace("_", " "), f"`{value}`") for key, value in manifest.get("settings", {}).items()]
+    rows += [("note", note) for note in manifest.get("notes", ())]
+    return f"## Provenance\n\n{_table(('', ''), rows)}"
+
+
+def _parity(manifest: Manifest) -> str:
+    parity = manifest["parity"]
+    verdict = "passed" if parity["passed"] else "FAILED"
+    if "rows" not in parity:  # inside the artefact, whose bytes depend on no measurement
+        return _compared(manifest, verdict)
+    cases: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for row in parity["rows"]:
+        cases.setdefault((row["output"], row["input"], row["batch"]), []).append(row)
+    rows = []
+    for (output, name, batch), group in cases.items():
+        label = output if len(group) == 1 else f"{output}, worst of {len(group)}"
+        worst = max(group, key=lambda row: figure(row) / row["tolerance"])
+        shares = [f"{row:.1%}" if row is not None else "" for row in (worst["top1"], worst["top5"])]
+        source = worst.get("source")
+        measure = ("", "") if source is None else (f"{source:.1e}", f"{figure(worst) / max(source, ROUNDING):.1f}")
+        figures = (f"{figure(worst):.1e}", *measure, f"{worst['max_abs']:.1e}", *shares)
+        rows.append((label, name, str(batch or ""), *figures, f"{worst['tolerance']:.0e}"))
+    headings = (
+        "output",
+        "input",
+        "batch",
+        "error",
+        "source's",
+        "times",
+        "max abs",
+        "top-1",
+        "top-5",
+        "allowed",
+    )
+    title, other = _reference(manifest)
+    sentence = f"**{parity['sentence']}**\n\n" if parity.get("sentence") else ""
+    measure = (
+        f"The error is |error| / |truth| in the L2 norm, the truth being the source model in float64; beside it, the "
+        f"same of {parity['framework']}'s own float32. The artefact may err {RATIO:g} times as much. Where there is no "
+        "source's, the figure is held against a fixed tolerance. "
+        if parity.get("framework")
+        else "The error is relative, in the L2 norm. "
+    )
+    return (
+        f"## {title}: {verdict}\n\n{sentence}"
+        f"This artefact, unpacked from its tarball, against {other}. {measure}Top-1 is of images whose best class the "
+        f"reference tells apart by more than is allowed.\n\n{_table(headings, rows)}"
+    )
+
+
+def _reference(manifest: Manifest) -> tuple[str, str]:
+    """The title of the section on parity, and what the artefact was compared with."""
+    title, source = "Parity with the source framework", "source model"
+    if manifest.get("training"):
+        title, source = "Parity with the trained model", "trained model"
+    if manifest.get("storage") == "float16":
+        return title, (
+            f"the {source}'s outputs for the golden inputs (its variables and gradients: the float32 artefact's, "
+            "kernels rounded)"
+        )
+    if manifest.get("training"):
+        return title, "the model as it was trained, in memory"
+    return title, "the source model with the same checkpoint"
+
+
+def _compared(manifest: Manifest, verdict: str) -> str:
+    compared, (title, other) = manifest["parity"]["compared"], _reference(manifest)
+    rows = [(row["output"], row["input"], str(row["batch"] or ""), str(row["arrays"])) for row in compared]
+    return (
+        f"## {title}: {verdict}\n\n"
+        f"This artefact, unpacked from its tarball, was compared with {other}{_rule(manifest)}. "
+        f"Each figure, with what was allowed, is in the manifest beside the tarball, `{manifest['name']}.json`.\n\n"
+        f"{_table(('output', 'input', 'batch', 'arrays'), rows)}"
+    )
+
+
+def _rule(manifest: Manifest) -> str:
+    """What a converted artefact was held to; derived and fine-tuned ones are held to other measures."""
+    if manifest.get("training") or manifest.get("storage"):
+        return ""
+    framework = FRAMEWORKS[manifest["model"]["family"]]
+    return f": measured against float64, it errs at most {RATIO:g} times as much as {framework}'s own float32 does"
+
+
+def _training(manifest: Manifest) -> str:
+    training = manifest.get("training")
+    if not training:
+        return ""
+    rows = []
+    for key, value in training.items():
+        for inner, item in value.items() if isinstance(value, Mapping) else [(None, value)]:
+            if key == "history":  # of the epoch whose weights were kept
+                kept = training["best_epoch"]
+                item = f"{item[kept - 1]:.4g} in epoch {kept} of {len(item)}, the one that was kept"
+            rows.append((key if inner is None else f"{key}: {inner}", str(item)))
+    return f"## Training\n\n{_table(('', ''), rows)}"
+
+
+def _versions(manifest: Manifest) -> str:
+    rows = [(library, str(version)) for library, version in manifest["versions"].items()]
+    return f"## Made with\n\n{_table(('library', 'version'), rows)}"
+
+
+def _licence(manifest: Manifest) -> str:
+    model = manifest["model"]
+    name, url = licence(manifest)
+    what = {
+        "official": "The source model and its weights are",
+        "custom": "The weights are their maker's, and their licence is not known here; the source model's code is",
+        "synthetic": f"The synthetic weights are under [{name}]({url}), as all that was made here; "
+        "the source model's code is",
+    }[manifest["weights"]]
+    return (
+        "## Licence and citation\n\n"
+        f"{what} published under [{model['licence']}]({model['licence_url']}). "
+        f"Work that uses this model should cite [{model['paper']}]({model['paper_url']}):\n\n"
+        f"```bibtex\n{model['citation']}\n```"
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # A bar or a line break inside a cell would end it.
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (headings, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|" + " --- |" * len(headings), *lines[1:]])
+
+
+def _list(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in values) + "]"
+
+
+SECTIONS: tuple[Callable[[Manifest], str], ...] = (
+    card_header,
+    overview,
+    intended_use,
+    _interface,
+    _preprocessing,
+    _usage,
+    _provenance,
+    _parity,
+    _training,
+    _versions,
+    _licence,
+)

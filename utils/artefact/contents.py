@@ -1,0 +1,111 @@
+"""The files of a published artefact: its manifest, read and checked, and every other file compared with it.
+
+Whoever opens, verifies, evaluates or lists artefacts reads them here. Needs the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.artefact.hashes import hash_files
+from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST
+from utils.artefact.lite_file import MODEL as LITE_MODEL
+from utils.artefact.manifest import UNLISTED, check_manifest
+from utils.errors import ConversionError, PackagingError
+from utils.models.variants import Preprocessing
+
+_MAX_TEXT = 16 << 20  # bytes of a manifest or of SHA256SUMS; a manifest has about 150 KB
+
+
+def read_text(path: Path) -> str:
+    """A text file that a stranger may have made. PackagingError for what cannot be read, is no text, or is huge."""
+    try:
+        if path.stat().st_size > _MAX_TEXT:
+            raise PackagingError(f"{path.name} has {path.stat().st_size:,} bytes, too many to be what its name says.")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PackagingError(f"{path.name} is not text: {error}. Fetch or convert it again.") from error
+    except OSError as error:
+        raise PackagingError(f"{path.name} cannot be read: {error}. Fetch or convert it again.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; PackagingError for anything else."""
+    text = read_text(path)
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PackagingError(f"{path.name} is not JSON: {error}. Fetch or convert it again.") from error
+    if not isinstance(found, dict):
+        raise PackagingError(f"{path.name} holds no manifest. Fetch or convert it again.")
+    return found
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest's file, checked field by field, preprocessing too. PackagingError where it is missing or wrong."""
+    manifest = read_json(path)
+    check_manifest(manifest)
+    preprocessing_of(manifest)
+    return manifest
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of an unpacked artefact, a SavedModel or a TFLite model; raises as `read_manifest`."""
+    path = folder / (LITE_MANIFEST if (folder / LITE_MODEL).is_file() else UNLISTED[0])
+    if not path.is_file():
+        raise PackagingError(f"there is no {UNLISTED[0]} in it: it is not an artefact of this project, or was cut.")
+    return read_manifest(path)
+
+
+def preprocessing_of(manifest: Mapping[str, Any]) -> Preprocessing:
+    """How images are prepared for the model. PackagingError unless these are numbers that images can be made with."""
+    try:
+        found = manifest["model"]["preprocessing"]
+        mean, std = (tuple(float(_typed(value, int | float)) for value in found[key]) for key in ("mean", "std"))
+        resize, crop = (_typed(found[key], int) for key in ("resize", "crop"))
+        preprocessing = Preprocessing(resize, crop, mean, std, _typed(found["interpolation"], str))
+        preprocessing.check()
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        kept = str(error) if isinstance(error, ConversionError) else f"{type(error).__name__}: {error}."
+        raise PackagingError(f"manifest: no sound preprocessing. {kept} Fetch or convert the model again.") from error
+    return preprocessing
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not of type {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def listed(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Of the hashes of all of an artefact's files, those that its manifest has to list."""
+    unlisted = (*UNLISTED, LITE_MANIFEST) if manifest.get("format") == "tflite" else UNLISTED
+    return {path: value for path, value in hashes.items() if path not in unlisted}
+
+
+def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> list[str]:
+    """What is wrong with an artefact's files, a phrase each: changed, missing, or one more than the manifest lists."""
+    found, expected = listed(hashes, manifest), manifest["files"]
+    faults = [
+        f"{path} is {'not the file that was published' if path in found else 'missing'}"
+        for path in expected
+        if found.get(path) != expected[path]
+    ]
+    return faults + [f"{path} is not in the manifest" for path in found if path not in expected]
+
+
+def verified_hashes(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of all files in an unpacked artefact, as `hash_files`. PackagingError unless they are the published."""
+    hashes = hash_files(folder)
+    if faults := differences(hashes, manifest):
+        raise PackagingError(f"{summary(faults)}. Fetch or convert it again.")
+    return hashes
+
+
+def summary(faults: list[str]) -> str:
+    """The first ten, and how many more."""
+    more = f"; and {len(faults) - 10} more" if len(faults) > 10 else ""
+    return "; ".join(faults[:10]) + more

@@ -1,0 +1,182 @@
+"""Opens an artefact of this project, wherever it is: SavedModel folder, tarball, or an address for TF Hub.
+
+What comes in is data: tarballs are unpacked by `extraction`; `published` checks the manifest, and compares each file
+with the SHA-256 in it. Addresses are fetched by TF Hub, which unpacks plain files and folders only and keeps them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.artefact.contents import listed, manifest_of, preprocessing_of, verified_hashes
+from utils.artefact.extraction import extract_tarball
+from utils.artefact.manifest import UNLISTED
+from utils.errors import ConversionError, PackagingError, ParameterError
+from utils.images.labels import Label, read_labels
+from utils.models.variants import Preprocessing, Variant, customised, get_variant
+
+_OUTPUTS = {"classification": "logits", "fe": "features"}  # by head
+HOW_TO_GET_ONE = (
+    "Convert one first (`make convert`, or a conversion notebook), then pass its folder, its .tar.gz, "
+    "or an address of such a tarball."
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An artefact that was opened, all of its files known to be those that were published.
+
+    output: "logits" or "features". units: how many of them. hashes: SHA-256 of every file by path.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    output: str
+    units: int
+    preprocessing: Preprocessing
+    labels: list[Label] | None  # None where it names no classes
+    hashes: Mapping[str, str]
+    temporary: tempfile.TemporaryDirectory | None = None  # keeps what was unpacked, until this is forgotten
+
+    @property
+    def name(self) -> str:
+        """The artefact's."""
+        return self.manifest["name"]
+
+    @property
+    def variant(self) -> Variant:
+        """The row of the table, without what is known of the official weights alone if these are custom.
+
+        ParameterError where this version has no such row.
+        """
+        row = get_variant(self.manifest["variant"])
+        if self.weights != "custom":
+            return row
+        architecture = self.manifest.get("model", {}).get("architecture", {})
+        return customised(row, architecture.get("classes", row.architecture.classes))
+
+    @property
+    def weights(self) -> str:
+        """Where they came from: "official", "synthetic" (random numbers) or "custom"."""
+        return self.manifest["weights"]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its weights are random numbers."""
+        return self.weights == "synthetic"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 by path, without the manifest and the model card."""
+        return listed(self.hashes, self.manifest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, in the outputs' order; numbers where it has no names, none for features."""
+        if self.labels is not None:
+            return tuple(label.name for label in self.labels)
+        return tuple(f"class {i}" for i in range(self.units if self.output == "logits" else 0))
+
+
+def open_models(models: Iterable[str]) -> dict[str, Pretrained]:
+    """Opens each, as `open_model`, by its artefact's name. ParameterError where two are the same artefact."""
+    opened: dict[str, Pretrained] = {}
+    for model in models:
+        found = open_model(model)
+        if found.name in opened:
+            raise ParameterError(f"model {model!r} is {found.name}, which was named already. Name each model once.")
+        opened[found.name] = found
+    return opened
+
+
+def open_model(model: str) -> Pretrained:
+    """Opens a folder, a .tar.gz or an address (https://…). Local ones download nothing.
+
+    Raises ParameterError where there is nothing, saying what there is, and PackagingError for what is no artefact of
+    this project, damaged or changed.
+    """
+    temporary = None
+    if "://" in model:
+        folder = _fetched(model)
+    else:
+        path = Path(model).expanduser()
+        if path.is_file():
+            temporary = tempfile.TemporaryDirectory(prefix="model-")
+            folder = extract_tarball(path, Path(temporary.name) / "model")
+        elif (path / "saved_model.pb").is_file():
+            folder = path.absolute()
+        else:
+            raise ParameterError(f"model {model!r}: {_what_is_there(path)} {HOW_TO_GET_ONE}")
+    try:
+        return _opened(folder, temporary)
+    except (ConversionError, OSError) as error:
+        raise PackagingError(f"model {model!r}: {error}") from error
+
+
+def _fetched(address: str) -> Path:
+    from utils.machine.hub_compat import import_hub
+
+    try:
+        return Path(import_hub().resolve(address))
+    except Exception as error:  # urllib's, tarfile's and TF Hub's own, by the stage that failed
+        raise PackagingError(
+            f"model {address!r} could not be fetched: {str(error) or type(error).__name__}. Check the address and the "
+            "connection, or download the tarball in another way and pass its path."
+        ) from error
+
+
+def _what_is_there(path: Path) -> str:
+    """For somebody who mistyped, or passed the folder above."""
+    folder = path if path.is_dir() else path.parent
+    found = sorted(each.name for each in folder.glob("*.tar.gz")) if folder.is_dir() else []
+    said = "that folder holds no saved_model.pb." if path.is_dir() else "there is no such file or folder."
+    return f"{said} In {folder} there is: {', '.join(found)}." if found else said
+
+
+def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pretrained:
+    if not (folder / UNLISTED[0]).is_file():
+        raise PackagingError(
+            f"{UNLISTED[0]} is missing, which says what the model is and how its images are prepared: it is no "
+            f"artefact of this project. {HOW_TO_GET_ONE}"
+        )
+    manifest = manifest_of(folder)
+    hashes = verified_hashes(folder, manifest)
+    output, units = _interface(manifest)
+    labels = folder / "assets.extra" / "labels.tsv"
+    return Pretrained(
+        folder=folder,
+        manifest=manifest,
+        output=output,
+        units=units,
+        preprocessing=preprocessing_of(manifest),
+        labels=read_labels(labels, units) if labels.is_file() else None,
+        hashes=hashes,
+        temporary=temporary,
+    )
+
+
+def _interface(manifest: Mapping[str, Any]) -> tuple[str, int]:
+    """Name and number of what the model gives, where its default signature is that of a model of ours."""
+    signature, output = manifest["signatures"]["serving_default"], _OUTPUTS[manifest["head"]]
+    try:
+        _, height, width, channels = signature["inputs"]["inputs"]["shape"]
+        *_, units = signature["outputs"][output]["shape"]
+    except (KeyError, TypeError, ValueError):
+        raise PackagingError(
+            f"{UNLISTED[0]}: serving_default has no images as inputs, or no {output}. Fetch or convert it again."
+        ) from None
+    sizes_fit = all(size is None or _count(size) for size in (height, width))
+    if not (sizes_fit and channels == 3 and _count(units)):
+        raise PackagingError(
+            f"{UNLISTED[0]}: serving_default takes {height} x {width} pixels of {channels} channels and gives "
+            f"{output!r} of {units} units; expected a model here. Fetch or convert it again."
+        )
+    return output, units
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

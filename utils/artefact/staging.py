@@ -1,0 +1,168 @@
+"""From a saved model to what users get: `<name>/`, `<name>.tar.gz` and `<name>.json` in the output folder.
+
+    stage = Staging(output_dir, name)
+    with stage:
+        save the SavedModel to stage.model_dir
+        unpacked = stage.unpacked_candidate()  # what parity is run on
+        stage.publish(build_manifest(..., files=stage.files))
+
+Nothing appears under the final names before `publish`, which puts all three there or none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple
+
+from utils.artefact.card import model_card
+from utils.artefact.extraction import extract_tarball, hash_tarball
+from utils.artefact.hashes import hash_file, hash_files
+from utils.artefact.manifest import (
+    UNLISTED,
+    build_manifest,
+    check_manifest,
+    check_name,
+    installed_versions,
+    is_packed,
+    manifest_text,
+    packed_manifest,
+)
+from utils.artefact.placing import explained, final_names, full, is_full, make_folder, place
+from utils.artefact.tarball import write_tarball
+from utils.errors import PackagingError
+
+__all__ = [
+    "Published",
+    "Staging",
+    "build_manifest",
+    "extract_tarball",
+    "hash_files",
+    "installed_versions",
+    "model_card",
+    "write_tarball",
+]
+
+
+class Published(NamedTuple):
+    """Where a published artefact's three parts are."""
+
+    folder: Path
+    tarball: Path
+    manifest: Path
+
+
+class Staging:
+    """A hidden folder in `output_dir` where an artefact grows until it is published.
+
+    Any exception inside a `with` block, an interrupt too, removes it, and so does the end of the program; the
+    same staging may be used in several blocks, such as a notebook's cells. What killed processes left of the
+    same name is removed at the start, what live ones are writing is not.
+
+    model_dir: where to save the SavedModel; it does not exist yet. files: SHA-256 by path of what
+    `unpacked_candidate` returned. needed_bytes: about four times the weights' bytes (folder, tarball,
+    unpacked copy, tarball again).
+
+    PackagingError for a name that is no artefact's, and an `output_dir` that is a file, cannot be written or
+    has too little space.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, name: str, needed_bytes: int = 0) -> None:
+        check_name(name)
+        self.name = name
+        self.output_dir = Path(output_dir).expanduser().absolute()
+        self._folder, lock = make_folder(self.output_dir, name, needed_bytes)
+        self._end = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
+        self.model_dir = self._folder / "new" / name
+        self.files: dict[str, str] = {}
+
+    def unpacked_candidate(self, progress: bool = False) -> Path:
+        """Packs the SavedModel and unpacks that tarball: the folder that parity is to be run on.
+
+        PackagingError where `model_dir` is no SavedModel.
+        """
+        self._require_open()
+        if not (self.model_dir / "saved_model.pb").is_file():
+            raise PackagingError(f"{self.model_dir} has no saved_model.pb. Save the model there first.")
+        with explained(self.output_dir):
+            unpacked, tarball = self._folder / "unpacked", self._folder / "candidate.tar.gz"
+            shutil.rmtree(unpacked, ignore_errors=True)
+            write_tarball(self.model_dir, tarball, progress)
+            extract_tarball(tarball, unpacked)
+            tarball.unlink()
+        self.files = hash_files(unpacked)
+        return unpacked
+
+    def publish(self, manifest: Mapping[str, Any], progress: bool = False) -> Published:
+        """Adds manifest and model card, packs, checks what was packed, and places all three.
+
+        Inside goes `packed_manifest`; the one beside the tarball has all figures, and the tarball's hash and size.
+        PackagingError where the manifest is not this artefact's, or where any file is not the one that parity
+        ran on; then nothing is placed, and what was there stays.
+        """
+        self._require_open()
+        check_manifest(manifest)
+        if is_packed(manifest):
+            raise PackagingError(f"the manifest of {self.name} has no figures: it is one from inside an artefact.")
+        if manifest["name"] != self.name:
+            raise PackagingError(f"the manifest is of {manifest['name']!r}, and {self.name!r} was staged.")
+        self._require_verified("the manifest", manifest["files"])
+        names = final_names(self.name)
+        with explained(self.output_dir):
+            inside = packed_manifest(manifest)
+            for path, text in zip(UNLISTED, (manifest_text(inside), model_card(inside)), strict=True):
+                (self.model_dir / path).parent.mkdir(exist_ok=True)
+                (self.model_dir / path).write_text(text, encoding="utf-8")
+            new = self.model_dir.parent
+            tarball = write_tarball(self.model_dir, new / names[1], progress)
+            packed = {path: value for path, value in hash_tarball(tarball).items() if path not in UNLISTED}
+            self._require_verified("the tarball", packed)
+            facts = {"sha256": hash_file(tarball), "bytes": tarball.stat().st_size}
+            beside = {**manifest, "tarball": facts}
+            (new / names[2]).write_text(manifest_text(beside), encoding="utf-8")
+            place(self._folder, self.output_dir, names)
+        self.discard()
+        return Published(*(self.output_dir / name for name in names))
+
+    def discard(self) -> None:
+        """Removes what is not published. May be called at any time, and again."""
+        self._end()
+
+    def __enter__(self) -> Staging:
+        self._require_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        self.discard()
+        if is_full(error) and not isinstance(error, PackagingError):
+            raise full(self.output_dir, error) from error
+
+    def _require_open(self) -> None:
+        if not self._end.alive:
+            raise PackagingError(f"this staging of {self.name} is over: published or discarded. Start another one.")
+
+    def _require_verified(self, what: str, files: Mapping[str, str]) -> None:
+        if not self.files:
+            raise PackagingError(
+                f"{self.name} was not verified: run parity on `unpacked_candidate()` before publishing."
+            )
+        paths = sorted(path for path in {*files, *self.files} if files.get(path) != self.files.get(path))
+        if paths:
+            raise PackagingError(
+                f"{self.name}: {what} differs from what parity was run on, in {', '.join(paths)}. "
+                "Nothing was published: change nothing after `unpacked_candidate()`, and convert again."
+            )
+
+
+def _remove(folder: Path, lock: IO[bytes], process: int) -> None:
+    if os.getpid() == process:  # a forked child ends too, and must leave its parent's work alone
+        shutil.rmtree(folder, ignore_errors=True)
+    lock.close()

@@ -1,0 +1,146 @@
+"""Which conversions a batch is to make, and which of them are there already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from utils.artefact.checks import check_artefact
+from utils.errors import ConversionError, ParameterError
+from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.notebook.parameters import check_conversion
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One artefact to make. `operations` is "xla" for a ConvMixer too, which has no choice there."""
+
+    variant: Variant
+    head: str
+    operations: str
+    checkpoint: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The artefact's name."""
+        return artefact_name(self.variant.name, self.head, self.checkpoint, self.operations)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the manifest's `settings` must say."""
+        settings = {"image_size": self.variant.image_size, "seed": self.seed}
+        return settings | ({"operations": self.operations} if self.variant.family == "mixer" else {})
+
+    def arguments(self, output_dir: Path) -> list[str]:
+        """Options of `python -m utils.convert`."""
+        options = {"variant": self.variant.name, "head": self.head, "checkpoint": self.checkpoint}
+        options |= {"output-dir": str(output_dir), "seed": str(self.seed)}
+        if self.variant.family == "mixer":
+            options["operations"] = self.operations
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+
+@dataclass
+class Outcome:
+    """What became of a conversion. state: "was done", "converted", "failed", "interrupted" or "not started".
+
+    manifest: of the artefact, when it was found right; else empty.
+    """
+
+    conversion: Conversion
+    state: str = "not started"
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    reason: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+def plan(
+    variants: Sequence[str], heads: str, operations: str, checkpoint: str, seed: int, output_dir: Path
+) -> list[Conversion]:
+    """The conversions in order, those of one variant together, so that its checkpoint is read from memory again.
+
+    variants: names, patterns such as "mixer_*_gsam", "convmixer", "mixer" (families), "all"; tiny ones by name.
+    heads, operations: one of them, or "all". Raises ParameterError for what does not exist or cannot be converted.
+    """
+    chosen = _choose("heads", heads, HEADS), _choose("operations", operations, OPERATIONS)
+    if checkpoint not in ("official", "synthetic"):
+        raise ParameterError(f"checkpoint is {checkpoint!r}; expected official or synthetic")
+    conversions = []
+    for variant in _variants(variants):
+        for kind in chosen[1] if variant.family == "mixer" else ("xla",):
+            for head in chosen[0]:
+                given = (variant.name, head, checkpoint, variant.image_size, str(output_dir), seed, kind)
+                check_conversion(variant.family, *given)
+                conversions.append(Conversion(variant, head, kind, checkpoint, seed))
+    return conversions
+
+
+def _choose(name: str, value: str, known: Sequence[str]) -> Sequence[str]:
+    if value not in (*known, "all"):
+        raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(known)}, all")
+    return known if value == "all" else (value,)
+
+
+def _variants(wanted: Sequence[str]) -> list[Variant]:
+    words = [word for text in wanted for word in re.split(r"[,\s]+", text) if word]
+    chosen: dict[str, Variant] = {}
+    for word in words:
+        found = [v for v in VARIANTS.values() if _matches(v, word)]
+        if not found:
+            raise ParameterError(
+                f"variants has {word!r}, which no variant is called; expected all, convmixer, mixer, a pattern such as "
+                f"'mixer_*_gsam', or some of {', '.join(VARIANTS)}"
+            )
+        chosen |= {variant.name: variant for variant in found}
+    if not chosen:
+        raise ParameterError("variants is empty; expected all, convmixer, mixer, or names of variants")
+    return [variant for variant in VARIANTS.values() if variant.name in chosen]
+
+
+def _matches(variant: Variant, word: str) -> bool:
+    if word == variant.name:
+        return True
+    return not variant.testing and (word in ("all", variant.family) or fnmatchcase(variant.name, word))
+
+
+def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], str]:
+    """Its manifest, and nothing to say, if the artefact is there, whole, and what this conversion would make.
+
+    Else an empty manifest, and what is not so.
+
+    Goes by contents: name, settings, the checkpoint's SHA-256, the parity verdict, and the hashes of all files. The
+    checkpoint's hash is compared with those recorded in the cache; an official file that was never downloaded to this
+    cache has none, and then the manifest's is believed.
+    """
+    from utils.checkpoints.loading import recorded_hashes
+
+    if not (output_dir / f"{conversion.name}.json").exists():
+        return {}, "not there"
+    try:
+        manifest = check_artefact(output_dir, conversion.name)
+        hashes = recorded_hashes(conversion.variant, conversion.checkpoint, conversion.seed)
+    except ConversionError as error:
+        return {}, str(error)
+    wanted = {"variant": conversion.variant.name, "head": conversion.head, "weights": conversion.checkpoint}
+    found = {key: manifest[key] for key in wanted} | {"settings": manifest.get("settings")}
+    if found != wanted | {"settings": conversion.settings}:
+        return {}, f"its manifest is of another conversion: {found}"
+    if manifest["source"]["sha256"] not in hashes and (hashes or conversion.checkpoint == "synthetic"):
+        return {}, f"it was made from another checkpoint, of SHA-256 {manifest['source']['sha256']}"
+    return manifest, ""
+
+
+def is_cached(conversion: Conversion) -> bool:
+    """Whether the cache has a record of the checkpoint: then no conversion is going to fetch or write it."""
+    from utils.checkpoints.loading import recorded_hashes
+
+    try:
+        return bool(recorded_hashes(conversion.variant, conversion.checkpoint, conversion.seed))
+    except ConversionError:  # the conversion will tell
+        return False

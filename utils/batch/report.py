@@ -1,0 +1,135 @@
+"""What a batch took: a table of its conversions, and `batch/report.json`, which runs that go on add to."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.artefact.placing import final_names, replace_text
+from utils.release import write_release
+
+if TYPE_CHECKING:
+    from utils.batch.plan import Outcome
+
+FOLDER, FILE, TABLE = "batch", "report.json", "report.md"  # of no release
+Report = Mapping[str, Any]
+
+
+def plan_text(outcomes: Sequence[Outcome]) -> str:
+    """What would be made and why, a line for each conversion."""
+    width = max(len(outcome.conversion.name) for outcome in outcomes)
+    lines = [f"{outcome.conversion.name:<{width}}  {outcome.reason or 'done and verified'}" for outcome in outcomes]
+    todo = sum(bool(outcome.reason) for outcome in outcomes)
+    return "\n".join([*lines, "", f"{todo} of {len(outcomes)} to be made"])
+
+
+def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the release's files, `report.json` and `report.md` in `batch/`; returns the report.
+
+    run: `command`, `jobs`, `memory_mb`, `seconds` of this run. Figures of conversions that were done before are taken
+    from the report that is there, if they are of the very tarball that is there now.
+    """
+    there = {o.conversion.name: o for o in outcomes if o.state in ("was done", "converted")}
+    entries = write_release(output_dir, {name: outcome.manifest for name, outcome in there.items()})
+    before = _read(output_dir / FOLDER / FILE)
+    (output_dir / FOLDER).mkdir(exist_ok=True)
+    conversions = {}
+    for entry in (entry for entry in entries if not entry["derived_from"]):
+        name = entry["name"]
+        facts = {"tarball_sha256": entry["files"][f"{name}.tar.gz"], "family": entry["family"]}
+        facts |= {key: entry[key] for key in ("variant", "head", "operations", "weights")}
+        facts |= {"tarball_bytes": entry["bytes"], "bytes": _bytes(output_dir, name)}
+        known = before["conversions"].get(name, {})
+        if name in there and there[name].state == "converted":
+            outcome = there[name]
+            facts |= {"seconds": round(outcome.seconds, 1), "peak_mb": round(outcome.peak_mb)}
+        elif known.get("tarball_sha256") == facts["tarball_sha256"]:
+            facts |= {key: known[key] for key in ("seconds", "peak_mb") if key in known}
+        conversions[name] = facts
+    counts = {state: sum(o.state == state for o in outcomes) for state in ("converted", "failed", "was done")}
+    this = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": _machine(), **run, **counts}
+    report = {"runs": [*before["runs"], this], "conversions": conversions}
+    replace_text(output_dir / FOLDER / FILE, json.dumps(report, indent=1) + "\n")
+    replace_text(output_dir / FOLDER / TABLE, table(report) + "\n")
+    return report
+
+
+def text(outcomes: Sequence[Outcome], report: Report | None = None) -> str:
+    """The end of a run: what became of each conversion, then totals if there is a report."""
+    known = report["conversions"] if report else {}
+    rows = [("model", "state", "time", "peak memory", "tarball", "why")]
+    for outcome in outcomes:
+        facts = known.get(outcome.conversion.name, {}) if outcome.state in ("was done", "converted") else {}
+        figures = {"seconds": outcome.seconds, "peak_mb": outcome.peak_mb} | facts
+        rows.append(
+            (
+                outcome.conversion.name,
+                outcome.state,
+                f"{figures['seconds']:.0f} s" if figures["seconds"] else "",
+                f"{figures['peak_mb']:,.0f} MB" if figures["peak_mb"] else "",
+                f"{facts['tarball_bytes'] / 1e6:,.1f} MB" if facts else "",
+                (outcome.reason.splitlines() or [""])[0] if outcome.state in ("failed", "interrupted") else "",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["", *lines, *(["", table(report)] if report else [])])
+
+
+def table(report: Report) -> str:
+    """Totals by family and operations, as Markdown."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for facts in report["conversions"].values():
+        kind = f"{facts['family']}, {facts['operations']}" if facts["operations"] else facts["family"]
+        groups.setdefault(kind, []).append(facts)
+    if len(groups) > 1:
+        groups["all"] = list(report["conversions"].values())
+    rows = [("conversions", "number", "time", "longest", "peak memory", "tarballs", "on disk"), ("---",) * 7]
+    for kind, group in groups.items():
+        measured = [facts for facts in group if "seconds" in facts]
+        seconds = [facts["seconds"] for facts in measured]
+        rows.append(
+            (
+                kind,
+                str(len(group)) + (f" ({len(measured)} measured)" if len(measured) < len(group) else ""),
+                f"{sum(seconds) / 60:.1f} min",
+                f"{max(seconds, default=0):.0f} s",
+                f"{max((facts['peak_mb'] for facts in measured), default=0):,.0f} MB",
+                f"{sum(facts['tarball_bytes'] for facts in group) / 1e9:.2f} GB",
+                f"{sum(facts['bytes'] for facts in group) / 1e9:.2f} GB",
+            )
+        )
+    runs = [
+        f"- {run['date']}: `{run['command']}`: {run['converted']} converted, {run['failed']} failed, "
+        f"{run['was done']} done before, in {run['seconds'] / 60:.1f} min on {run['machine']}"
+        for run in report["runs"]
+    ]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *runs])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The report of earlier runs; an empty one where there is none, or none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found["runs"], list) and isinstance(found["conversions"], dict):
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {"runs": [], "conversions": {}}
+
+
+def _bytes(output_dir: Path, name: str) -> int:
+    folder, *files = (output_dir / part for part in final_names(name))
+    return sum(path.stat().st_size for path in (*files, *folder.rglob("*")) if path.is_file())
+
+
+def _machine() -> str:
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has the latter
+    return f"{cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"

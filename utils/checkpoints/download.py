@@ -1,0 +1,196 @@
+"""Fetch an official checkpoint once, record its SHA-256, and check that on every later use.
+
+Upstream publishes no hashes, so the first download is trusted (if it is whole and of the right kind) and
+remembered in a small JSON file beside it. A file gets its final name only when it is complete: it grows as
+`<name>.<pid>.part`, is checked, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from utils.checkpoints.archives import why_not_checkpoint
+from utils.checkpoints.http import FileAbsent, transfer, unavailable
+from utils.checkpoints.hub import transfer_from_hub
+from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
+from utils.models.variants import Source, Variant
+
+CACHE_VARIABLE = "MIXERS_CACHE"
+STALE_PART_SECONDS = 24 * 3600  # a living download writes far more often than that
+SUFFIXES = {"timm": ".pth.tar", "sequential": ".pth.tar", "flax": ".npz", "timm_mixer": ".safetensors"}
+
+
+@dataclass(frozen=True)
+class Download:
+    """A complete official file: where it is, where it came from, and its SHA-256."""
+
+    path: Path
+    url: str
+    sha256: str
+
+
+def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
+    """Folder of downloads and synthetic files: `cache_dir`, else $MIXERS_CACHE, else the system's own."""
+    if cache_dir is None:
+        cache_dir = os.environ.get(CACHE_VARIABLE) or None
+    if cache_dir is None:
+        import pooch
+
+        cache_dir = pooch.os_cache("mixers-to-tensorflow")
+    folder = Path(cache_dir).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"The cache folder {folder} cannot be made: {error}. Set {CACHE_VARIABLE} to a folder you can write to."
+        ) from error
+    return folder
+
+
+def official_name(variant: Variant, source: Source) -> str:
+    """The name that a source's file has in the cache."""
+    suffix = Path(source.file).suffix if source.repository else SUFFIXES[source.layout]
+    return f"{variant.name}.{source.layout}{suffix}"
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Download:
+    """Gives the official checkpoint of a variant, downloading it at the first use.
+
+    The sources are asked in their order, the next one when a file is absent or its host cannot be reached; a host that
+    failed is not asked again. Raises ParameterError for a variant without official file, CheckpointUnavailable when no
+    source can be reached, CheckpointError for a cached file that changed or an answer that is no checkpoint.
+    """
+    if not variant.sources:
+        raise ParameterError(
+            f"variant = {variant.name!r} has no official checkpoint. "
+            'Set checkpoint to "synthetic" or to the path of a local file.'
+        )
+    folder = cache_folder(cache_dir)
+    for source in variant.sources:
+        target = folder / official_name(variant, source)
+        if target.exists():
+            return _checked(target, source)
+    failures: list[Exception] = []
+    reasons, silent = [], set()
+    for source in variant.sources:
+        host = urlsplit(source.url).netloc
+        if host in silent:
+            continue
+        try:
+            return _download(source, folder / official_name(variant, source), progress)
+        except FileAbsent as error:
+            failures.append(error)
+        except CheckpointUnavailable as error:
+            failures.append(error)
+            silent.add(host)
+        reason = failures[-1] if isinstance(failures[-1], FileAbsent) else failures[-1].__cause__ or failures[-1]
+        reasons.append(f"{source.url}: {' '.join(str(reason).split())}")
+    if len(failures) == 1 and isinstance(failures[0], CheckpointUnavailable):
+        raise failures[0]
+    raise unavailable(variant.sources[0].url, "; ".join(reasons)) from failures[-1]
+
+
+def _record_path(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
+
+
+def recorded_sha256(target: Path) -> str | None:
+    """The SHA-256 noted when the file was made, None if there is no note."""
+    return _recorded(target, "sha256")
+
+
+def _recorded(target: Path, field: str) -> str | None:
+    path = _record_path(target)
+    try:
+        return str(json.loads(path.read_text())[field])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: the record of the download cannot be read ({error}). Delete it and {target.name} to fetch again."
+        ) from error
+
+
+def write_record(target: Path, origin: str, sha256: str, size: int) -> None:
+    """Notes a file's SHA-256, size and origin (a URL, say) beside it."""
+    path = _record_path(target)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside.write_text(json.dumps({"origin": origin, "sha256": sha256, "bytes": size}, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def _checked(target: Path, source: Source) -> Download:
+    """A cached file, after its hash was compared with the recorded one."""
+    wrong = why_not_checkpoint(target)
+    if wrong:
+        raise CheckpointError(f"{target}: the cached file {wrong}. Delete it to download it again.")
+    recorded, found = recorded_sha256(target), sha256_of(target)
+    if recorded is None:  # put there by hand, or its record was deleted to accept a new upstream file
+        write_record(target, source.url, found, target.stat().st_size)
+    elif recorded != found:
+        raise CheckpointError(
+            f"{target}: the cached file is not the one that was downloaded. "
+            f"Expected SHA-256 {recorded}, found {found}. Delete it to download it again from {source.url}."
+        )
+    return Download(target, source.url if recorded is None else _recorded(target, "origin"), found)
+
+
+def _download(source: Source, target: Path, progress: bool) -> Download:
+    _remove_stale_parts(target)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w+b") as file:
+            if source.repository:
+                origin = transfer_from_hub(source, file, progress)
+            else:
+                transfer(source.url, file, progress)
+                origin = source.url
+        return _accept(origin, part, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{part}: cannot be written: {error}. Free some space, or set {CACHE_VARIABLE} to another folder."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _accept(origin: str, part: Path, target: Path) -> Download:
+    """Gives a finished transfer from `origin` its final name, if it is good; the record is written before."""
+    wrong = why_not_checkpoint(part)
+    if wrong:
+        raise CheckpointError(
+            f"{origin}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
+            "or download the file in another way and set checkpoint to its path."
+        )
+    found, recorded = sha256_of(part), recorded_sha256(target)
+    if recorded not in (None, found):
+        raise CheckpointError(
+            f"{origin}: the file differs from the one downloaded here before. "
+            f"Expected SHA-256 {recorded}, found {found}. "
+            f"If upstream replaced it on purpose, delete {_record_path(target)} and run again."
+        )
+    write_record(target, origin, found, part.stat().st_size)
+    os.replace(part, target)
+    return Download(target, origin, found)
+
+
+def _remove_stale_parts(target: Path) -> None:
+    """Deletes what a killed process left behind; a download that is under way is younger than that."""
+    for part in target.parent.glob(f"{target.name}.*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > STALE_PART_SECONDS:
+                part.unlink()
+        except OSError:  # another process was quicker
+            continue

@@ -1,0 +1,223 @@
+"""From a checkpoint, wherever it is, to a complete and checked dict of NumPy arrays.
+
+Reading trusts nothing (see `entries`): every missing, surplus, misshapen, wrongly typed or non-finite entry is named.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.checkpoints import synthetic
+from utils.checkpoints.archives import regular_file
+from utils.checkpoints.download import (
+    SUFFIXES,
+    cache_folder,
+    fetch,
+    official_name,
+    recorded_sha256,
+    sha256_of,
+    write_record,
+)
+from utils.checkpoints.entries import Entries, open_entries
+from utils.checkpoints.layouts import COUNTER, HEAD_KEYS, expected_shapes
+from utils.checkpoints.problems import Problems
+from utils.errors import CheckpointWarning, ParameterError
+from utils.models.variants import NOTEBOOKS, VARIANTS, Variant, customised
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A local file; `weights` is "official", "synthetic" or "custom", and `url` is known if official."""
+
+    path: Path
+    weights: str
+    url: str | None
+    sha256: str
+
+
+def resolve(
+    variant: Variant,
+    checkpoint: str | os.PathLike,
+    seed: int,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Checkpoint:
+    """Turns the notebook parameter ("official", "synthetic" or a path) into a local file.
+
+    `seed` is that of synthetic weights. Raises ParameterError for a parameter that makes no sense,
+    CheckpointUnavailable if the official file cannot be fetched, CheckpointError if a file is missing or not
+    what it should be.
+    """
+    if not isinstance(checkpoint, str | os.PathLike) or not str(checkpoint).strip():
+        raise ParameterError(
+            f'checkpoint = {checkpoint!r} is not known. Choose "official", "synthetic" or the path of a file.'
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ParameterError(f"seed = {seed!r} is not an integer from 0 to {2**32 - 1}.")
+    if checkpoint == "official":
+        download = fetch(variant, cache_dir, progress)
+        return Checkpoint(download.path, "official", download.url, download.sha256)
+    if checkpoint == "synthetic":
+        return _synthetic_checkpoint(variant, seed, cache_folder(cache_dir))
+    path = regular_file(checkpoint)
+    return Checkpoint(path, "custom", None, sha256_of(path))
+
+
+def recorded_hashes(
+    variant: Variant, checkpoint: str, seed: int, cache_dir: str | os.PathLike | None = None
+) -> set[str]:
+    """SHA-256 that the cache has on record for "official" or "synthetic", without a look at the files; may be none."""
+    folder = cache_folder(cache_dir)
+    if checkpoint == "synthetic":
+        paths = [folder / _synthetic_name(variant, seed)]
+    else:
+        paths = [folder / official_name(variant, source) for source in variant.sources]
+    return {sha256 for path in paths if (sha256 := recorded_sha256(path))}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Checked arrays under canonical keys, the variant that they are, and notes that the user must see.
+
+    arrays: float32, counters int64; they may be views of the file mapped into memory. variant: of a local file, the
+    row with the file's own number of classes, and nothing that is known of the official weights alone.
+    """
+
+    arrays: dict[str, np.ndarray]
+    variant: Variant
+    notes: tuple[str, ...]
+
+
+def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification", use_ema: bool = False) -> Loaded:
+    """Reads a checkpoint for a head; "fe" leaves the classifier's arrays out.
+
+    A local file may have any number of classes. `use_ema` takes the moving average of the weights that a trainer left
+    beside them. Raises CheckpointError for anything that is not as the architecture asks.
+    """
+    drop = HEAD_KEYS[variant.family] if head == "fe" else ()
+    return _read(checkpoint.path, variant, variant.family, drop, use_ema, custom=checkpoint.weights == "custom")
+
+
+def read_convmixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Reads a ConvMixer's file, PyTorch's or .safetensors, in either key layout, with the variant's own classes.
+
+    `drop` names keys, exactly, that are neither needed nor returned (`layouts.HEAD_KEYS` for a feature extractor).
+    Raises CheckpointError for anything that is not as the variant's architecture asks, ParameterError for an unknown
+    key in `drop`; what `Loaded` has as notes is a CheckpointWarning.
+    """
+    return _warned(_read(path, variant, "convmixer", drop))
+
+
+def read_mixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Reads a Mixer's file: .npz with flat Flax keys, PyTorch's or .safetensors with timm's; as `read_convmixer`."""
+    return _warned(_read(path, variant, "mixer", drop))
+
+
+def _warned(loaded: Loaded) -> dict[str, np.ndarray]:
+    for note in loaded.notes:
+        warnings.warn(note, CheckpointWarning, stacklevel=3)
+    return loaded.arrays
+
+
+def _read(
+    path: str | os.PathLike,
+    variant: Variant,
+    family: str,
+    drop: Collection[str],
+    use_ema: bool = False,
+    custom: bool = False,
+) -> Loaded:
+    path = regular_file(path)
+    _check_request(variant, family, drop)
+    entries = open_entries(path, variant, use_ema)
+    if custom:
+        variant = customised(variant, _classes(entries, variant))
+    wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in drop}
+    uncounted = _uncounted(entries, wanted) if custom else []
+    wanted = {key: shape for key, shape in wanted.items() if key not in uncounted}
+    problems = Problems(path, variant, _resembled(variant, entries))
+    problems.compare_keys(entries.headers, wanted, [*drop, *uncounted])
+    for key in wanted:
+        if key in entries.headers:
+            dtype = "int64" if key.endswith(COUNTER) else "float32"
+            problems.compare_array(key, (wanted[key], dtype), entries.headers[key])
+    problems.raise_if_any()  # before anything big is unpacked
+    arrays = {}
+    for key, array in entries.read(list(wanted)):
+        if array.dtype.kind == "f":
+            with np.errstate(over="ignore"):  # infinity is named below
+                array = array.astype(np.float32, copy=False)
+        problems.check_values(key, array)
+        arrays[key] = array
+    problems.raise_if_any()
+    arrays |= {key: np.zeros((), np.int64) for key in uncounted}
+    notes = [*entries.notes, *problems.notes()]
+    if uncounted:
+        notes.append(
+            f"{path.name}: {len(uncounted)} counters of batches ({COUNTER}) are missing or no int64 numbers. Nothing "
+            "is computed with them: they were set to 0."
+        )
+    if custom and entries.layout == "timm_mixer":
+        notes.append(
+            f"{path.name}: timm's Mixer has the exact (erf) GELU; what is made here is the authors' model, which has "
+            "the tanh approximation. If timm trained this file, its outputs there differ slightly from those here."
+        )
+    return Loaded(arrays, variant, tuple(notes))
+
+
+def _classes(entries: Entries, variant: Variant) -> int:
+    """As many as the file's head has, if it is one that the family could have; else the variant's own."""
+    weight, bias = (entries.headers.get(key, ((), ""))[0] for key in HEAD_KEYS[variant.family])
+    classes = variant.architecture.classes
+    own = len(bias) == 1 and bias[0] > 0 and len(weight) == 2
+    return bias[0] if own and weight[0 if variant.family == "convmixer" else 1] == bias[0] else classes
+
+
+def _uncounted(entries: Entries, wanted: Collection[str]) -> list[str]:
+    """The counters that are missing, or no int64 numbers: timm's avg_checkpoints.py, for one, leaves float32."""
+    return [key for key in wanted if key.endswith(COUNTER) and entries.headers.get(key) != ((), "int64")]
+
+
+def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoint:
+    """The synthetic file of this variant and seed, written at the first use, or again if it was changed."""
+    write = {"convmixer": synthetic.write_convmixer, "mixer": synthetic.write_mixer}[variant.family]
+    path = folder / _synthetic_name(variant, seed)
+    sha256 = sha256_of(path) if path.is_file() else None
+    if sha256 is None or recorded_sha256(path) != sha256:
+        write(variant, path, seed)
+        sha256 = sha256_of(path)
+        write_record(path, f"synthetic, seed {seed}", sha256, path.stat().st_size)
+    return Checkpoint(path, "synthetic", None, sha256)
+
+
+def _synthetic_name(variant: Variant, seed: int) -> str:
+    layout = {"convmixer": "timm", "mixer": "flax"}[variant.family]
+    return f"{variant.name}.synthetic-v{synthetic.FORMAT_VERSION}-seed{seed}{SUFFIXES[layout]}"
+
+
+def _check_request(variant: Variant, family: str, drop: Collection[str]) -> None:
+    if variant.family != family:
+        raise ParameterError(
+            f"variant = {variant.name!r} is of the {variant.family} family, and this reads {family} "
+            f"checkpoints. Use {NOTEBOOKS[variant.family]} for it."
+        )
+    unknown = [key for key in drop if key not in expected_shapes(variant)]
+    if unknown:
+        raise ParameterError(f"drop names keys that {variant.name} does not have: {', '.join(unknown)}.")
+
+
+def _resembled(variant: Variant, entries: Entries) -> list[str]:
+    """Names of other variants whose keys and shapes are exactly those of the file."""
+    return [
+        other.name
+        for other in VARIANTS.values()
+        if other.family == variant.family
+        and expected_shapes(other) != expected_shapes(variant)
+        and entries.as_variant(other) == expected_shapes(other)
+    ]

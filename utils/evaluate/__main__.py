@@ -1,0 +1,7 @@
+"""`python -m utils.evaluate`."""
+
+import sys
+
+from utils.evaluate.command import main
+
+sys.exit(main())

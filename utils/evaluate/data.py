@@ -1,0 +1,180 @@
+"""Labelled photographs: a folder with a sub-folder per class, or a data set of TensorFlow Datasets.
+
+Both give the files' own bytes, in one fixed order, from any position on: so a stopped evaluation can go on, and what
+decodes and resizes them is the same for both.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from utils.errors import EvaluationError
+from utils.evaluate.classes import match_classes
+from utils.images.labels import Label
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
+_SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
+TFDS_PIN = "tensorflow-datasets==4.9.10"
+
+
+class Example(NamedTuple):
+    """A file: its name, the index of its class in the model's order, and how to get its bytes."""
+
+    name: str
+    label: int
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is evaluated on: `count` files, and `examples(start)`, which gives those from a position on.
+
+    rule: how the classes were matched. sha256: of the listing, so that other data are told apart without reading all.
+    """
+
+    name: str
+    kind: str
+    rule: str
+    classes: int
+    count: int
+    sha256: str
+    examples: Callable[[int], Iterator[Example]]
+
+
+def open_data(
+    data: str,
+    labels: Sequence[Label] | None,
+    classes: int,
+    limit: int | None = None,
+    split: str | None = None,
+    data_dir: str | None = None,
+) -> Data:
+    """Opens a folder, or what TensorFlow Datasets has (or downloads, or prepares) under that name.
+
+    limit: use that many files at most: of a folder, which is sorted by class, spread evenly; of a data set, the first.
+    split: of a data set; by default "validation", else "test". data_dir: where its files are, by default
+    `~/tensorflow_datasets`. EvaluationError for data that are not there, or whose classes are not the model's.
+    """
+    folder = Path(data).expanduser()
+    if folder.is_dir():
+        return _open_folder(folder, labels, classes, limit)
+    if not _TFDS_NAME.fullmatch(data):
+        raise EvaluationError(
+            f"--data {data}: there is no such folder. Give a folder with one sub-folder per class, or the name "
+            "of a data set in TensorFlow Datasets, such as imagenet_v2."
+        )
+    return _open_tfds(data, labels, classes, limit, split, data_dir)
+
+
+def _open_folder(folder: Path, labels: Sequence[Label] | None, classes: int, limit: int | None) -> Data:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        flat = "images but no sub-folders" if any(map(_is_image, folder.iterdir())) else "no sub-folders"
+        raise EvaluationError(
+            f"--data {folder} holds {flat}. Expected one sub-folder per class, each with its images. (ImageNet's own "
+            "validation archive is flat: sort it first, as valprep.sh of PyTorch's ImageNet example does.)"
+        )
+    indices, rule = match_classes(names, labels, classes)
+    files: list[tuple[str, int]] = []
+    listing = hashlib.sha256()
+    for name, index in zip(names, indices, strict=True):
+        images = sorted(path for path in (folder / name).iterdir() if _is_image(path))
+        if not images:
+            raise EvaluationError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}). Fill it or remove it.")
+        for path in images:
+            files.append((f"{name}/{path.name}", index))
+            listing.update(json.dumps([f"{name}/{path.name}", path.stat().st_size, index]).encode() + b"\n")
+    if limit is not None and limit < len(files):
+        files = [files[i * len(files) // limit] for i in range(limit)]
+
+    def examples(start: int) -> Iterator[Example]:
+        for name, index in files[start:]:
+            yield Example(name, index, functools.partial(_read, folder / name))
+
+    return Data(str(folder), "folder", rule, len(names), len(files), listing.hexdigest(), examples)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EvaluationError(f"{path} was there, and cannot be read now: {error}. Put it back, and go on.") from error
+
+
+def _open_tfds(
+    data: str, labels: Sequence[Label] | None, classes: int, limit: int | None, split: str | None, data_dir: str | None
+) -> Data:
+    builder, split = _prepared(data, split, data_dir)
+    names = builder.info.features["label"].names
+    indices, rule = match_classes(names, labels, classes)
+    info = builder.info.splits[split]
+    count = min(info.num_examples, limit or info.num_examples)
+    listing = [builder.info.full_name, split, list(info.shard_lengths), names, indices]
+
+    def examples(start: int) -> Iterator[Example]:
+        for record in _records(builder, f"{split}[{start}:{count}]") if start < count else ():
+            name, label = record["tfds_id"].decode(), int(record["label"])
+            if not 0 <= label < len(indices):
+                raise EvaluationError(f"{data}, {name}: it has no label. Choose a --split that has labels.")
+            yield Example(name, indices[label], functools.partial(bytes, record["image"]))
+
+    return Data(
+        name=f"{builder.info.full_name} {split}",
+        kind="TensorFlow Datasets",
+        rule=rule,
+        classes=len(names),
+        count=count,
+        sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+        examples=examples,
+    )
+
+
+def _prepared(data: str, split: str | None, data_dir: str | None) -> tuple[DatasetBuilder, str]:
+    """The data set, downloaded and prepared if it was not, and the split to use."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise EvaluationError(
+            f"--data {data} is no folder, and for TensorFlow Datasets the package is missing: pip install {TFDS_PIN}"
+        ) from error
+    try:
+        builder = tfds.builder(data, data_dir=data_dir)
+        builder.download_and_prepare()
+    except Exception as error:  # each data set fails in its own way, ImageNet without its archives by AssertionError
+        raise EvaluationError(f"--data {data}: TensorFlow Datasets cannot provide it: {error}") from error
+    features, splits = dict(builder.info.features.items()), list(builder.info.splits)
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(isinstance(features.get(name), kind) for name, kind in kinds.items()):
+        raise EvaluationError(f"--data {data} has no features `image` and `label`, but: {', '.join(features)}.")
+    chosen = split or next((name for name in _SPLITS if name in splits), None)
+    if chosen not in splits:
+        raise EvaluationError(f"--split {chosen or 'is needed'}: {data} has the splits {', '.join(splits)}.")
+    return builder, chosen
+
+
+def _records(builder: DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
+    """Encoded images with their labels, in the order of the files."""
+    import tensorflow_datasets as tfds
+
+    dataset = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
+    )
+    yield from tfds.as_numpy(dataset)

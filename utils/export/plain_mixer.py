@@ -1,0 +1,91 @@
+"""The Mixer once more, in ordinary TensorFlow operations: for whatever cannot run an `XlaCallModule`.
+
+The one exporter that knows its model, because nothing translates Flax to such operations any more. It is held to
+the same parity gate as the other. Written for speed on a CPU: activations stay [B * tokens, channels], since on two
+dimensions Grappler fuses MatMul, BiasAdd and, with oneDNN, GELU into one kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from utils.export.function import ExportedFunction
+from utils.models.variants import MixerArchitecture
+
+MINIMUM_TENSORFLOW = "2.14"  # as of the other kind; measured with benchmarks/compat.py, in which 2.13 runs it too
+
+Scope = Callable[[str], tf.Variable]
+
+
+def export(architecture: MixerArchitecture, head: str, parameters: Mapping[str, np.ndarray]) -> ExportedFunction:
+    """The model for `head`, "classification" or "fe", with the flat parameters of a Flax checkpoint.
+
+    Every parameter becomes a trainable `tf.Variable` of its name; they must be complete and of the right shapes,
+    as `mlp_mixer.select_parameters` returns them.
+    """
+    variables = {name: tf.Variable(value, name=name) for name, value in parameters.items()}
+
+    def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        del training  # a Mixer has nothing that behaves otherwise in training
+        return _mixer(inputs, architecture, head, variables.__getitem__)
+
+    size = architecture.image_size
+    return ExportedFunction(
+        call=call,
+        variables=variables,
+        trainable=dict(variables),
+        output="features" if head == "fe" else "logits",
+        units=architecture.hidden_dim if head == "fe" else architecture.classes,
+        input_shape=(size, size, 3),
+        extra_versions={"minimum_tensorflow": MINIMUM_TENSORFLOW},
+    )
+
+
+def _mixer(inputs: tf.Tensor, architecture: MixerArchitecture, head: str, scope: Scope) -> tf.Tensor:
+    tokens, channels = architecture.tokens, architecture.hidden_dim
+    x = tf.nn.conv2d(inputs, scope("stem/kernel"), strides=architecture.patch_size, padding="VALID")
+    x = tf.reshape(tf.nn.bias_add(x, scope("stem/bias")), [-1, channels])
+    for i in range(architecture.blocks):
+        x = _block(x, architecture, _within(scope, f"MixerBlock_{i}"))
+    x = _layer_norm(x, architecture.layer_norm_epsilon, _within(scope, "pre_head_layer_norm"))
+    x = tf.reduce_mean(tf.reshape(x, [-1, tokens, channels]), axis=1)
+    return x if head == "fe" else _dense(x, _within(scope, "head"))
+
+
+def _block(x: tf.Tensor, architecture: MixerArchitecture, scope: Scope) -> tf.Tensor:
+    """Mixes over tokens, then over channels; [B * tokens, channels] -> the same."""
+    tokens, channels, epsilon = architecture.tokens, architecture.hidden_dim, architecture.layer_norm_epsilon
+    y = _layer_norm(x, epsilon, _within(scope, "LayerNorm_0"))
+    y = _mlp(_swap(y, tokens, channels), _within(scope, "token_mixing"))
+    x += _swap(y, channels, tokens)
+    y = _layer_norm(x, epsilon, _within(scope, "LayerNorm_1"))
+    return x + _mlp(y, _within(scope, "channel_mixing"))
+
+
+def _mlp(x: tf.Tensor, scope: Scope) -> tf.Tensor:
+    # The tanh form, and exactly as TensorFlow spells it: the spelling is what Grappler and TFLite recognise.
+    x = tf.nn.gelu(_dense(x, _within(scope, "Dense_0")), approximate=True)
+    return _dense(x, _within(scope, "Dense_1"))
+
+
+def _dense(x: tf.Tensor, scope: Scope) -> tf.Tensor:
+    return tf.nn.bias_add(tf.matmul(x, scope("kernel")), scope("bias"))
+
+
+def _layer_norm(x: tf.Tensor, epsilon: float, scope: Scope) -> tf.Tensor:
+    centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+    return tf.nn.bias_add(centred * tf.math.rsqrt(variance + epsilon) * scope("scale"), scope("bias"))
+
+
+def _swap(x: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
+    """[B * rows, columns] -> [B * columns, rows], image by image."""
+    x = tf.transpose(tf.reshape(x, [-1, rows, columns]), [0, 2, 1])
+    return tf.reshape(x, [-1, rows])
+
+
+def _within(scope: Scope, name: str) -> Scope:
+    return lambda parameter: scope(f"{name}/{parameter}")

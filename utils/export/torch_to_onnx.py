@@ -1,0 +1,149 @@
+"""PyTorch -> ONNX: a checked graph that names every weight and holds none of its bytes.
+
+Knows no particular model. What it asks of one: spatial layers are the `nn` modules listed in SPATIAL_LAYERS, and
+everything between them works on each element by itself. Then every layer can be exported channels-last.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import onnx
+import torch
+from torch import nn
+
+from utils.errors import ConversionError
+from utils.machine.devices import keep_triton_out
+
+OPSET = 20  # the first with `Gelu`, and the last that the TorchScript exporter writes
+_PROBE_PATCHES = 2  # the traced image is this many strides wide: tracing computes, and the graph has no sizes in it
+
+
+class ChannelsLast(nn.Module):
+    """A channels-first layer with NHWC in and out; the permutations meet inverse ones in TensorFlow and vanish."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self.layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class GlobalAveragePool(nn.Module):
+    """Mean over height and width of NHWC, kept as axes of length one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return x.mean((1, 2), keepdim=True)
+
+
+class WeightsAsInputs(nn.Module):
+    """A model that takes its weights as further inputs: the exporter handles parameters' bytes, but not inputs'."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.weights = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+        self._model = (model,)  # in a tuple, so that its parameters are not found to be this module's
+
+    def forward(self, x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        (model,) = self._model
+        for name, weight in zip(self.weights, weights, strict=True):
+            layer, _, attribute = name.rpartition(".")
+            # What lies in __dict__ is found before parameters and buffers. (torch.func.functional_call does the same
+            # in a cleaner way, but refuses to be traced.)
+            model.get_submodule(layer).__dict__[attribute] = weight
+        return model(x)
+
+
+SPATIAL_LAYERS = {
+    nn.Conv2d: ChannelsLast,
+    nn.BatchNorm2d: ChannelsLast,
+    nn.AdaptiveAvgPool2d: lambda _layer: GlobalAveragePool(),
+}
+
+
+def export_onnx(model: nn.Module, output: str) -> onnx.ModelProto:
+    """The ONNX graph of `model`, in evaluation mode: `inputs` float32 [batch, height, width, 3] -> `output`.
+
+    The weights are further graph inputs, under their names in `model.state_dict()` and in PyTorch's axis order.
+    Raises ConversionError when the exporter or ONNX's checker refuses the model, or a weight is lost on the way.
+    """
+    keep_triton_out()
+    skeleton = WeightsAsInputs(_channels_last(_without_weights(model)).eval())
+    stride = max(layer.stride[0] for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    probe = torch.zeros(1, _PROBE_PATCHES * stride, (_PROBE_PATCHES + 1) * stride, 3)
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():  # the exporter announces its successor, which starts past onnx-tf's opsets
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.onnx.export(
+                skeleton,
+                (probe, *skeleton.weights.values()),
+                buffer,
+                dynamo=False,
+                do_constant_folding=False,
+                opset_version=OPSET,
+                input_names=["inputs", *(name.replace(".layer.", ".") for name in skeleton.weights)],
+                output_names=[output],
+                dynamic_axes={"inputs": {0: "batch", 1: "height", 2: "width"}, output: {0: "batch"}},
+            )
+        graph = _branch_channels_last(onnx.load_from_string(buffer.getvalue()))
+        onnx.checker.check_model(graph, full_check=True)
+    except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, RuntimeError) as error:
+        raise ConversionError(f"{type(model).__name__} could not be exported to ONNX: {error}") from error
+    found = {value.name for value in graph.graph.input} - {"inputs"}
+    expected = {n for n in model.state_dict() if not n.endswith("num_batches_tracked")}
+    if found != expected:
+        raise ConversionError(
+            f"the ONNX graph lost weights {sorted(expected - found)} and has unknown ones {sorted(found - expected)}"
+        )
+    return graph
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy of `model` whose tensors have shapes but (being one number, repeated) no memory."""
+    stand_ins = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        repeated = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        stand_ins[id(tensor)] = nn.Parameter(repeated, requires_grad=False) if is_parameter else repeated
+    return copy.deepcopy(model, stand_ins)
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    """`model` with its spatial layers replaced, in place, so that it takes and gives NHWC throughout."""
+    for name, child in model.named_children():
+        wrap = SPATIAL_LAYERS.get(type(child))
+        setattr(model, name, wrap(child) if wrap else _channels_last(child))
+    return model
+
+
+def _branch_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Let tensors that go several ways do so channels-last, by putting back a pair of inverse transposes.
+
+    The exporter cancels such pairs, so a layer and a residual connection part at a channels-first tensor. For
+    inference that is as good; but there gradients are summed, and TensorFlow would transpose each of them.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    ordered: dict[str, onnx.NodeProto] = {}  # by output, where it is first needed
+    for node in graph.graph.node:
+        result = node.output[0]
+        ordered.setdefault(result, node)
+        turned = [reader for reader in readers.get(result, []) if reader.op_type == "Transpose"]
+        others = [reader for reader in readers.get(result, []) if reader.op_type != "Transpose"]
+        if node.op_type == "Transpose" or not turned or not others:
+            continue
+        last, first = turned[0].output[0], f"{result}_channels_first"
+        ordered[last] = turned[0]
+        ordered[first] = onnx.helper.make_node("Transpose", [last], [first], name=first, perm=(0, 3, 1, 2))
+        for reader in others:
+            reader.input[0] = first
+    nodes = [copy.deepcopy(node) for node in ordered.values()]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph

@@ -1,0 +1,115 @@
+"""From an image file to the array that a model takes: the Pillow reference, as the source projects evaluate.
+
+Image files come from anywhere, so reading them is guarded: known formats only, no decompression bombs.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from utils.errors import ParameterError
+from utils.models.variants import Preprocessing
+
+SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "images"
+# Pillow also opens formats that start another program (EPS starts Ghostscript) or hold no photographs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+# Pillow raises all of these for damaged files, depending on the format and on where the damage is.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+
+
+def sample_files() -> dict[str, bytes]:
+    """The photographs that come with the repository as JPEG files, by name; no two have the same size."""
+    return {path.stem: path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))}
+
+
+def sample_photographs() -> dict[str, Image.Image]:
+    """The same, read; none is square."""
+    return {name: load_image(io.BytesIO(file)) for name, file in sample_files().items()}
+
+
+def load_image(path: str | PathLike | BinaryIO) -> Image.Image:
+    """Reads a photograph as an upright RGB image: EXIF orientation applied, alpha dropped, 16 bits cut to 8.
+
+    Of a moving picture, the first frame. ParameterError for a missing file, one that is no image, a damaged
+    one, or one of more pixels than Pillow's limit (`Image.MAX_IMAGE_PIXELS`), past which it suspects a
+    decompression bomb.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Between one and two times its limit Pillow only warns; here that is as much an error as beyond.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ParameterError(f"image {path}: no such file. Pass the path of an image file.") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ParameterError(
+            f"image {path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is safe to decode. "
+            "Pass a smaller copy."
+        ) from error
+    except Image.UnidentifiedImageError as error:
+        raise ParameterError(
+            f"image {path} is not an image that can be read. Expected one of: {', '.join(FORMATS)}."
+        ) from error
+    except _DAMAGE as error:
+        raise ParameterError(
+            f"image {path} cannot be decoded ({error}): damaged, incomplete, or of a rare kind. "
+            "Fetch it again or pass another file."
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip 16-bit greys at 255, which turns most of them white.
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixel type {image.mode!r} has no defined range")
+    return image.convert("RGB")
+
+
+def pillow_preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resizes, crops and normalises an RGB image: float32 [crop, crop, 3], (x - mean) / std by channel.
+
+    Shorter side to `resize` with Pillow's antialiased filter, the longer one to floor(resize * long / short);
+    then the centre crop, whose first row is round((height - crop) / 2) with halves to the even number
+    (likewise columns). Both are the rules of torchvision's `Resize` and `CenterCrop`, which timm evaluates
+    with. ParameterError for settings that make no sense, or an image too long and thin to resize.
+    """
+    preprocessing.check()
+    width, height = _resized(image.size, preprocessing.resize)
+    crop = preprocessing.crop
+    # Columns, then rows, as Pillow did when these models came out; since version 13 it takes tall images the other
+    # way round, which rounds other values.
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    resized = image.convert("RGB").resize((width, image.height), resampling).resize((width, height), resampling)
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    pixels = np.asarray(resized.crop((left, top, left + crop, top + crop)), dtype=np.float32)
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
+    return (pixels - mean) / std
+
+
+def levels(normalised: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Back from what a model takes to levels of 0 to 255: what a difference means can be told from these."""
+    return normalised * np.float32(preprocessing.std) + np.float32(preprocessing.mean)
+
+
+def _resized(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    short, long = min(size), max(size)
+    longer = int(shorter * long / short)
+    if shorter * longer > Image.MAX_IMAGE_PIXELS:
+        raise ParameterError(
+            f"an image of {size[0]} x {size[1]} pixels is too long and thin: with its shorter side at "
+            f"{shorter} the longer one would be {longer:,} pixels. Crop the image first."
+        )
+    return (shorter, longer) if size[0] <= size[1] else (longer, shorter)

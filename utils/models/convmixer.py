@@ -1,0 +1,190 @@
+"""ConvMixer in PyTorch, as the official checkpoints define it: the source that every export is compared to.
+
+Paper: "Patches Are All You Need?", https://arxiv.org/abs/2201.09792. The attribute names are those of the
+`timm` key layout, so a checked state dict loads without renaming.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils.errors import CheckpointError, ParameterError
+from utils.models.variants import HEADS, ConvMixerArchitecture
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}  # GELU: exact, by erf
+
+
+class Residual(nn.Module):
+    """`fn(x) + x`."""
+
+    def __init__(self, fn: nn.Module) -> None:
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self.fn(x) + x
+
+
+def convolution_unit(convolution: nn.Conv2d, architecture: ConvMixerArchitecture) -> nn.Sequential:
+    """A convolution, the activation, then BatchNorm: ConvMixer normalises *after* the activation."""
+    return nn.Sequential(
+        convolution,
+        ACTIVATIONS[architecture.activation](),
+        nn.BatchNorm2d(architecture.dim, eps=architecture.batch_norm_epsilon),
+    )
+
+
+class ConvMixer(nn.Module):
+    """Patch embedding, `depth` blocks of depthwise (space) and pointwise (channel) mixing, pooling, linear head.
+
+    Takes float32 [B, 3, H, W], normalised; gives logits [B, classes], or for the head "fe" the pooled
+    features [B, dim]. Raises ParameterError for a head that does not exist.
+    """
+
+    def __init__(self, architecture: ConvMixerArchitecture, head: str = "classification") -> None:
+        super().__init__()
+        if head not in HEADS:
+            raise ParameterError(f"head is {head!r}; expected one of {', '.join(HEADS)}")
+        a = architecture
+        self.stem = convolution_unit(nn.Conv2d(3, a.dim, a.patch_size, stride=a.patch_size), a)
+        self.blocks = nn.Sequential(
+            *[
+                nn.Sequential(
+                    Residual(convolution_unit(nn.Conv2d(a.dim, a.dim, a.kernel_size, groups=a.dim, padding="same"), a)),
+                    *convolution_unit(nn.Conv2d(a.dim, a.dim, 1), a),
+                )
+                for _ in range(a.depth)
+            ]
+        )
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(a.dim, a.classes) if head == "classification" else nn.Identity()
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Float32 [B, 3, H, W] -> what the head is given, float32 [B, dim]."""
+        return self.pooling(self.blocks(self.stem(x)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self.head(self.features(x))
+
+
+def build_convmixer(
+    architecture: ConvMixerArchitecture, weights: Mapping[str, np.ndarray], head: str = "classification"
+) -> ConvMixer:
+    """A ConvMixer in evaluation mode with `weights`, canonical names as `checkpoints.read_convmixer` gives them.
+
+    The arrays become the parameters without a copy where they are writable. For the head "fe" the entries
+    `head.weight` and `head.bias` are left out, by name; any other missing, extra or misshapen entry raises
+    CheckpointError.
+    """
+    with torch.device("meta"):  # no time or memory for an initialisation that would be overwritten
+        model = ConvMixer(architecture, head)
+    dropped = {"head.weight", "head.bias"} if head == "fe" else set()
+    state = {name: _as_tensor(array) for name, array in weights.items() if name not in dropped}
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit this ConvMixer ({architecture}): {error}") from error
+    return model.eval()
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as a function of float32 NHWC arrays, to compare with an export of the same interface."""
+
+    def call(inputs: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(_nchw(inputs, model)).numpy()
+
+    return call
+
+
+def in_float64(model: ConvMixer) -> ConvMixer:
+    """The same model in float64: the truth that float32 is measured against. The weights are float32's, exactly."""
+    return copy.deepcopy(model).double()
+
+
+def probe_factor(name: str) -> float:
+    """By what a parameter or statistic is multiplied to see the normalisation: see `probed`."""
+    if name.endswith("running_var"):
+        return 2.0**-20
+    return 2.0**-10 if re.search(r"(stem\.2|fn\.2|blocks\.\d+\.3)\.weight$", name) else 1.0
+
+
+def probed(model: ConvMixer) -> ConvMixer:
+    """The same model with variances so small that each BatchNorm's epsilon decides what comes out of it.
+
+    Whether another epsilon shows depends on the checkpoint: with variances of 1000 it is lost in rounding. An export
+    whose variables are multiplied alike must give what this gives.
+    """
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in copied.state_dict().items():
+            if (factor := probe_factor(name)) != 1:
+                tensor.mul_(factor)
+    return copied
+
+
+def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """`features` and, of a classifier, `logits`, by one run on float32 [B, H, W, 3]; in the model's own dtype."""
+    with torch.inference_mode(), _one_thread():
+        features = model.features(_nchw(inputs, model))
+        found = {"features": features}
+        if not isinstance(model.head, nn.Identity):
+            found["logits"] = model.head(features)
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Gradients of `sum(output ** 2) / batch` by every parameter, in PyTorch's axis order, by parameter name.
+
+    `inputs` is float32 [B, H, W, 3]; the model's own dtype and mode (train or eval) are kept.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    with _one_thread():
+        loss = (model(_nchw(inputs, model)) ** 2).sum() / len(inputs)
+        found = torch.autograd.grad(loss, parameters)
+    return {name: gradient.numpy() for name, gradient in zip(names, found, strict=True)}
+
+
+def training_pass(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Output in train mode for float32 [B, H, W, 3], and the BatchNorm statistics that it leaves, by name.
+
+    In the model's own dtype, on a copy: the model's statistics and mode stay as they are.
+    """
+    trained = copy.deepcopy(model).train()
+    with torch.no_grad(), _one_thread():
+        output = trained(_nchw(inputs, model)).numpy()
+    statistics = {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
+    return output, statistics
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For what runs beside TensorFlow, on a core of its own.
+
+    In float64 PyTorch convolves depthwise in as many tiny steps as there are channels, and brings its threads together
+    at each: where another program wants the same cores, two threads take up to fifty times as long as one.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _nchw(inputs: np.ndarray, model: nn.Module) -> torch.Tensor:
+    # permute moves the channels and keeps height before width; the tempting transpose(1, 3) would swap them.
+    images = torch.from_numpy(inputs).permute(0, 3, 1, 2).to(next(model.parameters()).dtype)
+    # In float64 PyTorch convolves depthwise one channel after the other: six times slower when they lie scattered.
+    return images.contiguous() if images.dtype == torch.float64 else images

@@ -1,0 +1,230 @@
+"""MLP-Mixer in Flax: the source model that every exported Mixer is compared with.
+
+Paper: "MLP-Mixer: An all-MLP Architecture for Vision", https://arxiv.org/abs/2105.01601. Sub-module names are
+those of the official checkpoints, so a parameter's path in the tree is its key in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from utils.errors import CheckpointError, ParameterError
+from utils.models.variants import HEADS, MixerArchitecture
+
+Arrays = dict[str, jax.Array]
+HEAD_PARAMETERS = (
+    "head/kernel",
+    "head/bias",
+)  # what a feature extractor leaves out of a classifier's checkpoint
+
+
+class MlpBlock(nn.Module):
+    """Two dense layers over the last axis, with GELU between them."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., n] -> [..., n]."""
+        width = x.shape[-1]
+        x = nn.Dense(self.hidden)(x)
+        x = nn.gelu(x, approximate=True)  # the official weights were trained with the tanh form
+        return nn.Dense(width)(x)
+
+
+class MixerBlock(nn.Module):
+    """Mixes over tokens, then over channels, each with a residual."""
+
+    architecture: MixerArchitecture
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, tokens, channels] -> the same."""
+        epsilon = self.architecture.layer_norm_epsilon
+        y = nn.LayerNorm(epsilon=epsilon)(x)
+        y = jnp.swapaxes(y, 1, 2)
+        y = MlpBlock(self.architecture.tokens_mlp_dim, name="token_mixing")(y)
+        x = x + jnp.swapaxes(y, 1, 2)
+        y = nn.LayerNorm(epsilon=epsilon)(x)
+        return x + MlpBlock(self.architecture.channels_mlp_dim, name="channel_mixing")(y)
+
+
+class MlpMixer(nn.Module):
+    """The whole model: patches, blocks, pooling, and a head unless `head` is "fe"."""
+
+    architecture: MixerArchitecture
+    head: str = "classification"
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Float32 [B, H, W, 3], H = W = image_size -> logits [B, classes] or features [B, hidden_dim]."""
+        patch = (self.architecture.patch_size,) * 2
+        x = nn.Conv(self.architecture.hidden_dim, patch, strides=patch, padding="VALID", name="stem")(inputs)
+        x = x.reshape(x.shape[0], -1, x.shape[-1])  # patches in row order
+        for i in range(self.architecture.blocks):
+            x = MixerBlock(self.architecture, name=f"MixerBlock_{i}")(x)
+        x = nn.LayerNorm(epsilon=self.architecture.layer_norm_epsilon, name="pre_head_layer_norm")(x)
+        x = jnp.mean(x, axis=1)
+        return x if self.head == "fe" else nn.Dense(self.architecture.classes, name="head")(x)
+
+
+def build(architecture: MixerArchitecture, head: str = "classification") -> MlpMixer:
+    """The model for an architecture and a head.
+
+    Raises ParameterError for an unknown head or an image that whole patches do not fill.
+    """
+    if head not in HEADS:
+        raise ParameterError(f"head: expected one of {', '.join(HEADS)}, found {head!r}.")
+    if architecture.image_size % architecture.patch_size:
+        raise ParameterError(
+            f"image_size: expected a multiple of the patch size {architecture.patch_size}, "
+            f"found {architecture.image_size}. Use the size that the model was trained on."
+        )
+    return MlpMixer(architecture, head)
+
+
+def parameter_shapes(model: MlpMixer) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter by its key, without computing or allocating any."""
+    size = model.architecture.image_size
+    inputs = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    tree = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+    return {key: leaf.shape for key, leaf in flatten_dict(tree, sep="/").items()}
+
+
+def select_parameters(model: MlpMixer, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `model` from a checkpoint's flat `a/b/c` arrays, in the model's own order.
+
+    A feature extractor drops `head/kernel` and `head/bias`, by name; nothing else may be left over, and none
+    missing. Raises CheckpointError that lists missing keys, unexpected keys and wrong shapes.
+    """
+    shapes = parameter_shapes(model)
+    dropped = HEAD_PARAMETERS if model.head == "fe" else ()
+    problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in arrays]
+    problems += [f"unexpected {key}" for key in arrays if key not in shapes and key not in dropped]
+    problems += [
+        f"{key}: expected shape {shape}, found {tuple(arrays[key].shape)}"
+        for key, shape in shapes.items()
+        if key in arrays and tuple(arrays[key].shape) != shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"These parameters do not fit a Mixer with {model.architecture} and head {model.head!r}: "
+            f"{'; '.join(problems)}. Choose the variant that the checkpoint was trained as."
+        )
+    return {key: arrays[key] for key in shapes}
+
+
+def predict_function(model: MlpMixer) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    """`(parameters, inputs)` -> the model's output; the parameters as `select_parameters` returns them."""
+
+    def predict(parameters: Mapping[str, Any], inputs: jax.Array) -> jax.Array:
+        return model.apply({"params": unflatten_dict(dict(parameters), sep="/")}, inputs)
+
+    return predict
+
+
+def as_function(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as a function of float32 NHWC arrays, to compare with an export of the same interface."""
+    predict, parameters = jax.jit(predict_function(model)), jax.device_put(dict(parameters))
+    return lambda inputs: np.asarray(predict(parameters, inputs))
+
+
+def as_outputs(
+    model: MlpMixer, parameters: Mapping[str, Any], float64: bool = False
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The model as a function of float32 [B, H, W, 3] that gives `features` and, of a classifier, `logits`.
+
+    float64: compute and give float64, the truth that float32 is measured against. Images go one by one, as every other
+    size of batch would have to be compiled anew.
+    """
+
+    def call(inputs: np.ndarray) -> dict[str, np.ndarray]:
+        with jax.enable_x64(float64):
+            there = jax.device_put(dict(parameters))
+            found = [_outputs(model, float64, there, image[np.newaxis]) for image in inputs]
+            return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
+
+    return call
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Array) -> dict[str, jax.Array]:
+    parameters, inputs = _in(float64, (parameters, inputs))
+    tree = {"params": unflatten_dict(parameters, sep="/")}
+    if model.head == "fe":
+        return {"features": model.apply(tree, inputs)}
+    before_head = "pre_head_layer_norm"
+    logits, state = model.apply(
+        tree, inputs, capture_intermediates=lambda module, _: module.name == before_head, mutable=["intermediates"]
+    )
+    (tokens,) = state["intermediates"][before_head]["__call__"]
+    return {"features": jnp.mean(tokens, axis=1), "logits": logits}
+
+
+def gradients(
+    model: MlpMixer, parameters: Mapping[str, Any], inputs: np.ndarray, float64: bool = False
+) -> dict[str, np.ndarray]:
+    """Gradients of `sum(output ** 2) / batch` by every parameter, by key, for float32 [B, H, W, 3].
+
+    float64: compute and give float64.
+    """
+    with jax.enable_x64(float64):  # for this computation alone: the rest of the process stays in float32
+        found = _gradients(model, float64, dict(parameters), inputs)
+        return {key: np.asarray(value) for key, value in found.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Array) -> Arrays:
+    parameters, inputs = _in(float64, (parameters, inputs))
+    predict = predict_function(model)
+    return jax.grad(lambda p: (predict(p, inputs) ** 2).sum() / len(inputs))(parameters)
+
+
+def _in(float64: bool, arrays: Any) -> Any:
+    """The same arrays, in float64 if so: within what is compiled, so that not all need be there at a time."""
+    return jax.tree.map(lambda array: array.astype(jnp.float64), arrays) if float64 else arrays
+
+
+def probe_factor(key: str) -> float:
+    """By what a parameter is multiplied to see the normalisation: see `probed`."""
+    return 2.0**-10 if key.startswith("stem/") or "/Dense_1/" in key else 1.0
+
+
+def probed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The same parameters, with a stream between the blocks so small that each LayerNorm's epsilon decides much.
+
+    Whether another epsilon shows depends on the checkpoint: where tokens vary by far more, it is lost in rounding. An
+    export whose variables are multiplied alike must give what these give.
+    """
+    return {key: np.asarray(value) * np.float32(probe_factor(key)) for key, value in parameters.items()}
+
+
+def without_influence(key: str) -> bool:
+    """Whether a parameter's gradient is zero but for rounding, so that its relative error says nothing.
+
+    The last bias of the token mixing adds the same to every channel of a token, and every LayerNorm after it takes
+    that away again.
+    """
+    return key.endswith("token_mixing/Dense_1/bias")
+
+
+def join_vanishing(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+    """The same gradients, each that is `without_influence` in one flat array with that of its layer's kernel.
+
+    Alone it is rounding, and has no relative error; beside its kernel's, whatever should not be there still shows.
+    """
+    joined = dict(gradients)
+    for bias in filter(without_influence, gradients):
+        kernel = bias.removesuffix("bias") + "kernel"
+        parts = [joined.pop(kernel, None), joined.pop(bias)]
+        complete = all(part is not None for part in parts)
+        joined[f"{kernel} and bias"] = np.concatenate([np.ravel(part) for part in parts]) if complete else None
+    return joined

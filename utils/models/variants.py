@@ -1,0 +1,306 @@
+"""Every model this project converts: a row joins files, sizes, preprocessing, accuracy, licence and paper.
+
+Adding a model is adding a row. Lengths are in pixels, accuracies in per cent.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, replace
+
+from utils.errors import ParameterError
+from utils.models.papers import FAMILIES, MIXER_FOLDERS, PAPERS
+
+HEADS = ("classification", "fe")
+WEIGHTS = ("official", "synthetic", "custom")
+OPERATIONS = ("xla", "plain")
+INTERPOLATIONS = ("bicubic", "bilinear")
+NOTEBOOKS = {"convmixer": "conversion_convmixer.ipynb", "mixer": "conversion_mlpmixer.ipynb"}
+
+
+@dataclass(frozen=True)
+class ConvMixerArchitecture:
+    """Sizes of a ConvMixer; `activation` is "gelu" (the exact, erf one) or "relu"."""
+
+    dim: int
+    depth: int
+    kernel_size: int
+    patch_size: int
+    activation: str
+    classes: int
+    batch_norm_epsilon: float = 1e-5  # PyTorch's default, which the upstream definition leaves as it is
+
+
+@dataclass(frozen=True)
+class MixerArchitecture:
+    """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
+
+    patch_size: int
+    hidden_dim: int
+    blocks: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    classes: int
+    image_size: int
+    layer_norm_epsilon: float = 1e-6  # Flax's default, which the upstream definition leaves as it is
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Shorter side to `resize`, centre crop to `crop`, then (x - mean) / std by channel, x in [0, 255]."""
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def check(self) -> None:
+        """ParameterError for what no image can be prepared with."""
+        if not 0 < self.crop <= self.resize:
+            raise ParameterError(
+                f"preprocessing: crop = {self.crop} must be at least 1 and at most resize = {self.resize}."
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise ParameterError(
+                f"preprocessing: interpolation = {self.interpolation!r} is not known. Choose one of: "
+                f"{', '.join(INTERPOLATIONS)}."
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise ParameterError(f"preprocessing: {name} = {values} must be three numbers, one of each channel.")
+        if not all(value > 0 for value in self.std):
+            raise ParameterError(f"preprocessing: std = {self.std} must be above 0 in every channel.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is, and its key layout: "timm" or "sequential" (ConvMixer), "flax" or "timm_mixer" (Mixer).
+
+    A mirror on the Hugging Face Hub names its `repository` and `file` too.
+    """
+
+    url: str
+    layout: str
+    note: str = ""
+    repository: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model. `parameters` counts the classifier's trainable ones; `top1` is that of ImageNet-1k."""
+
+    name: str
+    family: str
+    architecture: ConvMixerArchitecture | MixerArchitecture
+    preprocessing: Preprocessing
+    sources: tuple[Source, ...]
+    parameters: int
+    top1: float | None
+    top1_source: str
+    labels: str | None
+    trained_on: str
+    licence: str
+    licence_url: str
+    paper: str
+    paper_url: str
+    upstream_url: str
+    citation: str
+    testing: bool = False
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the model's input."""
+        return self.preprocessing.crop
+
+
+# timm's `_cfg` of ConvMixer: crop_pct 0.96, bicubic, IMAGENET_DEFAULT_MEAN and _STD (there in [0, 1]).
+_IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+# vision_transformer scales pixels to [-1, 1]; 0.875 is the central fraction of Inception-style evaluation.
+_SIGNED_UNIT = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}
+
+_CONVMIXER_RELEASES = "https://github.com/tmp-iclr/convmixer/releases/download/"
+_MIXER_BUCKET = "https://storage.googleapis.com/mixer_models/"
+# hidden_dim, blocks, tokens_mlp_dim, channels_mlp_dim: Table 1 of the MLP-Mixer paper.
+_MIXER_SIZES = {"S": (512, 8, 256, 2048), "B": (768, 12, 384, 3072), "L": (1024, 24, 512, 4096)}
+_CLASSES = {"imagenet1k": 1000, "imagenet21k": 21843}
+
+
+# timm's copies of the same weights on the Hugging Face Hub, which are asked last. timm/models/convmixer.py and
+# mlp_mixer.py tell where each is from: ConvMixer's of the authors' release; `goog_in21k` and `goog_in21k_ft_in1k` of
+# Google's imagenet21k/ and imagenet1k/ (through jx_mixer_*.pth, whatever the names say of the training). Not here:
+# `miil_*`, trained by others on other data. SAM's and GSAM's models have no copy.
+_HUB = {
+    "convmixer_1536_20": "convmixer_1536_20.in1k",
+    "convmixer_768_32": "convmixer_768_32.in1k",
+    "convmixer_1024_20": "convmixer_1024_20_ks9_p14.in1k",
+    "mixer_b16_i21k": "mixer_b16_224.goog_in21k",
+    "mixer_l16_i21k": "mixer_l16_224.goog_in21k",
+    "mixer_b16_i1k": "mixer_b16_224.goog_in21k_ft_in1k",
+    "mixer_l16_i1k": "mixer_l16_224.goog_in21k_ft_in1k",
+}
+
+
+def _mirrors(name: str, layout: str) -> tuple[Source, ...]:
+    if name not in _HUB:
+        return ()
+    repository, file = f"timm/{_HUB[name]}", "model.safetensors"
+    url = f"https://huggingface.co/{repository}/resolve/main/{file}"
+    return (Source(url, layout, "timm's copy", repository, file),)
+
+
+def _convmixer(
+    name: str, file: str, architecture: ConvMixerArchitecture, parameters: int, top1: float, top1_source: str
+) -> Variant:
+    # timm's own release first: it is what timm and its descendants download.
+    sources = (
+        Source(_CONVMIXER_RELEASES + "timm-v1.0/" + file, "timm"),
+        Source(_CONVMIXER_RELEASES + "v1.0/" + file, "sequential"),
+        *_mirrors(name, "timm"),
+    )
+    preprocessing = Preprocessing(resize=233, crop=224, **_IMAGENET)  # floor(224 / 0.96)
+    return Variant(
+        name=name,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        sources=sources,
+        parameters=parameters,
+        top1=top1,
+        top1_source=top1_source,
+        labels="imagenet1k",
+        trained_on="ImageNet-1k",
+        **FAMILIES["convmixer"],
+        **PAPERS["convmixer"],
+    )
+
+
+def _mixer(
+    name: str, folder: str, size: str, patch_size: int, parameters: int, top1: float | None, top1_source: str
+) -> Variant:
+    labels = MIXER_FOLDERS[folder]["labels"]
+    return Variant(
+        name=name,
+        architecture=MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[labels], image_size=224),
+        preprocessing=Preprocessing(resize=256, crop=224, **_SIGNED_UNIT),  # 224 / 0.875
+        sources=(
+            Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax"),
+            *_mirrors(name, "timm_mixer"),
+        ),
+        parameters=parameters,
+        top1=top1,
+        top1_source=top1_source,
+        **FAMILIES["mixer"],
+        **MIXER_FOLDERS[folder],
+    )
+
+
+def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture, parameters: int) -> Variant:
+    family = "convmixer" if isinstance(architecture, ConvMixerArchitecture) else "mixer"
+    resize, scaling = {"convmixer": (50, _IMAGENET), "mixer": (54, _SIGNED_UNIT)}[family]  # 48 / 0.96, 48 / 0.875
+    return Variant(
+        name=name,
+        architecture=architecture,
+        preprocessing=Preprocessing(resize, 48, **scaling),
+        sources=(),
+        parameters=parameters,
+        top1=None,
+        top1_source="none: random weights, for tests and dry runs",
+        labels=None,
+        trained_on="nothing: random weights, for tests and dry runs",
+        testing=True,
+        **FAMILIES[family],
+        **PAPERS[family],
+    )
+
+
+_CONVMIXER_README = "https://github.com/locuslab/convmixer#evaluation"
+_CONVMIXER_PAPER = "ConvMixer paper, results on ImageNet-1k, https://arxiv.org/abs/2201.09792"
+_PAPER_1K = "MLP-Mixer paper, trained on ImageNet for 300 epochs at 224 pixels, https://arxiv.org/abs/2105.01601"
+_NO_21K = "none published: this head has ImageNet-21k's classes; the paper reports fine-tuned models only"
+_PAPER_SAM = "SAM paper, results on ImageNet, https://arxiv.org/abs/2106.01548"
+# Only figures that could be read in a source stand here; these two papers' full tables could not.
+_UNREAD_SAM = "none confirmed: see the tables of the SAM paper, https://arxiv.org/abs/2106.01548"
+_UNREAD_GSAM = "none confirmed: see the tables of the GSAM paper, https://arxiv.org/abs/2203.08065"
+
+# fmt: off
+_ROWS = (
+    _convmixer("convmixer_1536_20", "convmixer_1536_20_ks9_p7.pth.tar",
+               ConvMixerArchitecture(1536, 20, 9, 7, "gelu", 1000), 51_625_960, 81.37, _CONVMIXER_README),
+    # The README's warning: ReLU, though the published definition says GELU.
+    _convmixer("convmixer_768_32", "convmixer_768_32_ks7_p7_relu.pth.tar",
+               ConvMixerArchitecture(768, 32, 7, 7, "relu", 1000), 21_110_248, 80.16, _CONVMIXER_PAPER),
+    _convmixer("convmixer_1024_20", "convmixer_1024_20_ks9_p14.pth.tar",
+               ConvMixerArchitecture(1024, 20, 9, 14, "gelu", 1000), 24_383_464, 76.94, _CONVMIXER_PAPER),
+    _mixer("mixer_b16_sam", "sam", "B", 16, 59_880_472, 77.4, _PAPER_SAM),
+    _mixer("mixer_b32_sam", "sam", "B", 32, 60_293_428, None, _UNREAD_SAM),
+    _mixer("mixer_b16_i1k", "imagenet1k", "B", 16, 59_880_472, 76.44, _PAPER_1K),
+    _mixer("mixer_l16_i1k", "imagenet1k", "L", 16, 208_196_168, 71.76, _PAPER_1K),
+    _mixer("mixer_b16_i21k", "imagenet21k", "B", 16, 75_908_739, None, _NO_21K),
+    _mixer("mixer_l16_i21k", "imagenet21k", "L", 16, 229_560_243, None, _NO_21K),
+    _mixer("mixer_s8_gsam", "gsam", "S", 8, 20_646_504, None, _UNREAD_GSAM),
+    _mixer("mixer_s16_gsam", "gsam", "S", 16, 18_528_264, None, _UNREAD_GSAM),
+    _mixer("mixer_s32_gsam", "gsam", "S", 32, 19_104_624, None, _UNREAD_GSAM),
+    _mixer("mixer_b16_gsam", "gsam", "B", 16, 59_880_472, None, _UNREAD_GSAM),
+    _mixer("mixer_b32_gsam", "gsam", "B", 32, 60_293_428, None, _UNREAD_GSAM),
+    _testing("convmixer_tiny", ConvMixerArchitecture(32, 3, 5, 4, "gelu", 10), 8_010),
+    _testing("convmixer_tiny_relu", ConvMixerArchitecture(24, 2, 7, 6, "relu", 7), 6_631),
+    _testing("mixer_tiny", MixerArchitecture(8, 32, 2, 16, 64, 10, image_size=48), 17_618),
+)
+# fmt: on
+VARIANTS: dict[str, Variant] = {row.name: row for row in _ROWS}
+
+
+def get_variant(name: str, family: str | None = None) -> Variant:
+    """Finds a variant; ParameterError lists the known ones, or names the notebook of the other family."""
+    known = [row.name for row in VARIANTS.values() if family in (None, row.family)]
+    variant = VARIANTS.get(name) if isinstance(name, str) else None
+    if variant is None:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ParameterError(f"variant = {name!r} is not known.{hint} Choose one of: {', '.join(known)}.")
+    if name not in known:
+        raise ParameterError(
+            f"variant = {name!r} is of the {variant.family} family, and this converts {family} models. "
+            f"Use {NOTEBOOKS[variant.family]} for it, or choose one of: {', '.join(known)}."
+        )
+    return variant
+
+
+def customised(variant: Variant, classes: int) -> Variant:
+    """The row for a checkpoint of one's own: what is known of the official weights is not known of these.
+
+    Its classes have the variant's names only where they are as many.
+    """
+    architecture = variant.architecture
+    width = architecture.dim if isinstance(architecture, ConvMixerArchitecture) else architecture.hidden_dim
+    return replace(
+        variant,
+        architecture=replace(architecture, classes=classes),
+        parameters=variant.parameters + (classes - architecture.classes) * (width + 1),
+        labels=variant.labels if classes == architecture.classes else None,
+        trained_on="not known: a local checkpoint file",
+        top1=None,
+        top1_source="none: a local checkpoint file",
+    )
+
+
+def artefact_name(variant_name: str, head: str, weights: str, operations: str = "xla") -> str:
+    """Name of the artefact: `<variant>_<head>[_plain][_synthetic]`. ParameterError for an unknown part."""
+    get_variant(variant_name)
+    for parameter, value, known in (
+        ("head", head, HEADS),
+        ("weights", weights, WEIGHTS),
+        ("operations", operations, OPERATIONS),
+    ):
+        if value not in known:
+            raise ParameterError(f"{parameter} = {value!r} is not known. Choose one of: {', '.join(known)}.")
+    plain = "_plain" if operations == "plain" else ""
+    synthetic = "_synthetic" if weights == "synthetic" else ""
+    return f"{variant_name}_{head}{plain}{synthetic}"

@@ -1,0 +1,127 @@
+"""Validates the notebooks' parameters, all of them, before anything is downloaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from utils.errors import ParameterError
+from utils.images.labels import own_labels
+from utils.models.variants import HEADS, OPERATIONS, Preprocessing, Variant, get_variant
+
+
+def check_conversion(
+    family: str,
+    variant: str,
+    head: str,
+    checkpoint: str,
+    image_size: int,
+    output_dir: str,
+    seed: int,
+    operations: str = "xla",
+    labels: str = "",
+    use_ema: bool = False,
+) -> Variant:
+    """The variant's record, if every parameter makes sense together with the others.
+
+    family: "convmixer" or "mixer", the notebook's. image_size is in pixels; 0 means any size, for a ConvMixer.
+    labels: path of a file of class names, "" for none. use_ema: take the weights' moving average, which only a local
+    file of a ConvMixer can have.
+    Raises ParameterError, naming the parameter, what it was and what it may be.
+    """
+    record = get_variant(variant, family)
+    one_of("head", head, HEADS)
+    one_of("operations", operations, OPERATIONS)
+    if not isinstance(checkpoint, str) or not checkpoint.strip():
+        raise ParameterError(f'checkpoint is {checkpoint!r}; expected "official", "synthetic" or the path of a file')
+    if checkpoint not in ("official", "synthetic") and not Path(checkpoint).expanduser().is_file():
+        raise ParameterError(
+            f"checkpoint is {checkpoint!r}, and there is no such file; "
+            'expected "official", "synthetic" or the path of a checkpoint file'
+        )
+    if checkpoint == "official" and not record.sources:
+        raise ParameterError(
+            f"{variant} is a tiny model for tests, without an official file; use checkpoint='synthetic' or a path"
+        )
+    whole_number("seed", seed, 0, 2**32 - 1)
+    _check_image_size(record, image_size)
+    _check_output_dir(output_dir)
+    _check_labels(labels, head)
+    if not isinstance(use_ema, bool):
+        raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
+    if use_ema and (family != "convmixer" or checkpoint in ("official", "synthetic")):
+        raise ParameterError(
+            f"use_ema is True, and checkpoint is {checkpoint!r}; only a local PyTorch file of a ConvMixer's training "
+            "may hold a moving average of the weights. Set use_ema to False, or checkpoint to that file"
+        )
+    return record
+
+
+def check_classification(model: str, image: str, top_k: int, output_dir: str) -> list[str]:
+    """The models that `model` names, separated by commas, if every parameter makes sense. ParameterError if not."""
+    models = [each.strip() for each in model.split(",")] if isinstance(model, str) else []
+    if not models or not all(models):
+        raise ParameterError(
+            f"model is {model!r}; expected the path of a SavedModel folder or tarball, or an address of a tarball; "
+            "several separated by commas"
+        )
+    if len(set(models)) != len(models):
+        raise ParameterError(f"model is {model!r}, which names a model twice")
+    if not isinstance(image, str) or not image.strip():
+        raise ParameterError(f"image is {image!r}; expected a sample's name, the path or URL of an image, or 'upload'")
+    whole_number("top_k", top_k, 1, 50)
+    _check_output_dir(output_dir)
+    return models
+
+
+def preprocessing_for(variant: Variant, image_size: int) -> Preprocessing:
+    """The variant's preprocessing, scaled to `image_size` pixels (0: the trained size) at the same crop fraction."""
+    trained = variant.preprocessing
+    if image_size in (0, trained.crop):
+        return trained
+    return dataclasses.replace(trained, crop=image_size, resize=round(image_size * trained.resize / trained.crop))
+
+
+def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    """ParameterError, naming the parameter, unless `value` is one of `known`."""
+    if value not in known:
+        raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def whole_number(name: str, value: object, least: int, most: int) -> None:
+    """ParameterError, naming the parameter, unless `value` is an int, and no bool, from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ParameterError(f"{name} is {value!r}; expected a whole number from {least} to {most}")
+
+
+def _check_image_size(variant: Variant, image_size: int) -> None:
+    whole_number("image_size", image_size, 0, 4096)
+    patch, trained = variant.architecture.patch_size, variant.image_size
+    if variant.family == "mixer" and image_size != trained:
+        raise ParameterError(
+            f"image_size is {image_size}; {variant.name} mixes {variant.architecture.tokens} tokens, "
+            f"so it takes only the size that it was trained on: {trained}"
+        )
+    if image_size % patch:
+        below = max(patch, image_size - image_size % patch)
+        raise ParameterError(
+            f"image_size is {image_size}, not a multiple of {variant.name}'s patch of {patch} pixels: the rest of "
+            f"the image would be cut off unseen. Use {below} or {below + patch}, or 0 for any height and width"
+        )
+
+
+def _check_labels(labels: str, head: str) -> None:
+    if not isinstance(labels, str):
+        raise ParameterError(f"labels is {labels!r}; expected the path of a file with one class name per line, or ''")
+    if labels:
+        if head == "fe":
+            raise ParameterError(f"labels is {labels!r}, and head is 'fe', which has no classes. Leave labels empty")
+        own_labels(labels)
+
+
+def _check_output_dir(output_dir: str) -> None:
+    if not isinstance(output_dir, str) or not output_dir.strip():
+        found = "empty" if isinstance(output_dir, str) else repr(output_dir)
+        raise ParameterError(f"output_dir is {found}; expected the path of a folder, such as 'exports'")
+    if Path(output_dir).expanduser().exists() and not Path(output_dir).expanduser().is_dir():
+        raise ParameterError(f"output_dir is {output_dir!r}, which is a file; expected the path of a folder")

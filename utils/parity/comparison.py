@@ -1,0 +1,241 @@
+"""Compares an exported model with its source, output by output and gradient by gradient.
+
+Knows callables and arrays only: which frameworks computed them, and on which files, is the caller's business.
+
+The truth is the source model in float64. For each figure two errors are measured against it: the candidate's, and that
+of the source framework's own float32. The candidate passes when it errs at most `RATIO` times as much as the source,
+so no tolerance is tied to particular weights: a model that amplifies rounding is held to what its own framework can
+do, a calm one to rounding. Where there is no such truth (copies, pixels, files derived from others) a fixed tolerance
+is held against the reference. Either way a comparison must hold to pass: NaN, Inf, a wrong shape or dtype, a missing
+variable and an empty comparison are failures, never skipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from utils.parity.inputs import jittered, standard_inputs
+from utils.parity.report import Report
+from utils.parity.row import DOUBTFUL, RATIO, ROUNDING, Row
+
+__all__ = [
+    "EXACT",
+    "OUTPUT_TOLERANCE",
+    "PREPROCESSING_TOLERANCE",
+    "RATIO",
+    "Report",
+    "Row",
+    "compare_arrays",
+    "compare_outputs",
+    "jittered",
+    "standard_inputs",
+]
+
+# Between two ways through one and the same exported model, |error| / |reference| in the L2 norm.
+OUTPUT_TOLERANCE = 1e-5
+
+# Pixels in levels of 0 to 255. Both sides round to whole levels after each of the resize's two passes, Pillow from
+# fixed point and TensorFlow from float32: a value within rounding of a half may fall on either side, once a pass.
+PREPROCESSING_TOLERANCE = 2 / 255
+
+# Variables are copied, not computed: any difference is a fault, however small its effect on the outputs. (Not zero,
+# because errors are counted in tolerances; a float32 that differs at all differs by more.)
+EXACT = 1e-30
+
+_TINY = 1e-30  # in place of the norm of a truth that is zero
+
+Model = Callable[[np.ndarray], np.ndarray]
+
+
+def compare_outputs(
+    reference: Model,
+    candidate: Model,
+    inputs: Mapping[str, np.ndarray],
+    output: str,
+    tolerance: float = OUTPUT_TOLERANCE,
+    source: Model | None = None,
+) -> list[Row]:
+    """Runs the models, NHWC float32 -> [B, units], on each of `inputs`: one row per input.
+
+    reference: the truth in float64 where `source` is the same model in float32, which then sets the tolerance; else
+        what the candidate must equal within `tolerance`. Both are held against |error| / |reference| in the L2 norm.
+    output: "logits" or "features"; agreement of top-1 and top-5 is counted for logits. Top-1 must be equal for each
+        image whose two best classes the reference tells apart by more than the tolerance allows.
+
+    A source whose own float32 errs by more than `DOUBTFUL` fails: such outputs are of no use to anybody, and passing
+    beside them would prove nothing.
+    """
+    rows = []
+    for name, batch in inputs.items():
+        # Copies: a model that changes its input in place must not change what the other one sees.
+        expected, found = np.asarray(reference(batch.copy())), np.asarray(candidate(batch.copy()))
+        own = None if source is None else [np.asarray(source(batch.copy()))]
+        row = _row(expected, found, output, name, len(batch), tolerance, l2=True, sources=own)
+        rows.append(replace(row, passed=row.passed and not _doubtful(row)))
+    return rows or [_failed(output, "", 0, tolerance, "there is no input to compare on")]
+
+
+def compare_arrays(
+    reference: Mapping[str, np.ndarray],
+    candidate: Mapping[str, np.ndarray],
+    *,
+    output: str,
+    tolerance: float = float("nan"),
+    sources: Sequence[Mapping[str, np.ndarray]] | None = None,
+    input_name: str = "",
+    batch: int = 0,
+    l2: bool = False,
+    pooled: bool = False,
+) -> list[Row]:
+    """Compares arrays by name, a row each: what a model gives besides its outputs. None counts as missing.
+
+    sources: float32 runs of the source, of which the worst by array sets the tolerance; then `reference` is the truth.
+    tolerance: without `sources`. l2: hold it against |error| / |reference| in the L2 norm, which suits arrays of any
+        scale, instead of max |error| / max(1, max |reference|).
+    pooled: the source is taken to err, on any array, at least as much as it does on half of them. For gradients of a
+        network with ReLU, where chance spares some variables and not others.
+
+    A source that errs by more than `DOUBTFUL` is named in the row's reason. It does not fail here: these figures say
+    how the model trains, and its outputs are proved by rows of their own.
+    """
+    rows = []
+    sides = {"reference": reference, "candidate": candidate}
+    sides |= {f"source's run {index}": run for index, run in enumerate(sources or (), 1)}
+    for name in [*reference, *(name for name in candidate if name not in reference)]:
+        absent = [side for side, arrays in sides.items() if arrays.get(name) is None]
+        if absent:
+            reason = f"the {' and the '.join(absent)} has no such variable"
+            rows.append(_failed(output, input_name, batch, tolerance, reason, variable=name))
+        else:
+            arrays = np.asarray(reference[name]), np.asarray(candidate[name])
+            own = None if sources is None else [np.asarray(run[name]) for run in sources]
+            rows.append(_row(*arrays, output, input_name, batch, tolerance, variable=name, l2=l2, sources=own))
+    if pooled and (known := [row.source for row in rows if row.source is not None]):
+        rows = [row if row.source is None else _measured(row, max(row.source, float(np.median(known)))) for row in rows]
+    return rows or [_failed(output, input_name, batch, tolerance, "there is no variable to compare")]
+
+
+def _row(
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    output: str,
+    input_name: str,
+    batch: int,
+    tolerance: float,
+    variable: str = "",
+    l2: bool = False,
+    sources: Sequence[np.ndarray] | None = None,
+) -> Row:
+    reason = _fault(reference, candidate) or _source_fault(reference, sources)
+    if reason:
+        return _failed(output, input_name, batch, tolerance, reason, variable)
+    # One array of float64 at a time: the largest has 22 million numbers.
+    expected = reference.astype(np.float64, copy=False)
+    own, largest = None, _largest(expected)
+    scale, margin = max(1.0, largest), tolerance * max(1.0, largest)
+    if sources is not None:
+        errors = [_error(source, expected) for source in sources]
+        own = max(relative_l2 for _, _, relative_l2 in errors)
+        # Either of the two best classes may move by what is allowed: in the largest error, as one class is one value.
+        margin = 2 * RATIO * max(ROUNDING * largest, *(most for most, _, _ in errors))
+    max_abs, rmse, error_l2 = _error(candidate, expected)
+    relative_l2 = error_l2 if l2 or sources is not None else None
+    top1 = top5 = None
+    if output.startswith("logits"):
+        top1, top5 = _agreement(expected, candidate.astype(np.float64), margin)
+    figure = max_abs / scale if relative_l2 is None else relative_l2
+    row = Row(
+        output=output,
+        input=input_name,
+        batch=batch,
+        max_abs=max_abs,
+        relative=max_abs / scale,
+        rmse=rmse,
+        top1=top1,
+        top5=top5,
+        tolerance=tolerance,
+        # "Not above" would let NaN pass.
+        passed=bool(figure <= tolerance) and (top1 is None or top1 == 1.0),
+        variable=variable,
+        relative_l2=relative_l2,
+        reason="" if top1 in (None, 1.0) else "top-1 differs where the reference is sure",
+    )
+    return row if own is None else _measured(row, own)
+
+
+def _measured(row: Row, source: float) -> Row:
+    """The row, judged by what the source's own float32 errs."""
+    tolerance = RATIO * max(source, ROUNDING)
+    row = replace(row, source=source, tolerance=tolerance, passed=row.figure <= tolerance and row.top1 in (None, 1.0))
+    if _doubtful(row) and not row.reason:
+        return replace(row, reason=f"the source's own float32 errs by {source:.0e}, so this proves little")
+    return row
+
+
+def _doubtful(row: Row) -> bool:
+    return row.source is not None and not row.source <= DOUBTFUL
+
+
+def _failed(output: str, input_name: str, batch: int, tolerance: float, reason: str, variable: str = "") -> Row:
+    nan = float("nan")
+    figures = (nan, nan, nan, None, None, tolerance, False)
+    return Row(output, input_name, batch, *figures, variable=variable, reason=reason)
+
+
+def _fault(reference: np.ndarray, candidate: np.ndarray) -> str:
+    """Why the two cannot be compared by numbers, or nothing."""
+    if reference.size == 0:
+        return "the reference is empty"
+    if not np.isfinite(reference).all():
+        return "the reference itself holds NaN or Inf"
+    if candidate.shape != reference.shape:
+        return f"shape {list(candidate.shape)}, expected {list(reference.shape)}"
+    if candidate.dtype != np.float32:
+        return f"dtype {candidate.dtype}, expected float32"
+    if not np.isfinite(candidate).all():
+        return f"{np.count_nonzero(~np.isfinite(candidate)):,} of {candidate.size:,} values are NaN or Inf"
+    return ""
+
+
+def _source_fault(reference: np.ndarray, sources: Sequence[np.ndarray] | None) -> str:
+    """Why the source's float32 cannot be measured against this truth, or nothing."""
+    if sources is None:
+        return ""
+    if reference.dtype != np.float64:
+        return f"the truth is {reference.dtype}, expected float64"
+    if not sources or any(s.dtype != np.float32 or s.shape != reference.shape for s in sources):
+        return "the source's own run is not float32 of the truth's shape"
+    if not all(np.isfinite(source).all() for source in sources):
+        return "the source's own float32 holds NaN or Inf"
+    return ""
+
+
+def _error(found: np.ndarray, expected: np.ndarray) -> tuple[float, float, float]:
+    """The largest absolute error, the root of the mean squared one, and |error| / |expected| in the L2 norm.
+
+    Where what is expected is zero, the last is zero, or a figure that only another such one comes near.
+    """
+    error = np.subtract(found, expected, dtype=np.float64)
+    norm = float(np.linalg.norm(error))
+    return _largest(error), norm / math.sqrt(error.size), norm / max(float(np.linalg.norm(expected)), _TINY)
+
+
+def _largest(array: np.ndarray) -> float:
+    """The largest absolute value, without a second array of them."""
+    return max(float(array.max()), -float(array.min()))
+
+
+def _agreement(reference: np.ndarray, candidate: np.ndarray, margin: float) -> tuple[float | None, float]:
+    """Share of images with the same best class, of those with a margin, if any; overlap of the best five."""
+    count = min(5, reference.shape[-1])
+    best = np.argsort(-reference, axis=-1, kind="stable")
+    found = np.argsort(-candidate, axis=-1, kind="stable")
+    ordered = np.take_along_axis(reference, best, axis=-1)
+    sure = ordered[:, 0] - ordered[:, 1] > margin if count > 1 else np.zeros(len(reference), dtype=bool)
+    top1 = float((best[:, 0] == found[:, 0])[sure].mean()) if sure.any() else None
+    overlap = [len(np.intersect1d(a, b)) / count for a, b in zip(best[:, :count], found[:, :count], strict=True)]
+    return top1, float(np.mean(overlap))

@@ -1,0 +1,236 @@
+"""Makes the smaller files of a published artefact: a tarball of float16 kernels, and TFLite models.
+
+The source framework is not needed: its outputs ride in the artefact as golden data. Each file is compared with them
+after it was written as users will get it, by a tolerance of its own, and has a manifest of its own.
+
+The same artefact, made smaller by a process of its own, gives the same bytes. So what was measured stands in the
+manifest beside the file only, but for the tolerance, which whoever verifies the file needs.
+
+What the tolerance is: rounding the float32 model's kernels alone, as the smaller file does, moves the golden outputs
+by some amount, which is measured first. The smaller file may be off by that times a factor, and by the float32 gate.
+The factor leaves room for what was not simulated: TFLite multiplies BatchNorm into kernels before it rounds them, and
+with int8 rounds activations too. An operation computed otherwise shows already in the float32 file, at 1e-5.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.artefact import lite_file
+from utils.artefact.hashes import hash_file
+from utils.artefact.manifest import check_manifest, installed_versions, manifest_text, packed_manifest
+from utils.artefact.placing import explained, make_folder
+from utils.artefact.staging import Staging
+from utils.errors import ConversionError, PackagingError
+from utils.export.plain_mixer import export as export_plain_mixer
+from utils.export.saved_model import as_function, gradients, load_model, name_of, save_model
+from utils.export.warmup import WARMUP
+from utils.machine.measure import Stages
+from utils.models.variants import MixerArchitecture
+from utils.parity import comparison
+from utils.parity.golden import Golden
+from utils.parity.row import rounded_up
+from utils.smaller.float16 import save_as_float16
+from utils.smaller.lite import convert_to_lite, operators, rounded
+from utils.verify.numbers import lite_function
+
+# Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
+FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
+# The same operations on the same numbers, relative L2 by variable.
+_GRADIENT_TOLERANCE = 1e-4
+_OF_SAVED_MODELS = ("minimum_tensorflow", "stablehlo_version", "calling_convention_version", "platforms")
+_EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A published SavedModel, verified: its folder, manifest and golden data."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    golden: Golden
+
+    @property
+    def output(self) -> str:
+        """What the model gives: "logits" or "features"."""
+        (output,) = self.manifest["signatures"]["serving_default"]["outputs"]
+        return output
+
+
+def make_float16(artefact: Artefact, output_dir: Path) -> Path:
+    """Publishes `<name>_float16` (folder, tarball, manifest) and returns the tarball's path.
+
+    The reloaded model's variables and gradients must be those of the float32 model with rounded kernels; its outputs
+    are compared with the source's. Raises ParityError with the figures, and PackagingError for a kernel that float16
+    cannot hold; then nothing is left.
+    """
+    stages, name = Stages(), f"{artefact.manifest['name']}_float16"
+    staging = Staging(output_dir, name, needed_bytes=8 * artefact.manifest["parameters"])
+    with staging:
+        with stages("load"):
+            model = load_model(artefact.folder)
+            tolerance = _tolerance(artefact, model, "float16")
+            expected = {name_of(variable): variable.numpy() for variable in model.variables}
+            expected_gradients = gradients(model, artefact.golden.inputs[:1])
+        with stages("save"):
+            save_as_float16(model, staging.model_dir)
+            (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
+            for path in _extras(artefact, (*_EXTRAS, WARMUP.name)):
+                shutil.copyfile(path, staging.model_dir / "assets.extra" / path.name)
+        del model
+        with stages("package"):
+            unpacked = staging.unpacked_candidate()
+        with stages("verify"):
+            reloaded = load_model(unpacked)
+            found = {name_of(variable): variable.numpy() for variable in reloaded.variables}
+            rows = comparison.compare_arrays(
+                expected, found, output="variables, kernels rounded", tolerance=comparison.EXACT
+            )
+            rows += _golden_rows(artefact, as_function(reloaded), tolerance)
+            found = gradients(reloaded, artefact.golden.inputs[:1])
+            rows += comparison.compare_arrays(
+                expected_gradients,
+                found,
+                output="gradients",
+                tolerance=_GRADIENT_TOLERANCE,
+                input_name="golden, kernels rounded",
+                batch=1,
+                l2=True,
+            )
+            report = comparison.Report(rows)
+            report.require()
+        manifest = _derived(artefact, name, "float16", report, stages, staging.files)
+        return staging.publish(manifest).tarball
+
+
+def make_lite(artefact: Artefact, storage: str, output_dir: Path) -> Path:
+    """Publishes `<name>_<storage>.tflite` and its manifest, `….tflite.json`; returns the model's path.
+
+    storage: "float32", "float16" or "int8". Raises ParityError with the figures, and ConversionError for what TFLite
+    cannot express; then nothing is left.
+    """
+    stages, name = Stages(), f"{artefact.manifest['name']}_{storage}"
+    output_dir = Path(output_dir).expanduser().absolute()
+    # The twin of a Mixer, the model, and the model packed.
+    scratch, lock = make_folder(output_dir, f"{name}.tflite", needed_bytes=12 * artefact.manifest["parameters"])
+    try:
+        with explained(output_dir):
+            return _make_lite(artefact, storage, name, scratch, stages, output_dir)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        lock.close()
+
+
+def _make_lite(artefact: Artefact, storage: str, name: str, scratch: Path, stages: Stages, output_dir: Path) -> Path:
+    with stages("load"):
+        model = load_model(artefact.folder)
+        folder = _in_plain_operations(artefact, model, scratch)
+        # TFLite has every constant in float16 then, which tells: a rounded BatchNorm scale moves a whole channel.
+        tolerance = _tolerance(artefact, model, storage, vectors=storage == "float16")
+        del model
+    with stages("export"):
+        content = convert_to_lite(folder, storage)
+        used = Counter(operators(content))
+        if foreign := sorted(op for op in used if op.startswith("Flex") or op == "CUSTOM"):
+            raise ConversionError(f"{name}: TFLite has no operations of its own for {', '.join(foreign)}.")
+    with stages("save"):
+        model_path = scratch / lite_file.MODEL
+        model_path.write_bytes(content)
+        del content
+        associated = {path.name: path.read_bytes() for path in _extras(artefact, _EXTRAS)}
+    files = {lite_file.MODEL: hash_file(model_path)}
+    files |= {extra: lite_file.hash_bytes(data) for extra, data in associated.items()}
+    with stages("verify"):
+        run = lite_function(model_path)
+        rows = _golden_rows(artefact, lambda inputs: run(inputs)[artefact.output], tolerance)
+        report = comparison.Report(rows)
+        report.require()
+    manifest = _derived(artefact, name, storage, report, stages, files)
+    manifest |= {"format": "tflite", "operators": dict(sorted(used.items()))}
+    # What a SavedModel needs; which runtime reads a TFLite file is not known beforehand.
+    manifest["versions"] = {key: value for key, value in manifest["versions"].items() if key not in _OF_SAVED_MODELS}
+    manifest["signatures"] = {"serving_default": artefact.manifest["signatures"]["serving_default"]}
+    check_manifest(manifest)
+    inside = {lite_file.MANIFEST: manifest_text(packed_manifest(manifest)).encode(), **associated}
+    packed = lite_file.pack_lite(model_path, inside, scratch / "packed")
+    (scratch / "json").write_text(manifest_text(manifest), encoding="utf-8")
+    path, beside = output_dir / f"{name}.tflite", output_dir / f"{name}.tflite.json"
+    beside.unlink(missing_ok=True)  # where a manifest is, its model is
+    os.replace(packed, path)
+    os.replace(scratch / "json", beside)
+    return path
+
+
+def _in_plain_operations(artefact: Artefact, model: Any, scratch: Path) -> Path:
+    """A SavedModel that TFLite converts well: the artefact's own, or the twin of a Mixer's `XlaCallModule`.
+
+    TFLite takes the `XlaCallModule` too, but spells out every broadcast and every GELU: four times the operators.
+    """
+    model_info = artefact.manifest["model"]
+    if model_info["family"] != "mixer" or "stablehlo_version" not in artefact.manifest["versions"]:
+        return artefact.folder
+    architecture = MixerArchitecture(**model_info["architecture"])
+    parameters = {name_of(variable): variable.numpy() for variable in model.variables}
+    exported = export_plain_mixer(architecture, artefact.manifest["head"], parameters)
+    return save_model(exported, scratch / "plain")
+
+
+def _tolerance(artefact: Artefact, model: Any, storage: str, vectors: bool = False) -> float:
+    """Rounds the model's kernels as `storage` does, and leaves them so; what comes of it sets the tolerance.
+
+    vectors: biases, scales and statistics are rounded as well.
+    """
+    for variable in model.variables:
+        if vectors or len(variable.shape) >= 2:
+            variable.assign(rounded(variable.numpy(), storage))
+    expected = artefact.golden.outputs
+    moved = np.linalg.norm(as_function(model)(artefact.golden.inputs) - expected) / np.linalg.norm(expected)
+    if not np.isfinite(moved):
+        raise PackagingError(f"{artefact.manifest['name']}: with kernels rounded to {storage} its outputs overflow.")
+    # Rounded up, because it is part of the file: another processor moves the outputs by other last digits.
+    base = max(comparison.OUTPUT_TOLERANCE, float(artefact.manifest["parity"]["tolerance"][artefact.output]))
+    return rounded_up(base + FACTORS[storage] * float(moved), digits=2)
+
+
+def _golden_rows(artefact: Artefact, function: Any, tolerance: float) -> list[comparison.Row]:
+    """All golden images at once, and the first one alone."""
+    golden = artefact.golden
+    rows = []
+    for count in sorted({len(golden.inputs), 1}, reverse=True):
+        reference = golden.outputs[:count]
+        rows += comparison.compare_outputs(
+            lambda _, reference=reference: reference,
+            function,
+            {"golden": golden.inputs[:count]},
+            artefact.output,
+            tolerance,
+        )
+    return rows
+
+
+def _extras(artefact: Artefact, names: Sequence[str]) -> list[Path]:
+    return [path for name in names if (path := artefact.folder / "assets.extra" / name).is_file()]
+
+
+def _derived(
+    artefact: Artefact, name: str, storage: str, report: comparison.Report, stages: Stages, files: Mapping[str, str]
+) -> dict[str, Any]:
+    """The artefact's manifest with what is another's in the smaller file."""
+    return dict(artefact.manifest) | {
+        "name": name,
+        "storage": storage,
+        "derived_from": {"name": artefact.manifest["name"], "files": artefact.manifest["files"]},
+        "versions": dict(artefact.manifest["versions"]) | installed_versions(["tensorflow", "numpy"]),
+        "parity": report.to_json(),
+        "seconds": {stage: round(value, 3) for stage, value in stages.seconds.items()},
+        "peak_memory_mb": stages.peak_memory_mb,
+        "files": dict(files),
+    }

@@ -1,0 +1,85 @@
+"""Batches for training and for validation, as `tf.data`: the order and the augmentation depend on seed and epoch only.
+
+So a run that is stopped and started again in a later epoch sees the very same batches as one that was not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from utils.images.preprocessing import preprocess
+from utils.models.variants import Preprocessing
+from utils.training.augmentation import Augmentation, augment
+from utils.training.datasets import LabelledImages, Split
+
+
+def steps_per_epoch(images: LabelledImages, batch_size: int) -> int:
+    """Whole batches in an epoch; which images make up the rest changes from epoch to epoch."""
+    return len(images.train) // batch_size
+
+
+def training_batches(
+    images: LabelledImages, preprocessing: Preprocessing, batch_size: int, seed: int, epochs: range
+) -> tf.data.Dataset:
+    """The batches of the `epochs`, one epoch after the other, `steps_per_epoch` each.
+
+    Yields float32 [batch_size, crop, crop, 3] and one-hot labels, float32 [batch_size, classes].
+    """
+    count, split = len(images.train), images.train
+    kept = steps_per_epoch(images, batch_size) * batch_size
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([seed, number]))
+        # Each image of each epoch has a number of its own, from which its augmentation is drawn.
+        numbers = number * count + tf.range(kept, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices((order[:kept], numbers))
+
+    def example(index: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        seeds = tf.stack([tf.constant(seed, tf.int64), number])
+        image = augment(_read(split, index), images.augmentation, preprocessing, seeds)
+        return image, _one_hot(split, index, len(images.classes))
+
+    order = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
+    batches = order.map(example, tf.data.AUTOTUNE, deterministic=True).batch(batch_size, drop_remainder=True)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def validation_batches(images: LabelledImages, preprocessing: Preprocessing, batch_size: int) -> tf.data.Dataset:
+    """Every validation image once, in order, preprocessed as the export does; shapes as of `training_batches`."""
+    split = images.validation
+
+    def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = preprocess(_read(split, index)[tf.newaxis], preprocessing)[0]
+        return image, _one_hot(split, index, len(images.classes))
+
+    return (
+        tf.data.Dataset.range(len(split))
+        .map(example, tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def augmented_examples(
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    count: int,
+    seed: int,
+    augmentation: Augmentation | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` augmented training images of epoch 0, float32 in [0, 1] for showing, and their labels."""
+    batch = min(count, len(images.train))
+    pixels, labels = next(iter(training_batches(images, preprocessing, batch, seed, range(1))))
+    shown = (pixels.numpy() * preprocessing.std + preprocessing.mean) / 255
+    return np.clip(shown, 0, 1), labels.numpy().argmax(axis=1)
+
+
+def _read(split: Split, index: tf.Tensor) -> tf.Tensor:
+    # Pillow decodes outside Python's global lock, so several of these run at a time.
+    image = tf.numpy_function(lambda i: np.ascontiguousarray(split.read(int(i))), [index], tf.uint8, stateful=False)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _one_hot(split: Split, index: tf.Tensor, classes: int) -> tf.Tensor:
+    return tf.one_hot(tf.gather(tf.constant(split.labels), index), classes)

@@ -1,0 +1,199 @@
+"""Labelled images for fine-tuning: `tf_flowers` (TFDS), `digits` (scikit-learn), or a folder with a folder per class.
+
+Every image is read through Pillow to an upright RGB array: any size, uint8 [height, width, 3]. What is wrong with the
+data is said here, before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import ParameterError
+from utils.images.photographs import load_image
+from utils.training.augmentation import GENTLE, STANDARD, Augmentation
+
+VALIDATION_SHARE = 0.2
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_NAMED = 5  # files that an error message names
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images by index, each uint8 [height, width, 3] when it is read, and their classes, int64 [count]."""
+
+    read: Callable[[int], np.ndarray]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A data set, split; `classes` are the names, in the order of the labels.
+
+    skipped: files left out because they cannot be decoded. fingerprint: a hash of names, labels and split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    augmentation: Augmentation
+    skipped: tuple[str, ...]
+    fingerprint: str
+
+
+def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str = "refuse") -> LabelledImages:
+    """The data set that the notebook's `dataset` names, split into training and validation by `seed`.
+
+    corrupt_images: "refuse" raises ParameterError that names files which cannot be decoded, "skip" leaves them out.
+    Raises ParameterError as well for an empty folder, fewer than two classes, labels beyond the classes, a class
+    with a single image, fewer training images than `batch_size`, or data that cannot be downloaded.
+    """
+    if dataset == "digits":
+        images = _digits(seed)
+    elif dataset == "tf_flowers":
+        images = _tfds("tf_flowers", seed)
+    else:
+        images = _folder(Path(dataset).expanduser(), seed, corrupt_images)
+    if len(images.train) < batch_size:
+        raise ParameterError(
+            f"dataset = {dataset}: {len(images.train)} images to train on are fewer than batch_size = {batch_size}. "
+            f"Use a batch_size of at most {len(images.train)}, or more images."
+        )
+    return images
+
+
+def _digits(seed: int) -> LabelledImages:
+    """1,797 handwritten digits of 8 x 8 pixels with 17 grey levels, from scikit-learn: no download."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    names = tuple(str(name) for name in digits.target_names)
+    return _assembled(
+        "digits", names, lambda i: np.repeat(pixels[i][..., None], 3, axis=2), digits.target, seed, GENTLE
+    )
+
+
+def _tfds(name: str, seed: int) -> LabelledImages:
+    """A classification data set of TensorFlow Datasets, still encoded, all in memory (tf_flowers: 220 MB)."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+        examples = builder.as_dataset(split="all", decoders={"image": tfds.decode.SkipDecoding()})
+    except Exception as error:  # TFDS raises whatever its downloader, file system and parser do
+        raise ParameterError(
+            f"dataset = {name} could not be fetched by TensorFlow Datasets ({type(error).__name__}: {error}). "
+            'Without the internet use dataset = "digits", or a folder with one sub-folder of images per class.'
+        ) from error
+    records = [(example["image"], int(example["label"])) for example in examples.as_numpy_iterator()]
+    encoded, labels = [record[0] for record in records], np.array([record[1] for record in records], np.int64)
+    names = tuple(builder.info.features["label"].names)
+    return _assembled(name, names, lambda i: np.asarray(load_image(io.BytesIO(encoded[i]))), labels, seed, STANDARD)
+
+
+def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files = [(path, label) for label, name in enumerate(names) for path in _images_in(folder / name)]
+    if not files:
+        raise ParameterError(
+            f"dataset = {folder}: no images in it. Expected one sub-folder per class, with images ending in "
+            f"{', '.join(SUFFIXES)}; found {len(names)} sub-folders."
+        )
+    broken = _broken([path for path, _ in files])
+    if broken and corrupt_images == "refuse":
+        shown = "; ".join(f"{path.relative_to(folder)}" for path in broken[:_NAMED])
+        raise ParameterError(
+            f"dataset = {folder}: {len(broken)} of {len(files)} files cannot be decoded: {shown}"
+            f'{"; …" if len(broken) > _NAMED else ""}. Replace or remove them, or set corrupt_images = "skip".'
+        )
+    kept = [(path, label) for path, label in files if path not in set(broken)]
+    skipped = tuple(str(path.relative_to(folder)) for path in broken)
+    return _assembled(
+        folder.name,
+        tuple(names),
+        lambda i: np.asarray(load_image(kept[i][0])),
+        np.array([label for _, label in kept], np.int64),
+        seed,
+        STANDARD,
+        skipped,
+        [str(path.relative_to(folder)) for path, _ in kept],
+    )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _broken(paths: list[Path]) -> list[Path]:
+    """Those that cannot be decoded, found by decoding all: Pillow lets other threads run while it does."""
+    from tqdm.auto import tqdm
+
+    def check(path: Path) -> bool:
+        try:
+            load_image(path)
+        except ParameterError:
+            return False
+        return True
+
+    with ThreadPoolExecutor() as pool:
+        good = list(tqdm(pool.map(check, paths), total=len(paths), desc="reading images", disable=len(paths) < 500))
+    return [path for path, fine in zip(paths, good, strict=True) if not fine]
+
+
+def _assembled(
+    name: str,
+    classes: tuple[str, ...],
+    read: Callable[[int], np.ndarray],
+    labels: np.ndarray,
+    seed: int,
+    augmentation: Augmentation,
+    skipped: tuple[str, ...] = (),
+    files: Sequence[str] = (),
+) -> LabelledImages:
+    counts = np.bincount(labels, minlength=len(classes))
+    if len(counts) > len(classes):
+        raise ParameterError(f"dataset = {name}: labels up to {len(counts) - 1}, but only {len(classes)} class names.")
+    if len(classes) < 2:
+        raise ParameterError(f"dataset = {name} has one class only ({', '.join(classes)}). Two or more are needed.")
+    if few := [f"{title} ({count})" for title, count in zip(classes, counts, strict=True) if count < 2]:
+        raise ParameterError(
+            f"dataset = {name}: every class needs two images or more, one to train on and one to validate with. "
+            f"Too few in: {', '.join(few)}."
+        )
+    train, validation = _stratified(labels, seed)
+    content = repr((classes, labels.tolist(), list(files), train.tolist())).encode()
+    return LabelledImages(
+        name,
+        classes,
+        Split(lambda i: read(train[i]), labels[train]),
+        Split(lambda i: read(validation[i]), labels[validation]),
+        augmentation,
+        skipped,
+        hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _stratified(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training and of validation: a fifth of each class, and at least one image, to validate with."""
+    rng = np.random.default_rng(seed)
+
+    def halves() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for label in np.unique(labels):
+            shuffled = rng.permutation(np.flatnonzero(labels == label))
+            held = max(1, round(VALIDATION_SHARE * len(shuffled)))
+            yield shuffled[held:], shuffled[:held]
+
+    train, validation = (np.sort(np.concatenate(part)) for part in zip(*halves(), strict=True))
+    return train, validation

@@ -1,0 +1,122 @@
+"""A fine-tuned classifier, ready to be saved: the extractor's function with trained values, and the new head."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from utils.artefact.manifest import installed_versions
+from utils.errors import PackagingError
+from utils.export.function import ExportedFunction
+from utils.export.saved_model import load_model, name_of
+from utils.training.datasets import LabelledImages
+from utils.training.settings import TrainingSettings
+
+# Names of the head's variables: those that a classifier converted from a checkpoint of the family has.
+HEAD_NAMES = {"convmixer": ("head.weight", "head.bias"), "mixer": ("head/kernel", "head/bias")}
+
+
+def classifier(
+    folder: Path, family: str, values: Mapping[str, np.ndarray], kernel: np.ndarray, bias: np.ndarray
+) -> ExportedFunction:
+    """The extractor in `folder`, loaded anew and given `values`, followed by `features @ kernel + bias`.
+
+    values: the backbone's arrays by name. kernel: float32 [width, classes]. bias: float32 [classes]. Independent of
+    the Keras that trained, and of the devices. Raises PackagingError when `values` are not the extractor's variables.
+    """
+    backbone = load_model(folder)
+    variables = {name_of(variable): variable for variable in backbone.variables}
+    if set(variables) != set(values):
+        raise PackagingError(
+            f"the trained weights are not those of {folder}: missing {sorted(set(variables) - set(values))}, "
+            f"unknown {sorted(set(values) - set(variables))}."
+        )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+    trainable = {name_of(variable): variable for variable in backbone.trainable_variables}
+    names = HEAD_NAMES[family]
+    head = {name: tf.Variable(value, name=name) for name, value in zip(names, (kernel, bias), strict=True)}
+
+    def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        features = backbone(inputs, training=training)
+        return tf.nn.bias_add(tf.matmul(features, head[names[0]]), head[names[1]])
+
+    shape = backbone.signatures["serving_default"].structured_input_signature[1]["inputs"].shape
+    return ExportedFunction(
+        call=call,
+        variables=variables | head,
+        trainable=trainable | head,
+        output="logits",
+        units=len(bias),
+        input_shape=tuple(shape.as_list()[1:]),
+        # A Mixer's gradient is one that its exporter defined; without this it would be lost on the way.
+        save_options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
+    )
+
+
+def write_class_names(classes: Sequence[str], model_dir: Path) -> Path:
+    """The user's own labels as `assets.extra/labels.tsv`: a line each, a stand-in for the WordNet id, tab, name."""
+    path = model_dir / "assets.extra" / "labels.tsv"
+    path.parent.mkdir(exist_ok=True)
+    lines = [f"class_{index}\t{' '.join(name.split())}\n" for index, name in enumerate(classes)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def fine_tuned_name(extractor_name: str, dataset: str) -> str:
+    """Of the artefact: `<variant>_classification[_plain]_<dataset>[_synthetic]`, from the extractor's own name.
+
+    dataset: its name; of characters that an artefact's name may not have, only underscores are left. One that ends as
+    if it told of the weights or their storage is followed by "_images".
+    """
+    stem = extractor_name.removesuffix("_float16")  # what is trained and saved is float32
+    synthetic = "_synthetic" if stem.endswith("_synthetic") else ""
+    stem = stem.removesuffix("_synthetic").replace("_fe", "_classification", 1)
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", dataset).strip("_")[:40] or "images"
+    if plain.rpartition("_")[2] in ("synthetic", "float32", "float16", "int8"):
+        plain += "_images"
+    return f"{stem}_{plain}{synthetic}"
+
+
+def versions(extractor: Mapping[str, str | int]) -> dict[str, str | int]:
+    """For the manifest: what was used here, and what the extractor's manifest says of its making."""
+    return {
+        **extractor,
+        "python": platform.python_version(),
+        **installed_versions(("tensorflow", "tensorflow-hub", "tf_keras", "keras", "numpy")),
+    }
+
+
+def training_record(
+    settings: TrainingSettings,
+    images: LabelledImages,
+    extractor_name: str,
+    history: Mapping[str, Sequence[float]],
+    best_epoch: int,
+) -> dict[str, Any]:
+    """The manifest's `training`: history by epoch, the epoch that was kept (from 1), data set, settings, extractor."""
+    told = dataclasses.asdict(settings)
+    for path in ("model", "output_dir"):  # they tell about the machine; what they name is told otherwise
+        del told[path]
+    told["dataset"] = images.name
+    return {
+        "history": {name: list(values) for name, values in history.items()},
+        "best_epoch": best_epoch + 1,
+        "dataset": {
+            "name": images.name,
+            "classes": len(images.classes),
+            "training_images": len(images.train),
+            "validation_images": len(images.validation),
+            "skipped_files": len(images.skipped),
+            "sha256": images.fingerprint,
+        },
+        "settings": told,
+        "extractor": extractor_name,
+    }

@@ -1,0 +1,5 @@
+"""Verification of downloads: `python -m utils.verify FILE ...`, or all of it as one file (`app`).
+
+In: tarballs, folders, .tflite files, sums. Out: a verdict for each, with reasons.
+Not here: what needs more than Python's own library, NumPy and TensorFlow.
+"""

@@ -1,0 +1,110 @@
+"""Verifies downloaded models: `python -m utils.verify FILE ...`, or as one file, `python verify.pyz FILE ...`.
+
+A FILE is a .tar.gz or .tflite of this project, or a SavedModel's folder. Needs TensorFlow and nothing else. Looks at
+the file's hash, what is in it, each file against the manifest inside, the signatures; then computes the golden outputs
+that the file carries, and compares. Nothing is run before every file is known to be the one that was published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from utils.artefact.contents import manifest_of
+from utils.errors import ConversionError
+from utils.verify import files as verify_files
+from utils.verify import numbers
+from utils.verify.files import Check
+
+MACHINE = "machine"  # the check that fails where the system refuses something, or TensorFlow is missing
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
+_WORDS = {True: "ok", False: "FAIL", None: "-"}
+
+
+def verify(path: Path, scratch: Path, progress: Callable[[Check], object] = lambda _: None) -> list[Check]:
+    """Everything that was looked at, in order; ends at the first stage that failed.
+
+    scratch: an existing empty folder to unpack in. progress: gets each check as soon as it is done.
+    """
+    checks = []
+    for check in _checks(path, scratch):
+        checks.append(check)
+        progress(check)
+    return checks
+
+
+def _checks(path: Path, scratch: Path) -> Iterator[Check]:
+    """Stage by stage; what a stage finds wrong becomes its failed check, and no later stage runs."""
+    stage = "sum"
+    try:
+        if path.is_file():
+            yield (check := verify_files.check_sum(path))
+            if check.passed is False:
+                return
+        stage = "contents"
+        folder = verify_files.unpack(path, scratch / "unpacked")
+        manifest = manifest_of(folder)
+        lite = manifest.get("format") == "tflite"
+        yield Check("contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest")
+        checks = [
+            verify_files.check_name(path, manifest),
+            verify_files.check_beside(path, manifest),
+            verify_files.check_files(folder, manifest),
+        ]
+        yield from checks
+        if any(check.passed is False for check in checks):
+            return
+        stage = "numbers"
+        yield from (numbers.check_lite if lite else numbers.check_saved_model)(folder, manifest)
+    except ConversionError as error:
+        yield Check(MACHINE if _is_the_machine_s(error.__cause__) else stage, False, str(error))
+    except OSError as error:
+        yield Check(MACHINE if _is_the_machine_s(error) else stage, False, str(error))
+
+
+def _is_the_machine_s(error: BaseException | None) -> bool:
+    """Whether no file of whatever contents could bring this about: no space, no permission, no TensorFlow."""
+    return isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _REFUSALS)
+
+
+def verdict(checks: list[Check]) -> str:
+    """What the checks come to, in a sentence."""
+    failed = list(dict.fromkeys(check.name for check in checks if check.passed is False))
+    if MACHINE in failed:
+        return "It could not be verified here, which says nothing about this copy: see above what this machine lacks."
+    if not failed and any(check.name == "numbers" for check in checks):
+        return f"This copy gives the right numbers here: {numbers.this_machine()}."
+    if set(failed) <= {"load", "numbers", "signatures"} and any(check.name == "files" for check in checks):
+        return (
+            "These are the files that were published, but what they compute here was not found right. "
+            "Try another version of TensorFlow; do not use this copy with this one."
+        )
+    return "Do not use this copy: fetch it again, from where it was published."
+
+
+def _print(check: Check) -> None:
+    print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {check.text}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 every file is right, 1 at least one is not, 2 wrong usage, 130 interrupted."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=main.__doc__)
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, or unpacked folder")
+    failed = 0
+    try:
+        for path in parser.parse_args(arguments).files:
+            print(path, flush=True)
+            with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
+                checks = verify(path, Path(scratch), _print)
+            failed += any(check.passed is False for check in checks) or not checks
+            print(f"  {verdict(checks)}\n", flush=True)
+    except KeyboardInterrupt:
+        print("\nInterrupted: not everything was verified.", file=sys.stderr)
+        return 130
+    return 1 if failed else 0

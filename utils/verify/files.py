@@ -1,0 +1,105 @@
+"""What can be verified of a download without running it: sums, names, the manifest inside, and hashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.artefact.contents import differences, read_json, read_text, summary
+from utils.artefact.extraction import extract_tarball
+from utils.artefact.hashes import hash_file, hash_files
+from utils.artefact.lite_file import unpack_lite
+from utils.artefact.manifest import check_manifest, is_packed, packed_manifest
+from utils.errors import PackagingError
+
+SUMS = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. passed: None where there was nothing to look at."""
+
+    name: str
+    passed: bool | None
+    text: str
+
+
+def check_sum(path: Path) -> Check:
+    """A file's SHA-256 against `SHA256SUMS` in the same folder, if that is there and lists it."""
+    sums = path.parent / SUMS
+    if not sums.is_file():
+        return Check("sum", None, f"there is no {SUMS} beside it")
+    lines = [_LINE.fullmatch(line.strip()) for line in read_text(sums).splitlines() if line.strip()]
+    if not all(lines):
+        raise PackagingError(f"{sums} is damaged: expected lines of a SHA-256, two blanks and a name. Get it again.")
+    listed = {line[2].removeprefix("./"): line[1] for line in lines}
+    if path.name not in listed:
+        return Check("sum", None, f"{SUMS} does not list {path.name}")
+    found = hash_file(path)
+    if found != listed[path.name]:
+        return Check("sum", False, f"its SHA-256 is {found}, and {SUMS} says {listed[path.name]}")
+    return Check("sum", True, f"its SHA-256 is the one in {SUMS}")
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """The files of a tarball or .tflite, in the new `folder`; of a SavedModel's folder, that folder itself.
+
+    PackagingError for what is none of these, and for anything in it that a stranger should not be trusted with.
+    """
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise PackagingError(f"{path}: there is no such file. Give a .tar.gz, a .tflite or a SavedModel's folder.")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(b"\x1f\x8b"):
+        return extract_tarball(path, folder)
+    if start[4:] == b"TFL3":
+        return unpack_lite(path, folder)
+    raise PackagingError(
+        f"{path} is neither a .tar.gz nor a .tflite file: it starts with {start!r}. Fetch it again, and look at what "
+        "arrived: servers send error pages too."
+    )
+
+
+def check_name(path: Path, manifest: Mapping[str, Any]) -> Check:
+    """The file's name against the manifest's: one artefact in the place of another is whole in itself.
+
+    A folder may have any name.
+    """
+    name = manifest["name"] if path.is_dir() else re.sub(r"(\.tar\.gz|\.tgz|\.tflite)$", "", path.resolve().name)
+    if name != manifest["name"]:
+        return Check(
+            "name", False, f"inside is {manifest['name']}: another artefact in this one's place, or a renamed file"
+        )
+    return Check("name", True, f"{manifest['name']}, {manifest['weights']} weights")
+
+
+def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
+    """The manifest inside against the published one beside the file, if that is there."""
+    ending = ".tflite.json" if manifest.get("format") == "tflite" else ".json"
+    beside = path.resolve().parent / f"{manifest['name']}{ending}"
+    if not beside.is_file():
+        return Check("manifest", None, f"there is no {beside.name} beside it")
+    published = read_json(beside)
+    if is_packed(manifest):  # the one inside has no figures
+        try:
+            check_manifest(published)
+        except PackagingError as error:
+            return Check("manifest", False, f"{beside.name}: {error}")
+        published = packed_manifest(published)
+    different = [key for key in {**published, **manifest} if published.get(key) != manifest.get(key)]
+    if different:
+        return Check("manifest", False, f"{beside.name} differs from the one inside, in {', '.join(different[:10])}")
+    return Check("manifest", True, f"{beside.name} is the one inside")
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> Check:
+    """Every unpacked file against the manifest's SHA-256: none changed, none missing, none more."""
+    if faults := differences(hash_files(folder), manifest):
+        return Check("files", False, summary(faults))
+    return Check("files", True, f"{len(manifest['files'])} files, each with the SHA-256 that the manifest says")

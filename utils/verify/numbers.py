@@ -1,0 +1,135 @@
+"""What can be verified of a download only by running it: its signatures, and the golden numbers that it carries."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from utils.errors import PackagingError
+from utils.parity.comparison import compare_outputs
+from utils.parity.golden import GOLDEN, Golden, read_golden
+from utils.parity.report import describe
+from utils.verify.files import Check
+
+DEFAULT, IMAGES, BYTES = "serving_default", "serving_image", "serving_image_bytes"
+
+
+def import_tensorflow() -> ModuleType:
+    """TensorFlow, computing in float32 also where a GPU would take TensorFloat-32. PackagingError without it."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise PackagingError(f"TensorFlow cannot be imported ({error}). Install it: pip install tensorflow") from error
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    return tf
+
+
+def this_machine() -> str:
+    """Such as "TensorFlow 2.21.0, Python 3.11.7, Linux x86_64, CPU"."""
+    tf = import_tensorflow()
+    device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    system = f"{platform.system()} {platform.machine()}"
+    return f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {system}, {device}"
+
+
+def golden_of(folder: Path) -> Golden:
+    """The golden data of an unpacked artefact. PackagingError where there are none."""
+    for path in (folder / GOLDEN, folder / Path(GOLDEN).name):
+        if path.is_file():
+            return read_golden(path.read_bytes(), path.name)
+    raise PackagingError("it carries no golden inputs and outputs: nobody can say whether its numbers are right.")
+
+
+def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
+    """Loads a SavedModel, calls each signature, and computes the golden numbers twice, by call and by signature."""
+    golden = golden_of(folder)
+    tf = import_tensorflow()
+    from utils.export.saved_model import describe_signatures
+
+    try:
+        model = tf.saved_model.load(str(folder))
+    except Exception as error:
+        needs = manifest["versions"].get("minimum_tensorflow")
+        hint = f" It needs TensorFlow {needs} or newer." if needs else ""
+        return [Check("load", False, f"TensorFlow {tf.__version__} cannot load it: {_first_line(error)}.{hint}")]
+    described = describe_signatures(model)
+    if described != manifest["signatures"]:
+        return [Check("signatures", False, f"found {described}, and the manifest says {manifest['signatures']}")]
+    (output,) = described[DEFAULT]["outputs"]
+    called = [_check_image_signatures(tf, model, described)] if IMAGES in described else []
+    functions = {
+        "the model called": lambda inputs: model(tf.constant(inputs), training=False).numpy(),
+        DEFAULT: lambda inputs: model.signatures[DEFAULT](inputs=tf.constant(inputs))[output].numpy(),
+    }
+    return called + [_check_numbers(golden, function, how, manifest, output) for how, function in functions.items()]
+
+
+def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
+    """Runs a TFLite model on the golden inputs, all at once and one by one."""
+    golden = golden_of(folder)
+    try:
+        run = lite_function(folder / "model.tflite")
+    except Exception as error:
+        return [Check("load", False, f"TFLite cannot load it: {_first_line(error)}")]
+    (output,) = manifest["signatures"][DEFAULT]["outputs"]
+    single = lambda inputs: np.concatenate([run(image[None])[output] for image in inputs])  # noqa: E731
+    return [
+        _check_numbers(golden, lambda inputs: run(inputs)[output], "one batch", manifest, output),
+        _check_numbers(golden, single, "image by image", manifest, output),
+    ]
+
+
+def lite_function(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A .tflite file's `serving_default` as a function of float32 NHWC arrays of any batch size."""
+    tf = import_tensorflow()
+    with warnings.catch_warnings():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
+        warnings.simplefilter("ignore")
+        runner = tf.lite.Interpreter(str(path)).get_signature_runner(DEFAULT)
+    return lambda inputs: dict(runner(inputs=np.ascontiguousarray(inputs)))
+
+
+def _check_numbers(
+    golden: Golden, function: Callable[[np.ndarray], np.ndarray], how: str, manifest: Mapping[str, Any], output: str
+) -> Check:
+    try:
+        tolerance = float(manifest["parity"]["tolerance"][output])
+    except (KeyError, TypeError, ValueError):
+        return Check("numbers", False, f"the manifest names no tolerance for {output}")
+    try:
+        (row,) = compare_outputs(lambda _: golden.outputs, function, {how: golden.inputs}, output, tolerance)
+    except Exception as error:
+        return Check("numbers", False, f"{how}: it cannot be run: {_first_line(error)}")
+    return Check("numbers", row.passed, describe(row))
+
+
+def _check_image_signatures(tf: ModuleType, model: Any, described: Mapping[str, Any]) -> Check:
+    """The signatures for pictures: what comes out has the shapes that the manifest says, the same from both."""
+    rows = np.arange(61)[:, None, None]
+    picture = (rows * 3 + np.arange(83)[None, :, None] * 2 + np.arange(3) * 40) % 256
+    images = np.stack([picture, 255 - picture]).astype(np.uint8)
+    try:
+        found = {IMAGES: model.signatures[IMAGES](images=tf.constant(images))}
+        if BYTES in described:
+            encoded = tf.stack([tf.io.encode_png(image) for image in images])
+            found[BYTES] = model.signatures[BYTES](image_bytes=encoded)
+    except Exception as error:
+        return Check("signatures", False, f"{IMAGES} or {BYTES} cannot be called: {_first_line(error)}")
+    for name, outputs in found.items():
+        for key, tensor in outputs.items():
+            value, expected = tensor.numpy(), described[name]["outputs"][key]["shape"]
+            if value.shape != (len(images), *expected[1:]) or not np.isfinite(value).all():
+                return Check("signatures", False, f"{name}, {key}: {list(value.shape)}, or not finite")
+            first = found[IMAGES][key].numpy()
+            if np.abs(value - first).max() > 1e-4 * max(1.0, np.abs(first).max()):  # PNG loses nothing
+                return Check("signatures", False, f"{key} differs between {IMAGES} and {BYTES}")
+    return Check("signatures", True, f"{', '.join(found)} called; {DEFAULT}: see numbers")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
