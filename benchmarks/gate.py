@@ -44,6 +44,7 @@ class Subject:
         }
         self.inputs = comparison.standard_inputs(self.size, self.size, 0, photographs)
         self.family = (_ConvMixer if variant.family == "convmixer" else _Mixer)(self)
+        self.positions = variant.architecture.positions(self.size, self.size)
         self._known: dict[tuple, Any] = {}
 
     def report(self, fault: Fault | None = None, training: bool = True) -> comparison.Report:
@@ -77,15 +78,16 @@ class Subject:
         truth, *sources = self._once(("gradients",), lambda: self.family.gradients(one, candidate.axes))
         found = self.family.joined(saved_model.gradients(candidate, one))
         settings = {"output": "gradients", "input_name": "noise", "batch": 1}
-        rows = comparison.compare_arrays(truth, found, sources=sources, pooled=True, **settings)
+        rows = comparison.compare_arrays(truth, found, sources=sources, summed=self.positions, **settings)
         expected, own = self._once(("training",), lambda: self.family.training_passes(several))
         found = saved_model.training_pass(candidate, several)
         settings = {"input_name": "photographs", "batch": len(several)}
         for index, output in enumerate((f"{self.output}, training mode", "moving statistics")):
+            summed = index * self.positions * len(several)
             arrays = [{"": side[index]} if index == 0 else side[index] for side in (expected, found, own)]
             if any(arrays):
                 *pair, source = arrays
-                rows += comparison.compare_arrays(*pair, output=output, sources=[source], **settings)
+                rows += comparison.compare_arrays(*pair, output=output, sources=[source], summed=summed, **settings)
         return rows
 
     def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:

@@ -176,19 +176,33 @@ def test_an_exact_source_still_allows_a_few_rounding_steps():
     assert not measured(array(3, 4 * (1 + 2.0**-19)), array(3, 4))[0].passed
 
 
-def test_pooled_the_source_errs_on_any_array_as_much_as_on_half_of_them():
+def test_of_sums_the_source_errs_on_any_array_as_much_as_on_half_of_them():
     truth = {name: np.array([3.0, 4.0]) for name in "abc"}
     own = {name: np.array([3, 4 + error], np.float32) for name, error in zip("abc", (1e-2, 1e-2, 0), strict=True)}
     found = {name: np.array([3, 4.01], np.float32) for name in "abc"}
-    for pooled in (False, True):
-        rows = compare_arrays(truth, found, output="gradients", sources=[own], pooled=pooled)
-        assert [row.passed for row in rows] == [True, True, pooled]
+    for summed in (0, 1):
+        rows = compare_arrays(truth, found, output="gradients", sources=[own], summed=summed)
+        assert [row.passed for row in rows] == [True, True, bool(summed)]
     spoilt = found | {"c": np.array([3, 4.2], np.float32)}
-    assert [row.passed for row in compare_arrays(truth, spoilt, output="gradients", sources=[own], pooled=True)] == [
+    assert [row.passed for row in compare_arrays(truth, spoilt, output="gradients", sources=[own], summed=1)] == [
         True,
         True,
         False,
     ]
+
+
+def test_a_sum_of_n_terms_may_err_by_n_half_rounding_steps_however_the_source_sums():
+    """The bias before a Mixer's pooling: each of 784 tokens gives the same, and TensorFlow adds them one by one."""
+    terms = np.full((784, 3), np.float32([0.1, 0.7, -1.3]) / np.float32(784), np.float32)
+    truth = {"bias": terms.sum(0, dtype=np.float64)}
+    in_order = np.cumsum(terms, 0, dtype=np.float32)[-1]
+    by_halves = {"bias": truth["bias"].astype(np.float32)}
+    settings = {"output": "gradients", "sources": [by_halves]}
+    assert not compare_arrays(truth, {"bias": in_order}, summed=1, **settings)[0].passed  # it does err
+    assert compare_arrays(truth, {"bias": in_order}, summed=784, **settings)[0].passed
+    for error, passes in ((0.9 * 784 * ROUNDING, True), (1.2 * 784 * ROUNDING, False)):
+        found = (truth["bias"] * (1 + error)).astype(np.float32)
+        assert compare_arrays(truth, {"bias": found}, summed=784, **settings)[0].passed is passes
 
 
 def test_where_the_truth_is_zero_nothing_but_the_source_may_be_otherwise():

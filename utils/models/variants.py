@@ -31,6 +31,10 @@ class ConvMixerArchitecture:
     classes: int
     batch_norm_epsilon: float = 1e-5  # PyTorch's default, which the upstream definition leaves as it is
 
+    def positions(self, height: int, width: int) -> int:
+        """Number of patches of an image of that many pixels."""
+        return (height // self.patch_size) * (width // self.patch_size)
+
 
 @dataclass(frozen=True)
 class MixerArchitecture:
@@ -48,7 +52,11 @@ class MixerArchitecture:
     @property
     def tokens(self) -> int:
         """Number of patches of an image."""
-        return (self.image_size // self.patch_size) ** 2
+        return self.positions(self.image_size, self.image_size)
+
+    def positions(self, height: int, width: int) -> int:
+        """Number of patches of an image of that many pixels."""
+        return (height // self.patch_size) * (width // self.patch_size)
 
 
 @dataclass(frozen=True)

@@ -89,15 +89,16 @@ def compare_arrays(
     input_name: str = "",
     batch: int = 0,
     l2: bool = False,
-    pooled: bool = False,
+    summed: int = 0,
 ) -> list[Row]:
     """Compares arrays by name, a row each: what a model gives besides its outputs. None counts as missing.
 
     sources: float32 runs of the source, of which the worst by array sets the tolerance; then `reference` is the truth.
     tolerance: without `sources`. l2: hold it against |error| / |reference| in the L2 norm, which suits arrays of any
         scale, instead of max |error| / max(1, max |reference|).
-    pooled: the source is taken to err, on any array, at least as much as it does on half of them. For gradients of a
-        network with ReLU, where chance spares some variables and not others.
+    summed: for gradients: how many terms each is a sum of, batch times positions. What sums n numbers one after the
+        other may err by n half rounding steps, whoever sums otherwise by none, so that much is allowed; and the source
+        is taken to err, on any array, at least as much as on half of them, as chance spares some units of a ReLU.
 
     A source that errs by more than `DOUBTFUL` is named in the row's reason. It does not fail here: these figures say
     how the model trains, and its outputs are proved by rows of their own.
@@ -114,8 +115,9 @@ def compare_arrays(
             arrays = np.asarray(reference[name]), np.asarray(candidate[name])
             own = None if sources is None else [np.asarray(run[name]) for run in sources]
             rows.append(_row(*arrays, output, input_name, batch, tolerance, variable=name, l2=l2, sources=own))
-    if pooled and (known := [row.source for row in rows if row.source is not None]):
-        rows = [row if row.source is None else _measured(row, max(row.source, float(np.median(known)))) for row in rows]
+    if summed and (known := [row.source for row in rows if row.source is not None]):
+        least = max(float(np.median(known)), summed * ROUNDING / RATIO)
+        rows = [row if row.source is None else _measured(row, max(row.source, least)) for row in rows]
     return rows or [_failed(output, input_name, batch, tolerance, "there is no variable to compare")]
 
 
