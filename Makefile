@@ -61,9 +61,9 @@ convert: setup
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--labels,$(LABELS)) $(if $(USE_EMA),--use-ema)
 
-# Without .venv, any Python does the same: python3 -m utils.verify_app dist/verify.pyz
+# Without .venv, any Python does the same: python3 -m utils.verify.app dist/verify.pyz
 verify.pyz: setup
-	@$(call quote,$(python)) -m utils.verify_app dist/verify.pyz
+	@$(call quote,$(python)) -m utils.verify.app dist/verify.pyz
 
 # `auto`, the default of one conversion, would mix official and synthetic weights in one release.
 release: setup

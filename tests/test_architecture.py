@@ -37,9 +37,9 @@ WINGS = {
     "checkpoints": Wing("errors models", "numpy", lazily="huggingface_hub pooch requests safetensors torch"),
     "images": Wing("errors models", "PIL numpy tensorflow", lazily="google requests"),
     "parity": Wing("errors", "numpy", lazily="matplotlib"),
-    "notebook": Wing("errors images models", "numpy", lazily="PIL matplotlib nbclient papermill"),
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
     "artefact": Wing("errors images machine models parity", lazily="tqdm"),
+    "notebook": Wing("errors export images models parity", "numpy", lazily="IPython PIL matplotlib nbclient papermill"),
     "release": Wing("artefact errors models"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
     "verify": Wing("artefact errors export parity", "numpy", lazily="tensorflow"),

@@ -7,12 +7,11 @@ from types import MappingProxyType
 import numpy as np
 
 from utils.checkpoints.loading import read_convmixer, read_mixer
-from utils.models.variants import get_variant
+from utils.models.variants import OUTPUTS, get_variant
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu")
 LAYOUTS = ("timm", "sequential")
-OUTPUTS = {"classification": "logits", "fe": "features"}
 
 
 @functools.cache

@@ -65,8 +65,8 @@ def test_float64_is_the_truth_that_golden_data_round_and_leaves_the_model_as_it_
     for key, gradient in convmixer.gradients(model, golden["inputs"].copy()).items():
         assert gradients[key].dtype == np.float64
         assert tiny.relative_l2(gradient, gradients[key]) < 1e-5
-    output, statistics = convmixer.training_pass(exact, golden["inputs"].copy())
-    assert {array.dtype for array in (output, *statistics.values())} == {np.dtype(np.float64)}
+    found, statistics = convmixer.training_pass(exact, golden["inputs"].copy())
+    assert {array.dtype for array in (*found.values(), *statistics.values())} == {np.dtype(np.float64)}
     assert {str(parameter.dtype) for parameter in model.parameters()} == {"torch.float32"}
 
 
@@ -74,7 +74,7 @@ def test_float64_is_the_truth_that_golden_data_round_and_leaves_the_model_as_it_
 def test_probe_makes_variances_small_in_a_copy(name):
     model = tiny.source(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    after = convmixer.probed(model).state_dict()
+    after = convmixer.with_probe(model).state_dict()
     changed = [key for key, value in before.items() if not after[key].equal(value)]
     blocks = tiny.architecture(name).depth
     assert len(changed) == 2 * (1 + 2 * blocks)  # a scale and a variance of each BatchNorm
@@ -169,8 +169,8 @@ def test_training_pass_leaves_the_model_alone(name):
 @every_model
 def test_training_pass_uses_and_keeps_the_statistics_of_the_batch(name):
     model, golden = tiny.source(name), tiny.expected(name)
-    output, statistics = convmixer.training_pass(model, golden["inputs"].copy())
-    assert tiny.relative_error(output, golden["logits"]) > 1e-2
+    found, statistics = convmixer.training_pass(model, golden["inputs"].copy())
+    assert tiny.relative_error(found["logits"], golden["logits"]) > 1e-2
     with torch.no_grad():
         stem = model.stem[1](model.stem[0](torch.tensor(golden["inputs"]).permute(0, 3, 1, 2)))
     old = tiny.weights(name)

@@ -20,7 +20,7 @@ from benchmarks.honest import KINDS
 from utils.errors import ParityError
 from utils.models import mlp_mixer
 from utils.models.variants import get_variant
-from utils.parity.comparison import RATIO, Report, compare_outputs
+from utils.parity.comparison import RATIO, Report
 
 GELU, RELU = tiny.NAMES
 MIXER = "mixer_tiny"
@@ -125,13 +125,8 @@ def test_one_weight_array_changed_by_one_per_cent_fails_parity(name, key):
 def test_statistics_of_the_batch_in_place_of_the_moving_ones_fail_parity():
     here = subject(GELU)
     call = here.family.export(None).call
-    found = compare_outputs(
-        here.family.sides("float64"),
-        lambda batch: call(tf.constant(batch), True).numpy(),
-        {"noise": here.inputs["noise"]},
-        "logits",
-        source=here.family.sides("float32"),
-    )
+    noise = here.proof.inputs["noise"]
+    found = here.proof.compare_outputs(lambda batch: call(tf.constant(batch), True).numpy(), "noise", noise)
     assert not Report(found).passed
 
 
@@ -160,7 +155,7 @@ def test_normalisation_is_probed_whatever_the_checkpoint(name):
 def test_probe_changes_nothing_that_stays():
     weights = tiny.mixer_weights()
     before = {key: value.copy() for key, value in weights.items()}
-    mlp_mixer.probed(weights)
+    mlp_mixer.with_probe(weights)
     for key, value in weights.items():
         np.testing.assert_array_equal(value, before[key])
 
@@ -170,19 +165,14 @@ def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_s
     here = subject(GELU)
     (fault,) = [fault for fault in faults_of(here.variant) if fault.name == "height_and_width_swapped"]
     call = here.family.export(fault).call
-    symmetric = {"symmetric": here.inputs["noise"] + here.inputs["noise"].swapaxes(1, 2)}
-    each = [
-        compare_outputs(
-            here.family.sides("float64"),
-            lambda batch: call(tf.constant(batch), False).numpy(),
-            inputs,
-            "logits",
-            source=here.family.sides("float32"),
-        )
-        for inputs in (symmetric, here.inputs)
+    noise = here.proof.inputs["noise"]
+    inputs = {"symmetric": noise + noise.swapaxes(1, 2)} | here.proof.inputs
+    symmetric, *others = [
+        here.proof.compare_outputs(lambda batch: call(tf.constant(batch), False).numpy(), *each)
+        for each in inputs.items()
     ]
-    assert Report(each[0]).passed
-    assert not any(row.passed for row in each[1])
+    assert Report(symmetric).passed
+    assert not any(row.passed for rows in others for row in rows)
 
 
 # --- the table of margins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -207,8 +208,8 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
-    """The installed version of each distribution. PackagingError names one that is not installed."""
+    """The installed version of each distribution, and of "python". PackagingError names one that is not installed."""
     try:
-        return {name: metadata.version(name) for name in names}
+        return {name: platform.python_version() if name == "python" else metadata.version(name) for name in names}
     except metadata.PackageNotFoundError as error:
         raise PackagingError(f"{error.name} is not installed, so it has no version to record.") from error

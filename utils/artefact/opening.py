@@ -17,9 +17,8 @@ from utils.artefact.extraction import extract_tarball
 from utils.artefact.manifest import UNLISTED
 from utils.errors import ConversionError, PackagingError, ParameterError
 from utils.images.labels import Label, read_labels
-from utils.models.variants import Preprocessing, Variant, customised, get_variant
+from utils.models.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
 
-_OUTPUTS = {"classification": "logits", "fe": "features"}  # by head
 HOW_TO_GET_ONE = (
     "Convert one first (`make convert`, or a conversion notebook), then pass its folder, its .tar.gz, "
     "or an address of such a tarball."
@@ -161,7 +160,7 @@ def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pret
 
 def _interface(manifest: Mapping[str, Any]) -> tuple[str, int]:
     """Name and number of what the model gives, where its default signature is that of a model of ours."""
-    signature, output = manifest["signatures"]["serving_default"], _OUTPUTS[manifest["head"]]
+    signature, output = manifest["signatures"]["serving_default"], OUTPUTS[manifest["head"]]
     try:
         _, height, width, channels = signature["inputs"]["inputs"]["shape"]
         *_, units = signature["outputs"][output]["shape"]

@@ -55,6 +55,13 @@ class Published(NamedTuple):
     tarball: Path
     manifest: Path
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same for people."""
+        size = f"{self.tarball.stat().st_size / 1e6:.1f} MB"
+        places = {"SavedModel": self.folder, "tarball": self.tarball, "manifest": self.manifest}
+        return {what: str(path) for what, path in places.items()} | {"tarball's size": size}
+
 
 class Staging:
     """A hidden folder in `output_dir` where an artefact grows until it is published.

@@ -40,6 +40,23 @@ class Checkpoint:
     url: str | None
     sha256: str
 
+    @property
+    def notice(self) -> str:
+        """What whoever sees the model must be told of its weights, or nothing."""
+        return "SYNTHETIC WEIGHTS: random numbers, which recognise nothing" if self.weights == "synthetic" else ""
+
+    @property
+    def record(self) -> dict[str, str | None]:
+        """What the manifest says of the file: its address, its name (where it lay is nobody's business), its hash."""
+        return {"url": self.url, "path": self.path.name, "sha256": self.sha256}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same for people."""
+        size = f"{self.path.stat().st_size / 1e6:.2f} MB"
+        origin = self.url or "this machine"
+        return {"weights": self.weights, "file": self.path.name, "from": origin, "size": size, "SHA-256": self.sha256}
+
 
 def resolve(
     variant: Variant,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,3 +36,11 @@ class ExportedFunction:
     axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     save_options: tf.saved_model.SaveOptions | None = None
     extra_versions: Mapping[str, str | int] = field(default_factory=dict)
+
+    def without_variables(self) -> ExportedFunction:
+        """What is known of it, and not what it computes with, which is as large as the model."""
+        return replace(self, call=_gone, variables={}, trainable={})
+
+
+def _gone(inputs: tf.Tensor, training: bool) -> tf.Tensor:
+    raise RuntimeError("this function's variables were given up")

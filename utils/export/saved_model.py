@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,7 @@ def _serving_default(model: ReusableModel, exported: ExportedFunction) -> tf.typ
 
 def load_model(directory: str | os.PathLike) -> Any:
     """The reloaded SavedModel. Raises PackagingError, naming the folder, when it is not one."""
+    gc.collect()  # what was saved may be as large, and given up; functions of TensorFlow lie in cycles
     try:
         return tf.saved_model.load(str(directory))
     except (OSError, tf.errors.OpError, ValueError) as error:
@@ -201,6 +202,41 @@ def multiplied(model: Any, factor: Callable[[str], float]) -> Iterator[None]:
     finally:
         for variable, value in zip(changed, before, strict=True):
             variable.assign(value)
+
+
+class Candidate:
+    """A loaded model, arrays in and arrays out, as `utils.parity.proof` compares it with its source.
+
+    axes: by variable, the order in which the source's axes come here; see `ExportedFunction`.
+    """
+
+    def __init__(self, model: Any, axes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self.model, self._axes = model, axes or {}
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Float32 [B, H, W, 3] -> [B, units], in inference mode."""
+        return as_function(self.model)(inputs)
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Every variable, by the name that it has in the source."""
+        return {name_of(variable): variable.numpy() for variable in self.model.variables}
+
+    def gradients(self, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray | None]:
+        """See `gradients`."""
+        return gradients(self.model, inputs, training)
+
+    def training_pass(self, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """See `training_pass`."""
+        return training_pass(self.model, inputs)
+
+    def multiplied(self, factor: Callable[[str], float]) -> AbstractContextManager[None]:
+        """See `multiplied`."""
+        return multiplied(self.model, factor)
+
+    def arranged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The source's arrays, in this model's axis order."""
+        axes = self._axes
+        return {name: array.transpose(axes[name]) if name in axes else array for name, array in arrays.items()}
 
 
 def name_of(variable: tf.Variable) -> str:

@@ -114,13 +114,13 @@ def in_float64(model: ConvMixer) -> ConvMixer:
 
 
 def probe_factor(name: str) -> float:
-    """By what a parameter or statistic is multiplied to see the normalisation: see `probed`."""
+    """By what a parameter or statistic is multiplied to see the normalisation: see `with_probe`."""
     if name.endswith("running_var"):
         return 2.0**-20
     return 2.0**-10 if re.search(r"(stem\.2|fn\.2|blocks\.\d+\.3)\.weight$", name) else 1.0
 
 
-def probed(model: ConvMixer) -> ConvMixer:
+def with_probe(model: ConvMixer) -> ConvMixer:
     """The same model with variances so small that each BatchNorm's epsilon decides what comes out of it.
 
     Whether another epsilon shows depends on the checkpoint: with variances of 1000 it is lost in rounding. An export
@@ -156,16 +156,47 @@ def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
     return {name: gradient.numpy() for name, gradient in zip(names, found, strict=True)}
 
 
-def training_pass(model: nn.Module, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Output in train mode for float32 [B, H, W, 3], and the BatchNorm statistics that it leaves, by name.
+def training_pass(model: ConvMixer, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """`outputs` in train mode for float32 [B, H, W, 3], and the BatchNorm statistics that they leave, by name.
 
     In the model's own dtype, on a copy: the model's statistics and mode stay as they are.
     """
     trained = copy.deepcopy(model).train()
-    with torch.no_grad(), _one_thread():
-        output = trained(_nchw(inputs, model)).numpy()
-    statistics = {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
-    return output, statistics
+    found = outputs(trained, inputs)
+    return found, {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
+
+
+class Source:
+    """The model in float32 and float64, as `utils.parity.proof` asks for it."""
+
+    framework, kinks, statistics, twins = "PyTorch", True, True, False
+    probe_factor = staticmethod(probe_factor)
+
+    def __init__(self, model: ConvMixer) -> None:
+        self._models = {"float32": model, "float64": in_float64(model)}
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Parameters and moving statistics, in PyTorch's axis order."""
+        state = self._models["float32"].state_dict()
+        return {name: tensor.numpy() for name, tensor in state.items() if tensor.is_floating_point()}
+
+    def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> dict[str, np.ndarray]:
+        """See `outputs` and `with_probe`."""
+        model = self._models[dtype]
+        return outputs(with_probe(model) if probed else model, inputs)
+
+    def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+        """See `gradients`."""
+        return gradients(self._models[dtype], inputs)
+
+    def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """See `training_pass`."""
+        return training_pass(self._models[dtype], inputs)
+
+    @staticmethod
+    def comparable(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+        """The same: none vanishes."""
+        return dict(gradients)
 
 
 @contextmanager

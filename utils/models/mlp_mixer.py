@@ -194,11 +194,11 @@ def _in(float64: bool, arrays: Any) -> Any:
 
 
 def probe_factor(key: str) -> float:
-    """By what a parameter is multiplied to see the normalisation: see `probed`."""
+    """By what a parameter is multiplied to see the normalisation: see `with_probe`."""
     return 2.0**-10 if key.startswith("stem/") or "/Dense_1/" in key else 1.0
 
 
-def probed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def with_probe(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The same parameters, with a stream between the blocks so small that each LayerNorm's epsilon decides much.
 
     Whether another epsilon shows depends on the checkpoint: where tokens vary by far more, it is lost in rounding. An
@@ -228,3 +228,31 @@ def join_vanishing(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.n
         complete = all(part is not None for part in parts)
         joined[f"{kernel} and bias"] = np.concatenate([np.ravel(part) for part in parts]) if complete else None
     return joined
+
+
+class Source:
+    """The model in float32 and float64, as `utils.parity.proof` asks for it."""
+
+    framework, kinks, statistics, twins = "JAX", False, False, True
+    probe_factor = staticmethod(probe_factor)
+    comparable = staticmethod(join_vanishing)
+
+    def __init__(self, model: MlpMixer, parameters: Mapping[str, Any]) -> None:
+        self._model, self._parameters = model, parameters
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Every parameter, by key."""
+        return {key: np.asarray(value) for key, value in self._parameters.items()}
+
+    def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> dict[str, np.ndarray]:
+        """See `as_outputs` and `with_probe`."""
+        parameters = with_probe(self._parameters) if probed else self._parameters
+        return as_outputs(self._model, parameters, dtype == "float64")(inputs)
+
+    def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+        """See `gradients`."""
+        return gradients(self._model, self._parameters, inputs, dtype == "float64")
+
+    def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The outputs, and no statistics: a Mixer has neither BatchNorm nor dropout."""
+        return self.outputs(inputs, dtype), {}

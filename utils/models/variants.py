@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from utils.errors import ParameterError
 from utils.models.papers import FAMILIES, MIXER_FOLDERS, PAPERS
 
-HEADS = ("classification", "fe")
+OUTPUTS = {"classification": "logits", "fe": "features"}  # of each head
+HEADS = tuple(OUTPUTS)
 WEIGHTS = ("official", "synthetic", "custom")
 OPERATIONS = ("xla", "plain")
 INTERPOLATIONS = ("bicubic", "bilinear")

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
+    from utils.images.labels import Label
+
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
 
 
@@ -48,6 +50,14 @@ class Notice:
     def _repr_html_(self) -> str:
         style = "padding:0.6em 1em;border-left:6px solid #c44e52;background:#fbe9e7;color:#7b1c1c;font-weight:bold"
         return f"<div style='{style}'>{html.escape(self.text)}</div>"
+
+
+def notices(*texts: str) -> None:
+    """Shows each that says something as a `Notice`."""
+    from IPython.display import display
+
+    for text in filter(None, texts):
+        display(Notice(text))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -122,6 +132,25 @@ def plot_features(
         figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
     plt.close(figure)
     return figure
+
+
+def plot_answers(
+    photographs: Mapping[str, Image.Image],
+    output: str,
+    answers: Mapping[str, np.ndarray],
+    labels: Sequence[Label] | None,
+    note: str = "",
+) -> Figure:
+    """Each photograph beside what the source and the export, by title, give for it.
+
+    output: of which kind the answers are: "logits" [photographs, classes], of which the best are shown under the names
+    of `labels`, or "features" [photographs, width].
+    """
+    if output == "features":
+        return plot_features(photographs, *answers.values(), note=note)
+    classes = next(iter(answers.values())).shape[1]
+    names = [label.name for label in labels] if labels else [f"class {index}" for index in range(classes)]
+    return plot_predictions(photographs, {title: softmax(found) for title, found in answers.items()}, names, note=note)
 
 
 def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray], note: str = "") -> Figure:

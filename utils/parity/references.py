@@ -23,6 +23,7 @@ import numpy as np
 FOLDER_VARIABLE = "MIXERS_REFERENCES"  # environment: the folder that a batch's conversions share
 
 Outputs = Mapping[str, np.ndarray]
+Model = Callable[[np.ndarray], np.ndarray]
 
 
 class References:
@@ -58,9 +59,7 @@ class References:
         self._work.put(work)
         return future.result
 
-    def ahead(
-        self, model: Callable[[np.ndarray], np.ndarray], batches: Iterable[np.ndarray]
-    ) -> Callable[[np.ndarray], np.ndarray]:
+    def ahead(self, model: Model, batches: Iterable[np.ndarray]) -> Model:
         """The same function; that thread begins with `batches`, which will be asked for."""
         begun = {self._key("ahead", batch): self.later(lambda batch=batch: model(batch)) for batch in batches}
 
@@ -70,18 +69,22 @@ class References:
 
         return call
 
-    def output(
-        self, name: str, run: Callable[[np.ndarray], Outputs], dtype: str = "float32"
-    ) -> Callable[[np.ndarray], np.ndarray]:
+    def output(self, name: str, run: Callable[[np.ndarray], Outputs], dtype: str = "float32") -> Model:
         """The source as a function of NHWC arrays that gives output `name`; `run` gives it, and others it has anyway.
 
         `run` is called where nobody has called one of the same dtype with the same array that gave this output.
         """
         return lambda inputs: self._remembered(f"outputs, {dtype}", inputs, run, name)[name]
 
-    def arrays(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs]) -> dict[str, np.ndarray]:
-        """All that `run` gives for `inputs`, such as gradients; `what` tells of which head, too."""
-        return dict(self._remembered(what, inputs, run, ""))
+    def arrays(
+        self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str = ""
+    ) -> dict[str, np.ndarray]:
+        """All that `run` gives for `inputs`, such as gradients; `what` tells of which head, too.
+
+        wanted: an array that must be among what is remembered. With none, what is found is as large as the model, and
+        only the folder keeps it.
+        """
+        return dict(self._remembered(what, inputs, run, wanted))
 
     def _remembered(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str) -> Outputs:
         key = self._key(what, inputs)

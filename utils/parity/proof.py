@@ -1,0 +1,199 @@
+"""The proof of one conversion: the source run on what is compared, and the export held against it.
+
+The source can begin early, in a thread of its own: while TensorFlow is imported, traces, saves and packs, most of which
+takes one core, the other one is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from utils.parity import comparison
+from utils.parity.references import Model, References
+from utils.parity.row import Row
+
+Arrays = dict[str, np.ndarray]
+
+DTYPES = ("float64", "float32")  # the truth, and the source's own
+
+
+class Source(Protocol):
+    """A model in its own framework. Inputs are float32 [B, H, W, 3]; `dtype` is one of `DTYPES`.
+
+    framework: its name, for people. kinks: rounding decides on which side of a kink (ReLU's) some units fall, so that
+    one float32 run of the gradients is not enough. statistics: it has some, which training mode uses otherwise and
+    updates. twins: several exports have the same gradients, which are worth keeping on disk between conversions.
+    probe_factor: by what to multiply a variable so that the normalisation's epsilon decides what comes out.
+    """
+
+    framework: str
+    kinks: bool
+    statistics: bool
+    twins: bool
+    probe_factor: Callable[[str], float]
+
+    def variables(self) -> Mapping[str, np.ndarray]:
+        """All that the export has as variables, in float32."""
+
+    def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> Arrays:
+        """`features` and, of a classifier, `logits`; probed: with each variable multiplied by its `probe_factor`."""
+
+    def gradients(self, inputs: np.ndarray, dtype: str) -> Arrays:
+        """Of `sum(output ** 2) / batch`, by every trainable variable."""
+
+    def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[Arrays, Arrays]:
+        """The outputs in training mode, and the statistics that it leaves."""
+
+    def comparable(self, gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+        """The same gradients, those that are nothing but rounding joined with others."""
+
+
+class Candidate(Protocol):
+    """An export: the same, in float32 and in its own axis order."""
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Its one output, in inference mode."""
+
+    def variables(self) -> Arrays:
+        """All of them, by the names that they have in the source."""
+
+    def gradients(self, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray | None]:
+        """As the source's; None for a variable that the output does not depend on."""
+
+    def training_pass(self, inputs: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """Its output in training mode, and the statistics that it leaves."""
+
+    def multiplied(self, factor: Callable[[str], float]) -> AbstractContextManager[None]:
+        """Inside, each variable is multiplied by the factor of its name."""
+
+    def arranged(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """The source's arrays in the candidate's axis order."""
+
+
+class Proof:
+    """What the source computes, once, and the rows of an export compared with it.
+
+    output: "logits" or "features". inputs: by name, as from `standard_inputs`; gradients are compared on "noise",
+    training mode on "photographs". positions: of the model's grid, over which gradients and statistics are sums.
+    kept: where results are remembered. keep: also the gradients, for more than one candidate; they are as large as
+    the model in float64 and float32.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        output: str,
+        inputs: Mapping[str, np.ndarray],
+        positions: int,
+        kept: References,
+        keep: bool = False,
+    ) -> None:
+        self.source, self.output, self.inputs, self.positions = source, output, dict(inputs), positions
+        self._kept, self._keep = kept, keep
+        self._noise, self._several = inputs["noise"], inputs["photographs"]
+        self.truth, self.own = (self._run(dtype) for dtype in DTYPES)  # as functions of NHWC arrays
+        self._probed = [self._run(dtype, probed=True) for dtype in DTYPES]
+        runs = [*((dtype, self._noise) for dtype in DTYPES)]
+        if source.kinks:
+            runs.append(("float32", comparison.jittered(self._noise)))
+        self._gradients = [_once(partial(self._gradient_run, dtype, inputs)) for dtype, inputs in runs]
+        self._training = [_once(partial(self._training_run, dtype)) for dtype in DTYPES]
+
+    def begin(self) -> None:
+        """Starts all of it in a thread, in the order in which it will be asked for."""
+        self.truth, self.own = (self._kept.ahead(run, self.inputs.values()) for run in (self.truth, self.own))
+        self._probed = [self._kept.ahead(run, [self._noise]) for run in self._probed]
+        self._gradients = [self._kept.later(run) for run in self._gradients]
+        self._training = [self._kept.later(run) for run in self._training]
+
+    def compare_variables(self, candidate: Candidate) -> list[Row]:
+        """Every variable, bit for bit."""
+        there = candidate.arranged(self.source.variables())
+        return comparison.compare_arrays(there, candidate.variables(), output="variables", tolerance=comparison.EXACT)
+
+    def compare_outputs(self, candidate: Candidate, name: str, batch: np.ndarray) -> list[Row]:
+        """The output for one batch, which `name` tells of."""
+        return comparison.compare_outputs(self.truth, candidate, {name: batch}, self.output, source=self.own)
+
+    def compare_normalisation(self, candidate: Candidate) -> list[Row]:
+        """The output for noise, with variables so small on all sides that each normalisation's epsilon decides it.
+
+        Whether another epsilon shows otherwise depends on the checkpoint.
+        """
+        truth, own = self._probed
+        with candidate.multiplied(self.source.probe_factor):
+            return comparison.compare_outputs(truth, candidate, {"noise, probed": self._noise}, self.output, source=own)
+
+    def compare_gradients(self, candidate: Candidate) -> list[Row]:
+        """Gradients by every trainable variable; in both modes, where both are the same model."""
+        rows = []
+        truth, *own = [candidate.arranged(run()) for run in self._gradients]
+        if not self._keep:
+            del self._gradients
+        for training in (False,) if self.source.statistics else (False, True):
+            found = self.source.comparable(candidate.gradients(self._noise, training))
+            mode = "noise, training mode" if training else "noise"
+            rows += comparison.compare_arrays(
+                truth, found, output="gradients", sources=own, summed=self.positions, input_name=mode, batch=1
+            )
+            del found  # as large as the model
+        return rows
+
+    def compare_training(self, candidate: Candidate) -> list[Row]:
+        """The output in training mode, and the statistics that it leaves, if the model has any."""
+        batch = len(self._several)
+        settings = {"input_name": "photographs", "batch": batch}
+        found, statistics = candidate.training_pass(self._several)
+        (truth, statistics_truth), (own, statistics_own) = (run() for run in self._training)
+        output = f"{self.output}, training mode"
+        rows = comparison.compare_arrays({"": truth}, {"": found}, output=output, sources=[{"": own}], **settings)
+        if self.source.statistics or statistics:
+            summed = batch * self.positions
+            settings |= {"output": "moving statistics", "sources": [statistics_own], "summed": summed}
+            rows += comparison.compare_arrays(statistics_truth, statistics, **settings)
+        return rows
+
+    def _run(self, dtype: str, probed: bool = False) -> Model:
+        run = partial(self.source.outputs, dtype=dtype, probed=probed)
+        return self._kept.output(self.output, run, f"{dtype}, probed" if probed else dtype)
+
+    def _gradient_run(self, dtype: str, inputs: np.ndarray) -> Arrays:
+        def run(inputs: np.ndarray) -> Arrays:
+            return self.source.gradients(inputs, dtype)
+
+        found = (
+            self._kept.arrays(f"gradients of {self.output}, {dtype}", inputs, run) if self.source.twins else run(inputs)
+        )
+        return self.source.comparable(found)
+
+    def _training_run(self, dtype: str) -> tuple[np.ndarray, Arrays]:
+        if not self.source.statistics:  # the same model in both modes
+            return (self.truth if dtype == "float64" else self.own)(self._several), {}
+
+        def run(inputs: np.ndarray) -> Arrays:
+            outputs, statistics = self.source.training_pass(inputs, dtype)
+            return outputs | {f"{_STATISTIC}{name}": array for name, array in statistics.items()}
+
+        found = self._kept.arrays(f"training mode, {dtype}", self._several, run, self.output)
+        names = [name for name in found if name.startswith(_STATISTIC)]
+        return found[self.output], {name.removeprefix(_STATISTIC): found[name] for name in names}
+
+
+_STATISTIC = "statistic "  # before its name, where it is remembered beside outputs
+
+
+def _once(run: Callable[[], object]) -> Callable[[], object]:
+    """The same, computed when it is first asked for."""
+    found: list = []
+
+    def call() -> object:
+        if not found:
+            found.append(run())
+        return found[0]
+
+    return call
