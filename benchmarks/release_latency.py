@@ -4,7 +4,7 @@ A FOLDER holds unpacked artefacts, as `make release` leaves them. Each is loaded
 after the other, by its signature `serving_default`, with oneDNN; then all of them again, twice. What counts is the
 fastest call: on a shared machine medians of identical graphs differed by 67 %, their fastest calls by 8 %.
 
-Leaves `release_latency` in assets/tables, as .md and .json; the README's table of releases takes its column from there.
+Leaves `release_latency` in assets/tables, as .md and .json; the table in docs/releases.md takes its column from there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The README's tables of what was released and of what converting it took, from copies of a batch's own files."""
+"""The tables of docs/releases.md: what was released and what that took, from copies of a batch's own files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from utils.batch import report as batch_report
 
 # name in assets/tables: where a batch leaves it in its output folder
 FILES = {"releases.json": Path(release.INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}
-NOT_YET = (
-    "*This table is written by `make release` and `python -m benchmarks.readme exports`; no run has written it yet.*"
-)
+NOT_YET = "*`make release` and `python -m benchmarks.docs exports` write this table; no run has written it yet.*"
 
 
 def keep(output_dir: Path, tables: Path) -> list[Path]:

@@ -157,7 +157,7 @@ def test_odd_files_as_bytes_are_what_pillow_reads(file):
 
 
 def test_bytes_are_taken_as_stored_whatever_exif_says_of_their_orientation():
-    """The known difference from Pillow's way, which turns them: the README says so."""
+    """The known difference from Pillow's way, which turns them: docs/serving.md says so."""
     settings, content = get_variant("convmixer_tiny").preprocessing, rotated()
     found = preprocess_bytes([content], settings)[0]
     assert_alike(found, pillow_preprocess(Image.open(io.BytesIO(content)), settings), settings)

@@ -1,8 +1,9 @@
-"""Puts the tables and pictures that runs have written into README.md: `python -m benchmarks.readme [RUN ...]`.
+"""Puts the tables and pictures that runs have written into the pages of docs/: `python -m benchmarks.docs [RUN ...]`.
 
-A table stands in the README between `<!-- table: NAME -->` and `<!-- end -->`. "variants_FAMILY" comes from the
-registry, "releases" and "batch" from a batch, any other from assets/tables/NAME.md. A RUN is an executed conversion
-notebook, whose pictures become assets/pictures/*.png, or the output folder of a batch.
+A table stands in a page between `<!-- table: NAME -->` and `<!-- end -->`; `TABLES` has the names. "variants_FAMILY"
+comes from the registry, "releases" and "batch" from a batch. What a benchmark writes, assets/tables/NAME.md, is a page
+of its own: docs/ link to it, so that no table stands twice. A RUN is an executed conversion notebook, whose pictures
+become assets/pictures/*.png, or the output folder of a batch.
 """
 
 from __future__ import annotations
@@ -11,32 +12,37 @@ import argparse
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import releases
 from utils.models.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = ROOT / "assets" / "tables"
+PAGES = ROOT / "docs"
+RUNS = ROOT / "assets" / "tables"  # what the benchmarks write
 PICTURES = {"parity": "report.plot()", "photographs": "plot_predictions("}  # name: what the cell's source has
+TABLES: dict[str, Callable[[], str]] = {
+    "variants_convmixer": lambda: variants_table("convmixer"),
+    "variants_mixer": lambda: variants_table("mixer"),
+    "releases": lambda: releases.releases_table(RUNS),
+    "batch": lambda: releases.batch_table(RUNS),
+}
 _BLOCK = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """`text` with each table's block filled. Raises KeyError for a table that no run has written."""
+    """`text` with each table's block filled. Raises KeyError for a name that is not in `TABLES`."""
     return _BLOCK.sub(lambda match: f"{match[1]}{_table(match['name'])}\n{match[3]}", text)
 
 
 def _table(name: str) -> str:
-    if name.startswith("variants_"):
-        return variants_table(name.removeprefix("variants_"))
-    if name in ("releases", "batch"):
-        return {"releases": releases.releases_table, "batch": releases.batch_table}[name](TABLES)
-    path = TABLES / f"{name}.md"
-    if not path.is_file():
-        raise KeyError(f"README.md asks for the table {name!r}, which {path} would hold. Its benchmark writes it.")
-    return path.read_text(encoding="utf-8").strip().replace("# ", "### ", 1)  # a section of the README's own
+    if name not in TABLES:
+        raise KeyError(
+            f"a page asks for the table {name!r}; there are {', '.join(TABLES)}. "
+            "A table that a benchmark writes stands in assets/tables alone: link to it there."
+        )
+    return TABLES[name]()
 
 
 def variants_table(family: str) -> str:
@@ -73,13 +79,13 @@ def extract_pictures(notebook: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fill README.md; take the pictures of the notebooks and the tables of the batches named."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
+    """Fill the pages; take the pictures of the notebooks and the tables of the batches named."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.docs", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="an executed notebook, or a batch's folder")
     for run in parser.parse_args(arguments).runs:
-        print(*(releases.keep(run, TABLES) if run.is_dir() else extract_pictures(run)), sep="\n")
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
+        print(*(releases.keep(run, RUNS) if run.is_dir() else extract_pictures(run)), sep="\n")
+    for page in sorted(PAGES.glob("*.md")):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
