@@ -21,7 +21,7 @@ from utils.models.variants import VARIANTS, Variant
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
 RUNS = ROOT / "assets" / "tables"  # what the benchmarks write
-PICTURES = {"parity": "report.plot()", "photographs": "plot_predictions("}  # name: what the cell's source has
+PICTURES = {"report.plot()": ("parity", "photographs")}  # what a cell's source has: the names of its pictures, in order
 TABLES: dict[str, Callable[[], str]] = {
     "variants_convmixer": lambda: variants_table("convmixer"),
     "variants_mixer": lambda: variants_table("mixer"),
@@ -66,15 +66,13 @@ def extract_pictures(notebook: Path) -> list[Path]:
     """Writes the pictures of an executed conversion notebook; returns their paths."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     written = []
-    for name, mark in PICTURES.items():
-        for cell in cells:
-            if mark not in "".join(cell["source"]):
-                continue
-            for output in cell.get("outputs", []):
-                if png := output.get("data", {}).get("image/png"):
-                    path = ROOT / "assets" / "pictures" / f"{name}.png"
-                    path.write_bytes(base64.b64decode(png))
-                    written.append(path)
+    for mark, names in PICTURES.items():
+        for cell in (cell for cell in cells if mark in "".join(cell["source"])):
+            found = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
+            for name, png in zip(names, filter(None, found), strict=True):
+                path = ROOT / "assets" / "pictures" / f"{name}.png"
+                path.write_bytes(base64.b64decode(png))
+                written.append(path)
     return written
 
 
