@@ -17,6 +17,7 @@ NEEDED = (
     "requirements.txt",
     "requirements-dev.txt",
     "requirements-onnx-tf.txt",
+    "constraints.txt",
     "pyproject.toml",
 )
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -155,16 +156,17 @@ def test_second_setup_does_nothing_and_a_changed_pin_installs_again(checkout):
     assert first.returncode == 0, first.stderr
     assert installs(checkout) == [
         "venv",
-        "-m pip install --quiet -r requirements.txt -r requirements-dev.txt",
+        "-m pip install --quiet -r requirements.txt -r requirements-dev.txt -c constraints.txt",
         "-m pip install --quiet --no-deps -r requirements-onnx-tf.txt",
         "-m pip install --quiet --no-deps --no-build-isolation -e .",
     ]
     second = make(checkout, "setup", option)
     assert (second.stdout, second.stderr, len(installs(checkout))) == ("", "", 4)
-    with (checkout / "requirements-dev.txt").open("a", encoding="utf-8") as file:
-        file.write("# changed\n")
-    make(checkout, "setup", option)
-    assert installs(checkout)[4:] == installs(checkout)[1:4]  # into the environment that is there
+    for changes, name in enumerate(("requirements-dev.txt", "constraints.txt"), 1):
+        with (checkout / name).open("a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        make(checkout, "setup", option)
+        assert installs(checkout)[1 + 3 * changes :] == installs(checkout)[1:4]  # into the environment that is there
 
 
 def test_setup_that_was_cut_off_is_begun_anew(checkout):
