@@ -2,6 +2,8 @@
 
 VENV ?= .venv
 PYTHON ?=# looked for when empty
+# PyTorch's CPU build: the same version without gigabytes of CUDA. Only Linux needs to be told, only PyTorch comes from it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 VARIANT ?= convmixer_768_32
 HEAD ?= classification
@@ -37,7 +39,7 @@ option = $(if $(2),$(1) $(call quote,$(2)))
 .PHONY: help setup convert release verify.pyz test bench compat lint clean
 
 help:
-	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13)'
+	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13), TORCH_INDEX= for CUDA'
 	@echo 'make convert  one model to a verified SavedModel tarball: VARIANT=convmixer_768_32 HEAD=classification|fe'
 	@echo '              CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports [IMAGE_SIZE= SEED= OPERATIONS=]'
 	@echo '              of your own checkpoint: LABELS=<file, a class name per line> USE_EMA=1 (ConvMixer: the average of the weights)'
@@ -53,7 +55,7 @@ help:
 	@echo 'make clean    removes .venv and caches; exports and downloaded checkpoints stay'
 
 setup:
-	@sh .ci/setup $(call quote,$(VENV)) $(call quote,$(PYTHON))
+	@sh .ci/setup $(call quote,$(VENV)) $(call quote,$(PYTHON)) $(call quote,$(TORCH_INDEX))
 
 convert: setup
 	@$(call quote,$(python)) -m utils.convert --variant $(call quote,$(VARIANT)) --head $(call quote,$(HEAD)) \
