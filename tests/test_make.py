@@ -129,6 +129,9 @@ def test_help_is_the_default_and_names_every_target():
     assert done.returncode == 0
     for target in ("setup", "convert", "release", "verify.pyz", "test", "bench", "compat", "lint", "clean"):
         assert f"make {target} " in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24  # a terminal's height: the first line is still there when the last is printed
+    assert [line for line in lines if len(line) > 100] == []
 
 
 def test_convert_passes_every_variable_on_as_one_word():
