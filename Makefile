@@ -2,6 +2,8 @@
 
 VENV ?= .venv
 PYTHON ?=# looked for when empty
+# PyTorch's CPU build: the same version without gigabytes of CUDA. Only Linux needs to be told, only PyTorch comes from it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 VARIANT ?= convmixer_768_32
 HEAD ?= classification
@@ -37,23 +39,29 @@ option = $(if $(2),$(1) $(call quote,$(2)))
 .PHONY: help setup convert release verify.pyz test bench compat lint clean
 
 help:
-	@echo 'make setup    .venv with everything in it; PYTHON=/path/to/python3.12 chooses the interpreter (3.11 to 3.13)'
-	@echo 'make convert  one model to a verified SavedModel tarball: VARIANT=convmixer_768_32 HEAD=classification|fe'
-	@echo '              CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports [IMAGE_SIZE= SEED= OPERATIONS=]'
-	@echo '              of your own checkpoint: LABELS=<file, a class name per line> USE_EMA=1 (ConvMixer: the average of the weights)'
-	@echo '              (auto: official where it can be downloaded, else synthetic, and it says so loudly)'
-	@echo 'make verify.pyz  what verifies downloads, as one file for who has only Python and TensorFlow: dist/verify.pyz'
-	@echo 'make release  many models, resumable: VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
-	@echo '              CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports MEMORY_MB= BATCH_ARGS=--dry-run'
-	@echo 'make test     the tests, fast ones first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
-	@echo 'make bench    speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX; BENCH_ARGS=--quick for a try,'
-	@echo '              BENCH_ARGS="--repeats 5": one of the four alone takes more options, see its --help'
-	@echo 'make compat   the tarballs under every TensorFlow since 2.13, each in an environment of its own'
-	@echo 'make lint     ruff, formatting, notebooks without outputs, and workflows'
-	@echo 'make clean    removes .venv and caches; exports and downloaded checkpoints stay'
+	@echo 'Each target sets up .venv by itself; only the first time takes minutes.'
+	@echo
+	@echo 'make setup       .venv: PYTHON=/path/to/python3.12 (3.11 to 3.13), TORCH_INDEX= for CUDA'
+	@echo 'make convert     one model to a verified SavedModel tarball:'
+	@echo '                   VARIANT=convmixer_768_32 HEAD=classification|fe [IMAGE_SIZE= SEED= OPERATIONS=]'
+	@echo '                   CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports'
+	@echo '                   (auto: official where it can be downloaded, else synthetic, and it says so)'
+	@echo '                   your own checkpoint: LABELS=<file, a class name per line>'
+	@echo '                   USE_EMA=1 (ConvMixer: the average of the weights)'
+	@echo 'make release     many models, resumable:'
+	@echo '                   VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
+	@echo '                   CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports'
+	@echo '                   MEMORY_MB= BATCH_ARGS=--dry-run'
+	@echo 'make verify.pyz  the verifier of downloads as one file, for Python and TensorFlow alone'
+	@echo 'make test        the fast tests first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
+	@echo 'make bench       speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX:'
+	@echo '                   BENCH_ARGS=--quick for a try, BENCH_ARGS="--repeats 5"'
+	@echo 'make compat      the tarballs under every TensorFlow since 2.13, each in its own environment'
+	@echo 'make lint        ruff, formatting, notebooks without outputs, and workflows'
+	@echo 'make clean       removes .venv and caches; exports and downloaded checkpoints stay'
 
 setup:
-	@sh .ci/setup $(call quote,$(VENV)) $(call quote,$(PYTHON))
+	@sh .ci/setup $(call quote,$(VENV)) $(call quote,$(PYTHON)) $(call quote,$(TORCH_INDEX))
 
 convert: setup
 	@$(call quote,$(python)) -m utils.convert --variant $(call quote,$(VARIANT)) --head $(call quote,$(HEAD)) \

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, tables
+from utils.machine.cores import usable_cores
 from utils.models.variants import Preprocessing, get_variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     notes = machine.description("decoding", arguments, ("tensorflow", "pillow", "numpy")) | {
         "method": (
-            f"{FILES} JPEG files to float32 [{FILES}, 224, 224, 3] on {len(os.sched_getaffinity(0))} cores, medians, "
+            f"{FILES} JPEG files to float32 [{FILES}, 224, 224, 3] on {usable_cores()} cores, medians, "
             "taking turns, results compared before; web: the shipped photographs (0.2 megapixels); "
             "camera: every fourth of them at 12 megapixels"
         )

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from utils.machine.cores import usable_cores
+
 PACKAGES = ("torch", "tensorflow", "onnx", "onnx-tf", "onnxruntime", "numpy")
 
 
@@ -21,7 +23,7 @@ def description(benchmark: str, arguments: Sequence[str], packages: Sequence[str
     """
     one, five, _ = os.getloadavg()
     return {
-        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
+        "machine": f"{_processor()}, {usable_cores()} cores, {platform.system()}",
         "load average before the run": f"{one:.1f} in the last minute, {five:.1f} in the last five",
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]

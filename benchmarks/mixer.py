@@ -7,7 +7,6 @@ assets/tables, as .md (the table) and .json (all samples). A target that is miss
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from benchmarks.conversion import SEED, WEIGHTS
 from benchmarks.latency import BATCHES, take_turns
 from benchmarks.processes import Worker
 from utils.checkpoints import loading
+from utils.machine.cores import keep_to_cores
 from utils.models.variants import VARIANTS, get_variant
 from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
 
@@ -65,7 +65,7 @@ def prepare(contender: str, variant: str, folder: Path) -> Callable[[str, int], 
 def bind_jax(variant: str) -> Bind:
     """`jax.jit` of the source model, weights and images in JAX's own memory."""
     # JAX has no setting for its threads: it takes as many as there are processors to run on.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    keep_to_cores(THREADS)
     import jax
 
     predict, parameters = _source(variant)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from benchmarks.latency import PAUSE_SECONDS
 from benchmarks.processes import Worker
 from benchmarks.training_parity import MOMENTUM, PACKAGES, learning_rate
 from utils.checkpoints import loading
+from utils.machine.cores import keep_to_cores
 from utils.machine.measure import reset_peak_memory
 from utils.models.variants import VARIANTS, Variant, get_variant
 
@@ -206,7 +206,7 @@ def build_torch(variant: Variant, part: str, _folder: Path | None) -> Step:
 
 def _import_jax() -> None:
     # JAX has no setting for its threads: it takes as many as there are processors to run on.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    keep_to_cores(THREADS)
     import jax
     import optax  # noqa: F401
 

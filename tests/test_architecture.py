@@ -55,7 +55,9 @@ WINGS = {
         lazily="tensorflow tensorflow_datasets tqdm",
     ),
     "convert": Wing("checkpoints command errors models notebook parity"),
-    "batch": Wing("artefact checkpoints command errors models notebook parity release", "psutil", lazily="tqdm"),
+    "batch": Wing(
+        "artefact checkpoints command errors machine models notebook parity release", "psutil", lazily="tqdm"
+    ),
 }
 
 # Which modules may import a framework at all, by their names or by a whole wing's.

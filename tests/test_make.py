@@ -3,9 +3,14 @@
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,11 +22,14 @@ NEEDED = (
     "requirements.txt",
     "requirements-dev.txt",
     "requirements-onnx-tf.txt",
+    "constraints.txt",
     "pyproject.toml",
 )
+TORCH = next(line for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines() if line.startswith("torch=="))
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
-# Stands for an interpreter: answers .ci/setup's questions, notes what pip is asked to do, fails it on demand.
+# Stands for an interpreter: answers .ci/setup's questions, notes what pip is asked to do, fails it on demand. What is
+# asked of another index than the default one, the real pip answers, into a folder of its own.
 STUB = """#!/bin/sh
 here=$(dirname "$0")
 case "$*" in
@@ -29,6 +37,7 @@ case "$*" in
 *"ensurepip"*) {ensurepip} ;;
 *"realpath"*) echo "{path}" ;;
 "-m venv"*) for venv; do :; done; mkdir -p "$venv/bin"; cp "{path}" "$venv/bin/python"; echo venv >>"{log}" ;;
+*"--index-url"*) echo "$*" >>"{log}"; exec {python} "$@" --target "{path} installed" ;;
 "-m pip install"*) echo "$*" >>"{log}"; [ ! -e "{log}.fail" ] ;;
 "-") exec {python} "$@" ;;
 "- "*) exec {python} "$@" ;;
@@ -57,10 +66,11 @@ def interpreter(folder, version, ensurepip="true", name="stub"):
 
 
 def make(folder, *arguments, **environment):
-    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    # Whoever runs the tests may have set some of the Makefile's own variables.
+    # Whoever runs the tests may have set some of the Makefile's own variables, or some of pip's.
     own = re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    inherited = {name: value for name, value in inherited.items() if name not in own}
+    own += ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "TORCH_INDEX"]
+    inherited = {name: value for name, value in os.environ.items() if name not in own and not name.startswith("PIP_")}
+    inherited |= {"PIP_CONFIG_FILE": os.devnull, "TORCH_INDEX": ""}
     return subprocess.run(
         ["make", "--no-print-directory", *arguments],
         cwd=folder,
@@ -70,6 +80,43 @@ def make(folder, *arguments, **environment):
         timeout=300,
         check=False,
     )
+
+
+class Index(SimpleHTTPRequestHandler):
+    """Serves a folder, and keeps the paths that it was asked for."""
+
+    asked: list[str]
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def index(tmp_path):
+    """An index of packages on this machine: (its folder, what it was asked for, its address)."""
+    folder, asked = tmp_path / "index", []
+    folder.mkdir()
+    handler = partial(type("Asked", (Index,), {"asked": asked}), directory=folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, asked, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def offer(folder, name, version, requires=""):
+    """Puts the least that pip takes for a wheel into an index."""
+    info, wheel = f"{name}-{version}.dist-info", folder / name / f"{name}-{version}-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    (wheel.parent / "index.html").write_text(f'<a href="{wheel.name.replace("+", "%2B")}">{wheel.name}</a>')
 
 
 def installs(folder):
@@ -82,6 +129,9 @@ def test_help_is_the_default_and_names_every_target():
     assert done.returncode == 0
     for target in ("setup", "convert", "release", "verify.pyz", "test", "bench", "compat", "lint", "clean"):
         assert f"make {target} " in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24  # a terminal's height: the first line is still there when the last is printed
+    assert [line for line in lines if len(line) > 100] == []
 
 
 def test_convert_passes_every_variable_on_as_one_word():
@@ -155,16 +205,86 @@ def test_second_setup_does_nothing_and_a_changed_pin_installs_again(checkout):
     assert first.returncode == 0, first.stderr
     assert installs(checkout) == [
         "venv",
-        "-m pip install --quiet -r requirements.txt -r requirements-dev.txt",
+        "-m pip install --quiet -r requirements.txt -r requirements-dev.txt -c constraints.txt",
         "-m pip install --quiet --no-deps -r requirements-onnx-tf.txt",
         "-m pip install --quiet --no-deps --no-build-isolation -e .",
     ]
     second = make(checkout, "setup", option)
     assert (second.stdout, second.stderr, len(installs(checkout))) == ("", "", 4)
-    with (checkout / "requirements-dev.txt").open("a", encoding="utf-8") as file:
-        file.write("# changed\n")
-    make(checkout, "setup", option)
-    assert installs(checkout)[4:] == installs(checkout)[1:4]  # into the environment that is there
+    for changes, name in enumerate(("requirements-dev.txt", "constraints.txt"), 1):
+        with (checkout / name).open("a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        make(checkout, "setup", option)
+        assert installs(checkout)[1 + 3 * changes :] == installs(checkout)[1:4]  # into the environment that is there
+
+
+# --- PyTorch's CPU build
+
+
+@pytest.fixture
+def linux(checkout, monkeypatch):
+    """`uname` says Linux, wherever the tests run; the file may be overwritten."""
+    uname = checkout / "system" / "uname"
+    uname.parent.mkdir()
+    uname.write_text("#!/bin/sh\necho Linux\n")
+    uname.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{uname.parent}{os.pathsep}{os.environ['PATH']}")
+    return uname
+
+
+def test_on_linux_pytorch_and_nothing_else_comes_from_the_index_of_its_cpu_build(checkout, index, linux):
+    folder, asked, address = index
+    offer(folder, "torch", TORCH.removeprefix("torch==") + "+cpu", "Requires-Dist: requests\n")
+    offer(folder, "requests", "99.0")
+    done = make(checkout, "setup", f"PYTHON={interpreter(checkout, '3.12.1')}", f"TORCH_INDEX={address}")
+    assert done.returncode == 0, done.stderr
+    assert "default index" not in done.stdout
+    assert [path.name for path in (checkout / "stub installed").iterdir()] == [
+        f"{TORCH.replace('==', '-')}+cpu.dist-info"
+    ]
+    assert {path.split("/")[1] for path in asked} == {"torch"}
+    assert installs(checkout)[1].endswith(f"--index-url {address} {TORCH}")
+    assert installs(checkout)[2].endswith("-r requirements.txt -r requirements-dev.txt -c constraints.txt")
+
+
+@pytest.mark.parametrize("why", ["not there", "empty", "other version"])
+def test_where_that_index_does_not_give_it_pytorch_comes_from_the_default_one_and_setup_says_so(
+    checkout, index, linux, why
+):
+    folder, _, address = index
+    if why == "other version":
+        offer(folder, "torch", "1.0+cpu")
+    if why == "not there":
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
+    done = make(checkout, "setup", option, f"TORCH_INDEX={address}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{address} does not give {TORCH}: PyTorch comes from the default index" in done.stdout
+    assert [line.startswith("-m pip install") for line in installs(checkout)] == [False, True, True, True, True]
+    assert "--retries 0 --timeout 10 " in installs(checkout)[1]  # a silent server is not waited for
+    assert make(checkout, "setup", option, f"TORCH_INDEX={address}").stdout == ""  # nor asked a second time
+
+
+def test_elsewhere_and_where_cuda_is_wanted_the_default_index_is_the_only_one(checkout, linux):
+    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
+    make(checkout, "setup", option, "TORCH_INDEX=")
+    linux.write_text("#!/bin/sh\necho Darwin\n")
+    make(checkout, "setup", option, "VENV=.venv-mac", "TORCH_INDEX=http://127.0.0.1")
+    assert len(installs(checkout)) == 8
+    assert "--index-url" not in " ".join(installs(checkout))
+
+
+def test_the_index_is_pytorch_s_unless_another_is_named():
+    assert make(ROOT, "-n", "setup", TORCH_INDEX="").stdout.endswith(" ''\n")
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH_INDEX"}
+    done = subprocess.run(
+        ["make", "-n", "setup"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith(" 'https://download.pytorch.org/whl/cpu'\n")
+
+
+# --- what is left behind
 
 
 def test_setup_that_was_cut_off_is_begun_anew(checkout):

@@ -4,11 +4,15 @@ import ast
 import json
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 from utils.models.variants import VARIANTS
+from utils.notebook.colab import canonical
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("*.ipynb"))
@@ -131,6 +135,63 @@ def test_requirements_are_pinned_exactly(name):
     assert [pin for pin in pins(name) if not re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9.]*", pin)] == []
 
 
+def constraints(text):
+    """What `constraints.txt` pins, line by line."""
+    return [Requirement(line.partition("  #")[0]) for line in text.splitlines() if not line.startswith("#")]
+
+
+def stale(text, requirements):
+    """What `constraints.txt` pins otherwise than the requirements do, or not at all."""
+    pinned = {(canonical(found.name), str(found.specifier)): found.marker for found in constraints(text)}
+    wanted = [(canonical(found.name), str(found.specifier)) for found in map(Requirement, requirements)]
+    return sorted(name for name, version in wanted if pinned.get((name, version), "none") is not None)
+
+
+def reached(requirements):
+    """Canonical names of installed packages: those named, and what they declare to need here, over all steps."""
+    waiting, seen = [Requirement(line) for line in requirements], set()
+    while waiting:
+        wanted = waiting.pop()
+        step = canonical(wanted.name), frozenset(wanted.extras)
+        if step in seen:
+            continue
+        seen.add(step)
+        for need in map(Requirement, metadata.requires(wanted.name) or []):
+            if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
+                waiting.append(need)
+    return {name for name, _ in seen}
+
+
+COMPILED_FROM = ("requirements.txt", "requirements-dev.txt")
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+
+
+def test_constraints_pin_exactly_and_name_no_index():
+    versions = [str(found.specifier) for found in constraints(CONSTRAINTS)]
+    assert [version for version in versions if not re.fullmatch(r"==[0-9][\w.]*", version)] == []
+    assert not re.search(r"://|--(extra-)?index|--find-links", CONSTRAINTS)
+
+
+def test_constraints_are_compiled_from_the_requirements_by_the_command_that_contributing_names():
+    (command,) = re.findall(r"^#    (uv pip compile .*)$", CONSTRAINTS, re.MULTILINE)
+    assert command in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert {word for word in command.split() if word.startswith("requirements")} == set(COMPILED_FROM)
+    requirements = [pin for name in COMPILED_FROM for pin in pins(name)]
+    assert stale(CONSTRAINTS, requirements) == []
+    assert stale(CONSTRAINTS, ["torch==0.1", "tf_keras==2.21.0", "nothing==1"]) == ["nothing", "torch"]
+
+
+def test_no_installed_package_floats():
+    requirements = [pin for name in COMPILED_FROM for pin in pins(name)]
+    others = [pin for pin in map(Requirement, requirements) if metadata.version(pin.name) not in pin.specifier]
+    if others:
+        pytest.skip(f"not what is pinned is installed here: {', '.join(map(str, others))}")
+    here = {canonical(found.name) for found in constraints(CONSTRAINTS) if not found.marker or found.marker.evaluate()}
+    installed = reached(requirements)
+    assert {"numpy", "scipy", "six", "idna"} <= installed  # of the second step, and the third
+    assert installed - here == set()
+
+
 def test_precommit_hooks_have_the_versions_of_the_requirements():
     revisions = re.findall(r"rev: v?(\S+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     pinned = dict(pin.split("==") for pin in pins("requirements-dev.txt"))
@@ -139,8 +200,8 @@ def test_precommit_hooks_have_the_versions_of_the_requirements():
 
 def test_setup_project_and_workflow_agree_on_the_versions_of_python():
     setup = (ROOT / ".ci/setup").read_text(encoding="utf-8")
-    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    matrix = re.findall(r'"(3\.\d+)"', workflow)
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
     assert re.findall(r"(3\.\d+)\.\*", setup) == matrix
     assert f'requires-python = ">={matrix[0]},<3.{int(matrix[-1][2:]) + 1}"' in project

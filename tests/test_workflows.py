@@ -153,6 +153,23 @@ def test_jobs_end_and_leave_no_credentials_and_take_no_text_into_shells(path):
                 assert step["with"]["persist-credentials"] is False
 
 
+def test_no_index_is_asked_beside_the_default_one_for_any_package():
+    """Whoever can put a package into a second index could give any package from there; --index-url is for one."""
+    files = [*WORKFLOWS, ROOT / "Makefile", ROOT / ".ci/setup", *ROOT.glob("requirements*.txt")]
+    asking = re.compile(r"extra[-_]index", re.IGNORECASE)
+    assert asking.search("PIP_EXTRA_INDEX_URL")
+    assert [path.name for path in files if asking.search(path.read_text(encoding="utf-8"))] == []
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    commands = [line for line in text.replace("\\\n", " ").splitlines() if "--index-url" in line]
+    assert len(commands) == 3
+    assert [line for line in commands if "--no-deps" not in line] == []
+
+
+def test_the_fast_tests_run_on_a_second_system():
+    (macos,) = [job for job in load(ROOT / ".github/workflows/ci.yml")["jobs"].values() if "macos" in job["runs-on"]]
+    assert macos["steps"][-1]["run"] == """make test PYTEST_ARGS="-m 'not slow'\""""
+
+
 def test_the_matrix_is_every_official_artefact_once():
     rows = release.release_matrix()
     official = [v for v in VARIANTS.values() if not v.testing]

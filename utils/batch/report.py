@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.artefact.placing import final_names, replace_text
+from utils.machine.cores import usable_cores
 from utils.release import write_release
 
 if TYPE_CHECKING:
@@ -131,5 +131,4 @@ def _bytes(output_dir: Path, name: str) -> int:
 def _machine() -> str:
     import psutil
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has the latter
-    return f"{cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
+    return f"{usable_cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
