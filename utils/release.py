@@ -16,9 +16,9 @@ from typing import Any
 from utils.artefact.card import model_card
 from utils.artefact.card_overview import figure
 from utils.artefact.checks import check_artefact, check_lite
-from utils.artefact.hashes import hash_file
 from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
+from utils.files import hash_file
 from utils.models.variants import HEADS, OPERATIONS, VARIANTS, artefact_name
 
 INDEX, SUMS, TABLE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "verify.pyz"

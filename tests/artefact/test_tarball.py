@@ -20,9 +20,9 @@ import pytest
 
 from utils.artefact import extraction
 from utils.artefact.extraction import extract_tarball, hash_tarball
-from utils.artefact.hashes import hash_files
 from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError
+from utils.files import hash_files
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from utils.artefact.extraction import extract_tarball
-from utils.artefact.hashes import hash_file
 from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError
+from utils.files import hash_file
 from utils.parity.golden import GOLDEN, Golden, golden_bytes, read_golden
 from utils.verify import app as verify_app
 from utils.verify import numbers

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.contents import differences, manifest_of, read_manifest, summary
-from utils.artefact.hashes import hash_file, hash_files
 from utils.artefact.lite_file import hash_lite
 from utils.artefact.manifest import UNLISTED, is_packed, packed_manifest
 from utils.artefact.placing import final_names
 from utils.errors import PackagingError
+from utils.files import hash_file, hash_files
 
 
 def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.hashes import hash_files
 from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST
 from utils.artefact.lite_file import MODEL as LITE_MODEL
 from utils.artefact.manifest import UNLISTED, check_manifest
 from utils.errors import ConversionError, PackagingError
+from utils.files import hash_files
 from utils.models.variants import Preprocessing
 
 _MAX_TEXT = 16 << 20  # bytes of a manifest or of SHA256SUMS; a manifest has about 150 KB

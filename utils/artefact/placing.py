@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from utils.errors import PackagingError
+from utils.files import write_text
 
 # File systems without locks (network drives) leave only age to tell by; so does a kill before the lock was
 # there.
@@ -78,17 +79,9 @@ def place(folder: Path, output_dir: Path, names: Sequence[str]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all: beside its place, then renamed."""
+    """Writes a small file whole or not at all; PackagingError where that is not possible."""
     with explained(path.parent):
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(beside, 0o644)  # mkstemp's own mode is for secrets
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
+        write_text(path, text)
 
 
 def _artefact(folder: Path) -> str:

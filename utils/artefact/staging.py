@@ -21,7 +21,6 @@ from typing import IO, Any, NamedTuple
 
 from utils.artefact.card import model_card
 from utils.artefact.extraction import extract_tarball, hash_tarball
-from utils.artefact.hashes import hash_file, hash_files
 from utils.artefact.manifest import (
     UNLISTED,
     build_manifest,
@@ -35,6 +34,7 @@ from utils.artefact.manifest import (
 from utils.artefact.placing import explained, final_names, full, is_full, make_folder, place
 from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError
+from utils.files import hash_file, hash_files
 
 __all__ = [
     "Published",

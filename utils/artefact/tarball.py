@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from utils.artefact.hashes import paths_below
 from utils.errors import PackagingError
+from utils.files import paths_below, written_whole
 
 # Weights in float32 hold hardly anything that repeats: only their exponent bytes are skewed, and Huffman
 # coding alone finds that. On 80 MB of normal noise: level 0 307 MB/s to 100 %; levels 1 to 9 17 to 21 MB/s to
@@ -79,22 +78,12 @@ class _GzipWriter(io.RawIOBase):
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    partial = None
+    """`written_whole`, with an error that says what to do."""
     try:
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
-        with os.fdopen(descriptor, "wb") as file:
+        with written_whole(path) as file:
             yield file
-        os.chmod(partial, 0o644)  # a temporary file is its owner's only
-        os.replace(partial, path)
-    except BaseException as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise PackagingError(
-                f"{path} cannot be written: {error}. Free some space or choose another folder."
-            ) from error
-        raise
+    except OSError as error:
+        raise PackagingError(f"{path} cannot be written: {error}. Free some space or choose another folder.") from error
 
 
 @contextmanager

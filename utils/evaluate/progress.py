@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from utils.errors import EvaluationError
 from utils.evaluate.figures import Tally
+from utils.files import write_text
 
 _FORMAT = 1  # raise it when counts of an older version are not to be gone on from
 
@@ -78,18 +77,9 @@ def _advice(path: Path) -> str:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes beside, then renames. EvaluationError where that is not possible."""
-    beside = None
+    """Whole or not at all. EvaluationError where that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        os.chmod(beside, 0o644)  # mkstemp's own mode is for secrets
-        os.replace(beside, path)
-    except BaseException as error:
-        if beside is not None:
-            Path(beside).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise EvaluationError(f"{path} cannot be written: {error}. Choose another --output.") from error
-        raise
+        write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written: {error}. Choose another --output.") from error
