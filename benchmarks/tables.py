@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from utils.files import write_text
+from utils.tables import markdown
 
 Sample = Mapping[str, Any]
 
@@ -116,11 +117,6 @@ def _verdict(ratio: float, target: Target | None) -> list[str]:
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
-
-
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
 
 
 def _rounded(value: Any) -> Any:

@@ -31,17 +31,18 @@ class Wing:
 WINGS = {
     "errors": Wing(),
     "files": Wing("errors"),
+    "tables": Wing(),
     "command": Wing("errors"),
     "serving_client": Wing(),
     "models": Wing("errors", "flax jax numpy torch"),
     "machine": Wing("errors", lazily="packaging tensorflow tensorflow_hub"),
     "checkpoints": Wing("errors files models", "numpy", lazily="huggingface_hub pooch requests safetensors torch"),
     "images": Wing("errors files models", "PIL numpy tensorflow", lazily="google requests"),
-    "parity": Wing("errors files", "numpy", lazily="matplotlib"),
-    "notebook": Wing("errors files images models", "numpy", lazily="PIL matplotlib nbclient papermill"),
+    "parity": Wing("errors files tables", "numpy", lazily="matplotlib"),
+    "notebook": Wing("errors files images models tables", "numpy", lazily="PIL matplotlib nbclient papermill"),
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
-    "artefact": Wing("errors files images machine models parity", lazily="tqdm"),
-    "release": Wing("artefact errors files models"),
+    "artefact": Wing("errors files images machine models parity tables", lazily="tqdm"),
+    "release": Wing("artefact errors files models tables"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
     "verify": Wing("artefact errors export files parity", "numpy", lazily="tensorflow"),
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
@@ -51,12 +52,12 @@ WINGS = {
         lazily="keras matplotlib sklearn tensorflow_datasets tf_keras",
     ),
     "evaluate": Wing(
-        "artefact checkpoints command errors export files images machine models",
+        "artefact checkpoints command errors export files images machine models tables",
         "PIL numpy",
         lazily="tensorflow tensorflow_datasets tqdm",
     ),
     "convert": Wing("checkpoints command errors models notebook parity"),
-    "batch": Wing("artefact checkpoints command errors models notebook parity release", "psutil", lazily="tqdm"),
+    "batch": Wing("artefact checkpoints command errors models notebook parity release tables", "psutil", lazily="tqdm"),
 }
 
 # Which modules may import a framework at all, by their names or by a whole wing's.

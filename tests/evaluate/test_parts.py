@@ -10,7 +10,6 @@ from PIL import Image
 
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
-from utils.evaluate import progress as evaluation_progress
 from utils.evaluate.classes import match_classes
 from utils.evaluate.data import Data, open_data
 from utils.evaluate.figures import Tally
@@ -254,7 +253,7 @@ def test_a_failed_save_keeps_the_one_before_and_leaves_nothing_beside(tmp_path, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluation_progress.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(EvaluationError, match="No space left"):
         progress.save()
     assert path.read_bytes() == before

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import ParityError
 from utils.parity.row import Row, rounded_up, worst_first
+from utils.tables import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEADINGS = ("output", "input", "batch", "max abs", "error", "source's", "times", "top-1", "top-5", "allowed", "")
-_LEFT = (0, 1, 10)  # columns of words
+_RIGHT = range(2, 10)  # columns of numbers
 _EXACT = 1e-20  # a tolerance below this stands for equality
 _WORST = 5  # of the variables of a model, about 170, in tables
 _IN_ERROR = 10  # lines of an error message
@@ -118,20 +119,12 @@ class Report:
 
     def table(self) -> str:
         """The figures as aligned text, a line per output and input; of many variables, the worst."""
-        lines = [_HEADINGS, *(cells for cells, _ in self._lines())]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        aligned = [
-            "  ".join(
-                cell.ljust(width) if index in _LEFT else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        return "\n".join([aligned[0], "-" * max(map(len, aligned)), *aligned[1:], "", self._verdict()])
+        head, *lines = aligned([_HEADINGS, *(cells for cells, _ in self._lines())], right=_RIGHT).splitlines()
+        return "\n".join([head, "-" * max(map(len, [head, *lines])), *lines, "", self._verdict()])
 
     def _repr_html_(self) -> str:
         def cell(text: str, index: int, tag: str = "td", style: str = "") -> str:
-            align = "left" if index in _LEFT else "right"
+            align = "right" if index in _RIGHT else "left"
             return f'<{tag} style="text-align:{align};padding:2px 10px;{style}">{html.escape(text)}</{tag}>'
 
         head = "".join(cell(text, index, "th") for index, text in enumerate(_HEADINGS))
