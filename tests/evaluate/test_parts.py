@@ -85,14 +85,15 @@ def fill(folder, *names):
 
 
 def test_a_folder_is_listed_in_order_and_from_any_position(tmp_path):
-    fill(tmp_path, "2/b.JPEG", "10/a.png", "2/a.jpg", "2/.hidden.png", ".cache/x.png", "10/notes.png/x.png")
+    fill(tmp_path, "2/b.JPEG", "10/a.png", "2/a.jpg", "10/deep.png/x.png")
+    fill(tmp_path, "2/.hidden.png", ".cache/x.png", "10/.cache/x.png")
     (tmp_path / "2" / "notes.txt").write_text("no image")
     data = open_data(str(tmp_path), None, 11)
-    listed = [("10/a.png", 10), ("2/a.jpg", 2), ("2/b.JPEG", 2)]
-    assert (data.count, data.classes, data.rule) == (3, 2, "class index")
+    listed = [("10/a.png", 10), ("10/deep.png/x.png", 10), ("2/a.jpg", 2), ("2/b.JPEG", 2)]
+    assert (data.count, data.classes, data.rule) == (4, 2, "class index")
     assert [example[:2] for example in data.examples(0)] == listed
     assert [example[:2] for example in data.examples(2)] == listed[2:]
-    assert next(data.examples(1)).read() == (tmp_path / "2" / "a.jpg").read_bytes()
+    assert next(data.examples(2)).read() == (tmp_path / "2" / "a.jpg").read_bytes()
 
 
 def test_a_limit_spreads_over_the_classes(tmp_path):

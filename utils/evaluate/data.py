@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from utils.errors import EvaluationError
 from utils.evaluate.classes import match_classes
 from utils.images.labels import Label
+from utils.images.photographs import SUFFIXES, images_by_class, is_image
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
 _SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
 TFDS_PIN = "tensorflow-datasets==4.9.10"
@@ -78,23 +78,23 @@ def open_data(
 
 
 def _open_folder(folder: Path, labels: Sequence[Label] | None, classes: int, limit: int | None) -> Data:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
-        flat = "images but no sub-folders" if any(map(_is_image, folder.iterdir())) else "no sub-folders"
+    by_class = images_by_class(folder)
+    if not by_class:
+        flat = any(is_image(path, folder) for path in folder.iterdir())
         raise EvaluationError(
-            f"--data {folder} holds {flat}. Expected one sub-folder per class, each with its images. (ImageNet's own "
-            "validation archive is flat: sort it first, as valprep.sh of PyTorch's ImageNet example does.)"
+            f"--data {folder} holds {'images but ' if flat else ''}no sub-folders. Expected one sub-folder per "
+            "class, each with its images. (ImageNet's own validation archive is flat: sort it first, as valprep.sh of "
+            "PyTorch's ImageNet example does.)"
         )
-    indices, rule = match_classes(names, labels, classes)
+    indices, rule = match_classes(list(by_class), labels, classes)
     files: list[tuple[str, int]] = []
     listing = hashlib.sha256()
-    for name, index in zip(names, indices, strict=True):
-        images = sorted(path for path in (folder / name).iterdir() if _is_image(path))
+    for (name, images), index in zip(by_class.items(), indices, strict=True):
         if not images:
             raise EvaluationError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}). Fill it or remove it.")
         for path in images:
-            files.append((f"{name}/{path.name}", index))
-            listing.update(json.dumps([f"{name}/{path.name}", path.stat().st_size, index]).encode() + b"\n")
+            files.append((path.relative_to(folder).as_posix(), index))
+            listing.update(json.dumps([files[-1][0], path.stat().st_size, index]).encode() + b"\n")
     if limit is not None and limit < len(files):
         files = [files[i * len(files) // limit] for i in range(limit)]
 
@@ -102,11 +102,7 @@ def _open_folder(folder: Path, labels: Sequence[Label] | None, classes: int, lim
         for name, index in files[start:]:
             yield Example(name, index, functools.partial(_read, folder / name))
 
-    return Data(str(folder), "folder", rule, len(names), len(files), listing.hexdigest(), examples)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return Data(str(folder), "folder", rule, len(by_class), len(files), listing.hexdigest(), examples)
 
 
 def _read(path: Path) -> bytes:
