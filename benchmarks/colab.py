@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.machine import description
-from utils.artefact.card_header import REPOSITORY
+from utils.artefact.card_head import REPOSITORY
 from utils.checkpoints.download import cache_folder
 from utils.notebook import colab
 from utils.tables import markdown

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks import compat_probe, tables
 from benchmarks.machine import description
-from utils.artefact.extraction import extract_tarball
+from utils.artefact.tarball import extract_tarball
 from utils.checkpoints.download import cache_folder
 from utils.tables import markdown
 

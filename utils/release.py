@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.card import model_card
-from utils.artefact.card_overview import figure
-from utils.artefact.checks import check_artefact, check_lite
+from utils.artefact.card_head import figure
+from utils.artefact.contents import check_artefact, check_lite
 from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file

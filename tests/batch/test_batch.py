@@ -18,7 +18,7 @@ import pytest
 
 from utils import release
 from utils.artefact import lite_file
-from utils.artefact.checks import check_artefact
+from utils.artefact.contents import check_artefact
 from utils.artefact.lite_file import hash_bytes
 from utils.artefact.manifest import packed_manifest
 from utils.batch import command as batch

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from utils.artefact import lite_file
-from utils.artefact.extraction import extract_tarball
 from utils.artefact.manifest import packed_manifest
+from utils.artefact.tarball import extract_tarball
 from utils.errors import PackagingError, ParityError
 from utils.export.warmup import WARMUP
 from utils.files import hash_file

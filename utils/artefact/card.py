@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from utils.artefact.card_header import FRAMEWORKS, Manifest, card_header, licence
-from utils.artefact.card_overview import figure, intended_use, notice, overview
+from utils.artefact.card_head import FRAMEWORKS, Manifest, card_header, figure, intended_use, licence, notice, overview
 from utils.parity.row import RATIO, ROUNDING
 from utils.tables import markdown
 

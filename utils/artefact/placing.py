@@ -1,4 +1,4 @@
-"""A hidden folder in which an artefact grows, and the step that puts it into its place: all of it or nothing.
+"""What `staging` does on disk: a hidden, locked folder to grow in, and the renames into place, all of them or none.
 
 Each process holds a lock on its folder's `lock` file. The system lets go of it however the process ends, so
 what a killed one left can be told from what a live one is writing. Below the folder: `new/` with what shall
@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from utils.artefact.contents import final_names
 from utils.errors import PackagingError
 from utils.files import write_text
 
@@ -86,11 +87,6 @@ def replace_text(path: Path, text: str) -> None:
 
 def _artefact(folder: Path) -> str:
     return folder.name.removeprefix(".").partition(".partial-")[0]
-
-
-def final_names(name: str) -> tuple[str, str, str]:
-    """SavedModel folder, tarball and manifest. The manifest comes last: where it is, the others are."""
-    return name, f"{name}.tar.gz", f"{name}.json"
 
 
 def _put_back(folder: Path, output_dir: Path, names: Sequence[str]) -> None:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.artefact.placing import final_names, replace_text
+from utils.artefact.contents import final_names
+from utils.artefact.placing import replace_text
 from utils.release import write_release
 from utils.tables import aligned, markdown
 
