@@ -10,10 +10,8 @@ from PIL import Image
 
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
-from utils.evaluate.classes import match_classes
-from utils.evaluate.data import Data, open_data
-from utils.evaluate.figures import Tally
-from utils.evaluate.progress import Progress
+from utils.evaluate.data import Data, match_classes, open_data
+from utils.evaluate.progress import Progress, Tally
 from utils.evaluate.report import result_of, table
 from utils.images.labels import Label, read_labels
 from utils.models.variants import get_variant
