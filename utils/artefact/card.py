@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from utils.artefact.card_head import FRAMEWORKS, Manifest, card_header, figure, intended_use, licence, notice, overview
-from utils.parity.row import RATIO, ROUNDING
+from utils.parity.report import RATIO, ROUNDING
 from utils.tables import markdown
 
 

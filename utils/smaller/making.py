@@ -37,7 +37,7 @@ from utils.machine.measure import Stages
 from utils.models.variants import MixerArchitecture
 from utils.parity import comparison
 from utils.parity.golden import Golden
-from utils.parity.row import rounded_up
+from utils.parity.report import rounded_up
 from utils.smaller.float16 import save_as_float16
 from utils.smaller.lite import convert_to_lite, operators, rounded
 from utils.verify.numbers import lite_function
