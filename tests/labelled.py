@@ -5,8 +5,7 @@ import numpy as np
 from PIL import Image
 
 from utils.training import fit, keras_worlds
-from utils.training.augmentation import GENTLE
-from utils.training.datasets import LabelledImages, Split
+from utils.training.datasets import GENTLE, LabelledImages, Split
 from utils.training.extractor import open_extractor
 from utils.training.settings import TrainingSettings, check_training
 

@@ -17,10 +17,25 @@ import numpy as np
 
 from utils.errors import ParameterError
 from utils.images.photographs import SUFFIXES, images_by_class, load_image
-from utils.training.augmentation import GENTLE, STANDARD, Augmentation
 
 VALIDATION_SHARE = 0.2
 _NAMED = 5  # files that an error message names
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Share of the image's area that a crop may have, its aspect ratio (width / height), and whether to mirror."""
+
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    flip: bool
+
+
+# The Mixer authors': vit_jax/input_pipeline.py in google-research/vision_transformer, `inception_crop`; the aspect
+# ratio there is the default of `tf.image.sample_distorted_bounding_box`.
+STANDARD = Augmentation(area=(0.05, 1.0), aspect=(0.75, 1.33), flip=True)
+# Where a small part does not tell the class, and a mirror image is another or none: digits and letters.
+GENTLE = Augmentation(area=(0.7, 1.0), aspect=(0.75, 1.33), flip=False)
 
 
 @dataclass(frozen=True)
