@@ -26,9 +26,10 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.machine import description
-from utils.artefact.card_header import REPOSITORY
+from utils.artefact.card_head import REPOSITORY
 from utils.checkpoints.download import cache_folder
 from utils.notebook import colab
+from utils.tables import markdown
 
 TABLES = colab.RUNS.parent
 ROOT = colab.ROOT
@@ -132,14 +133,13 @@ def run(notebook: Path, parameters: Mapping[str, Any], environment: Path, scratc
 
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row for each notebook in each runtime."""
-    rows = [["runtime", *SHOWN, "notebook", "ran", "installed", "seconds"]]
-    rows.append(["---"] * len(rows[0]))
+    rows = []
     for sample in samples:
         versions = [sample["versions"].get(name, "") for name in SHOWN]
         installed = ", ".join(f"{name} {version}" for name, version in sample["installed"].items())
         verdict = sample["verdict"].replace("|", "/")
         rows.append([sample["runtime"], *versions, sample["notebook"], verdict, installed, f"{sample['seconds']:.0f}"])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(["runtime", *SHOWN, "notebook", "ran", "installed", "seconds"], rows)
 
 
 def _environment(runtime: str, python: str) -> Path:

@@ -22,8 +22,9 @@ import numpy as np
 
 from benchmarks import compat_probe, tables
 from benchmarks.machine import description
-from utils.artefact.extraction import extract_tarball
+from utils.artefact.tarball import extract_tarball
 from utils.checkpoints.download import cache_folder
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 
@@ -73,12 +74,11 @@ def table(samples: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each TensorFlow, a column for each artefact."""
     names = list(dict.fromkeys(sample["artefact"] for sample in samples))
     cells = {(sample["version"], sample["artefact"]): verdict(sample) for sample in samples}
-    rows = [["TensorFlow", *names], ["---"] * (len(names) + 1)]
-    rows += [
+    rows = [
         [version, *(cells[version, name] for name in names)]
         for version in dict.fromkeys(sample["version"] for sample in samples)
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(["TensorFlow", *names], rows)
 
 
 def verdict(sample: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks import machine, tables
 from utils.machine.cores import usable_cores
 from utils.models.variants import Preprocessing, get_variant
+from utils.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "assets" / "tables"
@@ -106,7 +107,7 @@ def samples(repeats: int, settings: Preprocessing, batches: Sequence[str] = BATC
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: medians, a row for each batch and contender."""
     headings = ["batch", "way", "ms an image", "processor time, ms an image", "ours / this"]
-    lines = [headings, ["---"] * len(headings)]
+    lines = []
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["batch"], row["contender"]), []).append(row)
@@ -116,7 +117,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             [batch, name, f"{1000 * seconds / FILES:.1f}", f"{1000 * cpu / FILES:.1f}", f"{ours / seconds:.2f}"]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(headings, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

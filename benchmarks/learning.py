@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import machine, tables
 from utils.convert import ROOT, convert
 from utils.notebook import execution
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 VARIANTS = ("convmixer_tiny", "mixer_tiny")
@@ -50,11 +51,11 @@ def samples(variants: Sequence[str]) -> Iterator[dict[str, Any]]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row per run."""
     headings = ["extractor", "Keras", "trained", "validation accuracy", "training, s", "whole notebook's stages, s"]
-    lines = [headings, ["---"] * len(headings)]
+    lines = []
     for row in rows:
         figures = [f"{row['val_accuracy']:.1%}", f"{row['seconds']:.0f}", f"{row['total_seconds']:.0f}"]
         lines.append([row["variant"], row["keras"], row["trained"], *figures])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(headings, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -26,6 +26,7 @@ from utils.checkpoints import loading
 from utils.machine.cores import keep_to_cores
 from utils.models.variants import VARIANTS, get_variant
 from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 LATENCY_VARIANTS = ["mixer_b16_i1k", "mixer_l16_i1k"]
@@ -132,7 +133,7 @@ def require_equal_logits(workers: Mapping[tuple[str, str | None], Worker]) -> No
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """Median milliseconds of one inference, a row for each variant, batch, kind of operations and oneDNN."""
     headings = ["variant", "batch", "operations", "oneDNN", "ms", "`jax.jit`, ms", "ratio", "target", "met"]
-    rows = [headings, ["---"] * len(headings)]
+    rows = []
     times: dict[tuple, list[float]] = {}
     for s in samples:
         times.setdefault((s["variant"], s["batch"], s["contender"], s["onednn"]), []).append(s["seconds"])
@@ -145,7 +146,7 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
         verdict = [str(target), "yes" if target.met(ours / theirs) else "no"]
         switch = {"1": "on", "0": "off", None: "n/a"}[onednn]
         rows.append([variant, str(batch), contender, switch, *milliseconds, f"{ours / theirs:.2f}", *verdict])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(headings, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

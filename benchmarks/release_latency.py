@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks import tables
 from benchmarks.machine import description
 from utils.artefact.contents import read_manifest
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 THREADS = 2
@@ -65,11 +66,11 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each artefact."""
-    rows = [["artefact", "fastest, ms", "median, ms", "slowest, ms"], ["---"] * 4]
+    rows = []
     for sample in found:
         figures = (sample["seconds"], median(sample["calls"]), max(sample["calls"]))
         rows.append([f"`{sample['name']}`", *(f"{1000 * value:.0f}" for value in figures)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(["artefact", "fastest, ms", "median, ms", "slowest, ms"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

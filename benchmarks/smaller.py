@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.machine import description
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 OUTPUTS = ("logits", "features")
@@ -52,7 +53,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         ]
         for sample in found
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
+    return markdown(headings, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

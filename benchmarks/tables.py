@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from utils.files import write_text
+from utils.tables import markdown
 
 Sample = Mapping[str, Any]
 
@@ -96,8 +98,9 @@ def write(folder: Path, name: str, title: str, notes: Mapping[str, str], table: 
     lines = [f"# {title}", "", "Written by the command below, not by hand.", "", *facts, "", table, ""]
     # A sample a line: readable, and a change of one is a change of one line.
     rounded = ",\n".join(json.dumps(_rounded(sample)) for sample in samples)
-    _replace(folder / f"{name}.json", f'{{"notes": {json.dumps(notes, indent=1)},\n"samples": [\n{rounded}\n]}}\n')
-    return _replace(folder / f"{name}.md", "\n".join(lines))
+    write_text(folder / f"{name}.json", f'{{"notes": {json.dumps(notes, indent=1)},\n"samples": [\n{rounded}\n]}}\n')
+    write_text(folder / f"{name}.md", "\n".join(lines))
+    return folder / f"{name}.md"
 
 
 def _latency(samples: Iterable[Sample], contender: str, onednn: str | None) -> float:
@@ -116,19 +119,7 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, ["---"] * len(headings), *rows])
-
-
 def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _rounded(inner) for key, inner in value.items()}
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _replace(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path

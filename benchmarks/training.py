@@ -30,6 +30,7 @@ from utils.checkpoints import loading
 from utils.machine.cores import keep_to_cores
 from utils.machine.measure import reset_peak_memory
 from utils.models.variants import VARIANTS, Variant, get_variant
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 DEFAULT_VARIANTS = ["convmixer_1024_20", "mixer_b16_i1k"]
@@ -299,8 +300,8 @@ def exported(variant: Variant, kind: str) -> Any:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Medians: a row for each variant, part, contender and setting of oneDNN, with the ratio to the source."""
     headings = ["variant", "trained", "by", "oneDNN", "ms a step", "images / s", "first step, s", "peak memory, MB"]
-    lines = [[*headings, "step / source's", "target", "met"]]
-    lines.append(["---"] * len(lines[0]))
+    headings += ["step / source's", "target", "met"]
+    lines = []
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["variant"], row["part"], row["contender"], row["onednn"]), []).append(row)
@@ -317,7 +318,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         switch = {"1": "on", "0": "off", None: "n/a"}[onednn]
         figures = [f"{1000 * seconds:.1f}", f"{group[0]['batch'] / seconds:.1f}", f"{first:.1f}", f"{peak:.0f}"]
         lines.append([name, {"head": "head only", "all": "everything"}[part], contender, switch, *figures, *verdict])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(headings, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from benchmarks.conversion import SEED, WEIGHTS
 from utils.checkpoints import loading
 from utils.machine.devices import keep_triton_out
 from utils.models.variants import VARIANTS, Variant, get_variant
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 DEFAULT_VARIANTS = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny", "convmixer_1024_20", "mixer_b16_i1k"]
@@ -221,14 +222,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row per variant, kind of export and mode of BatchNorm."""
     headings = ["variant", "source", "export", "BatchNorm normalises by", "batch", "loss, steps 1 to 10"]
     headings += ["loss: worst relative error", "weights: worst variable, relative L2", "change: relative L2", "passes"]
-    lines = [headings, ["---"] * len(headings)]
+    lines = []
     for row in rows:
         source = "JAX" if get_variant(row["variant"]).family == "mixer" else "PyTorch"
         figures = [f"{row[key]:.1e}" for key in ("loss", "weights", "change")]
         losses = f"{row['first_loss']:.4f} to {row['last_loss']:.4f}"
         facts = [row["variant"], source, row["export"], row["batch_norm"], str(row["batch"]), losses]
         lines.append([*facts, *figures, "yes" if row["passed"] else "no"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(headings, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import machine, tables
 from benchmarks.honest import KINDS
 from benchmarks.processes import Worker
+from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 HEADINGS = (
@@ -154,7 +155,7 @@ def table(samples: Sequence[dict[str, Any]]) -> str:
     planted = sum(len(sample["faults"]) for sample in samples)
     line = f"Honest exports err {most:.1f} times as much as their source at worst"
     line += f"; each of {planted:,} planted faults {least:,.0f} times or more." if planted else "."
-    return f"{tables.markdown(HEADINGS, rows)}\n\n{line}"
+    return f"{markdown(HEADINGS, rows)}\n\n{line}"
 
 
 if __name__ == "__main__":

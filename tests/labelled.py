@@ -5,10 +5,9 @@ import numpy as np
 from PIL import Image
 
 from utils.training import fit, keras_worlds
-from utils.training.augmentation import GENTLE
-from utils.training.datasets import LabelledImages, Split
+from utils.training.datasets import GENTLE, LabelledImages, Split
 from utils.training.extractor import open_extractor
-from utils.training.settings import check_training
+from utils.training.settings import TrainingSettings, check_training
 
 EPOCHS, BATCH = 4, 4
 
@@ -55,7 +54,7 @@ def settings_for(kind, output_dir, **changed):
         "seed": 1,
         "keras": "tf_keras",
     }
-    return check_training(**values | changed)
+    return check_training(TrainingSettings(**values | changed))
 
 
 class Run:

@@ -30,33 +30,39 @@ class Wing:
 # callables and arrays. Only notebooks, tests and the evaluation join the two ends.
 WINGS = {
     "errors": Wing(),
+    "files": Wing("errors"),
+    "tables": Wing(),
     "command": Wing("errors"),
     "serving_client": Wing(),
     "models": Wing("errors", "flax jax numpy torch"),
     "machine": Wing("errors", lazily="packaging tensorflow tensorflow_hub"),
-    "checkpoints": Wing("errors models", "numpy", lazily="huggingface_hub pooch requests safetensors torch"),
-    "images": Wing("errors models", "PIL numpy tensorflow", lazily="google requests"),
-    "parity": Wing("errors", "numpy", lazily="matplotlib"),
+    "checkpoints": Wing("errors files models", "numpy", lazily="huggingface_hub pooch requests safetensors torch"),
+    "images": Wing("errors files models", "PIL numpy tensorflow", lazily="google requests"),
+    "parity": Wing("errors files tables", "numpy", lazily="matplotlib"),
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
-    "artefact": Wing("errors images machine models parity", lazily="tqdm"),
-    "notebook": Wing("errors export images models parity", "numpy", lazily="IPython PIL matplotlib nbclient papermill"),
-    "release": Wing("artefact errors models"),
+    "artefact": Wing("errors files images machine models parity tables", lazily="tqdm"),
+    "notebook": Wing(
+        "errors export files images models parity tables",
+        "numpy",
+        lazily="IPython PIL matplotlib nbclient papermill",
+    ),
+    "release": Wing("artefact errors files models tables"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
-    "verify": Wing("artefact errors export parity", "numpy", lazily="tensorflow"),
-    "smaller": Wing("artefact errors export machine models parity verify", "numpy tensorflow"),
+    "verify": Wing("artefact errors export files parity", "numpy", lazily="tensorflow"),
+    "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
     "training": Wing(
         "artefact errors export images machine models notebook",
         "numpy tensorflow tqdm",
         lazily="keras matplotlib sklearn tensorflow_datasets tf_keras",
     ),
     "evaluate": Wing(
-        "artefact checkpoints command errors export images machine models",
+        "artefact checkpoints command errors export files images machine models tables",
         "PIL numpy",
         lazily="tensorflow tensorflow_datasets tqdm",
     ),
     "convert": Wing("checkpoints command errors models notebook parity"),
     "batch": Wing(
-        "artefact checkpoints command errors machine models notebook parity release", "psutil", lazily="tqdm"
+        "artefact checkpoints command errors machine models notebook parity release tables", "psutil", lazily="tqdm"
     ),
 }
 
@@ -71,8 +77,8 @@ FRAMEWORKS = {
     "tf_keras": "training.keras_worlds",
     "tensorflow_hub": "machine.hub_compat",
     "tensorflow": "export.function export.image_signatures export.jax_to_tf export.onnx_tf_compat export.onnx_to_tf "
-    "export.plain_mixer export.saved_model export.warmup images.preprocessing machine.hub_compat verify.numbers "
-    "smaller training evaluate.model",
+    "export.plain_mixer export.saved_model export.warmup images.preprocessing machine.devices machine.hub_compat "
+    "verify.numbers smaller training evaluate.model",
 }
 
 

@@ -16,8 +16,7 @@ from utils import convert
 from utils.checkpoints import loading
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
 from utils.models.variants import get_variant
-from utils.parity.report import Report
-from utils.parity.row import Row
+from utils.parity.report import Report, Row
 
 REPORT = Report([Row("logits", "noise", 3, 1e-6, 3.5e-7, 1e-7, 1.0, 1.0, 1e-5, True)])
 PARAMETERS = """\

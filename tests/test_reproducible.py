@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.artefact.hashes import hash_file
+from utils.files import hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # All that a conversion does but the comparison: checkpoint -> function -> SavedModel -> tarball.

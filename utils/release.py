@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.card import model_card
-from utils.artefact.card_overview import figure
-from utils.artefact.checks import check_artefact, check_lite
-from utils.artefact.hashes import hash_file
+from utils.artefact.card_head import figure
+from utils.artefact.contents import check_artefact, check_lite
 from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
+from utils.files import hash_file
 from utils.models.variants import HEADS, OPERATIONS, VARIANTS, artefact_name
+from utils.tables import markdown
 
 INDEX, SUMS, TABLE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "verify.pyz"
 HEADINGS = ("model", "weights", "parameters", "download", "output error", "gradients' error", "latency", "TensorFlow")
-ALIGNMENT = ("---", "---", "---:", "---:", "---:", "---:", "---:", "---")
 
 Manifest = Mapping[str, Any]
 
@@ -134,11 +134,12 @@ def table(entries: Sequence[Mapping[str, Any]], latencies: Mapping[str, float] |
     latencies: seconds by name, where measured; without any, there is no such column.
     """
     order = sorted(entries, key=lambda e: (e["family"], e["variant"], e["operations"] or "", e["head"], e["file"]))
-    rows = [HEADINGS, ALIGNMENT, *(_row(e, (latencies or {}).get(e["name"])) for e in order)]
+    rows = [HEADINGS, *(_row(e, (latencies or {}).get(e["name"])) for e in order)]
     if not latencies:
         column = HEADINGS.index("latency")
         rows = [(*row[:column], *row[column + 1 :]) for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    headings, *rows = rows
+    return markdown(headings, rows, right=range(2, len(headings) - 1))
 
 
 def _row(entry: Mapping[str, Any], latency: float | None) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ import pytest
 from manifests import NAME, ROW, TENSORS, VARIANT, manifest, publish, save
 
 from utils.artefact import placing
-from utils.artefact.extraction import extract_tarball, hash_tarball
 from utils.artefact.manifest import UNLISTED, check_manifest, installed_versions, packed_manifest
 from utils.artefact.staging import Staging, hash_files, model_card
+from utils.artefact.tarball import extract_tarball, hash_tarball
 from utils.errors import PackagingError
 from utils.models.variants import VARIANTS, Preprocessing
 

@@ -18,11 +18,10 @@ import memory
 import numpy as np
 import pytest
 
-from utils.artefact import extraction
-from utils.artefact.extraction import extract_tarball, hash_tarball
-from utils.artefact.hashes import hash_files
-from utils.artefact.tarball import write_tarball
+from utils.artefact import tarball
+from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
+from utils.files import hash_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,7 +130,7 @@ def test_packing_holds_no_file_in_memory(tmp_path):
         for _ in range(40):
             file.write(os.urandom(5_000_000))
     code = (
-        f"{memory.PEAK}\nfrom utils.artefact.tarball import write_tarball; from utils.artefact.extraction import *\n"
+        f"{memory.PEAK}\nfrom utils.artefact.tarball import write_tarball; from utils.artefact.tarball import *\n"
         "before = peak(); write_tarball(*sys.argv[1:3]); extract_tarball(*sys.argv[2:4])\n"
         "print(peak() - before)"
     )
@@ -271,8 +270,8 @@ def test_a_bomb_is_stopped_long_before_it_is_unpacked(tmp_path, monkeypatch):
         with open("/dev/zero", "rb") as zeros:
             tar.addfile(info, zeros)
     written = []
-    copy = extraction.shutil.copyfileobj
-    monkeypatch.setattr(extraction.shutil, "copyfileobj", lambda a, b, n: copy(a, Counting(b, written), n))
+    copy = tarball.shutil.copyfileobj
+    monkeypatch.setattr(tarball.shutil, "copyfileobj", lambda a, b, n: copy(a, Counting(b, written), n))
     with pytest.raises(PackagingError, match=r"bomb\.tar\.gz, member 'variables': it unpacks to more than"):
         extract_tarball(path, tmp_path / "unpacked")
     assert sum(written) <= 64 << 20

@@ -18,14 +18,14 @@ import pytest
 
 from utils import release
 from utils.artefact import lite_file
-from utils.artefact.checks import check_artefact
-from utils.artefact.hashes import hash_file
+from utils.artefact.contents import check_artefact
 from utils.artefact.lite_file import hash_bytes
 from utils.artefact.manifest import packed_manifest
 from utils.batch import command as batch
 from utils.batch import plan as batch_plan
 from utils.checkpoints.loading import resolve
 from utils.errors import ParameterError
+from utils.files import hash_file
 from utils.models.variants import get_variant
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -428,7 +428,7 @@ def test_synthetic_file_is_written_once_and_again_if_it_changed(tmp_path, name):
     assert again == first, "the same seed gives the same bytes"
     (read_mixer if variant.family == "mixer" else read_convmixer)(again.path, variant)
     assert resolve(variant, "synthetic", seed=8, cache_dir=tmp_path).sha256 != first.sha256
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("checkpoint", ["", "  ", None, 3])

@@ -15,7 +15,6 @@ import pytest
 import tiny
 from PIL import Image
 
-from utils.artefact.hashes import hash_file, hash_files
 from utils.artefact.manifest import build_manifest
 from utils.artefact.staging import write_tarball
 from utils.errors import EvaluationError
@@ -26,6 +25,7 @@ from utils.evaluate import model as evaluation_model
 from utils.evaluate.progress import Progress
 from utils.export.image_signatures import image_signatures
 from utils.export.saved_model import save_model
+from utils.files import hash_file, hash_files
 from utils.models.variants import get_variant
 
 ROOT = Path(__file__).resolve().parents[2]

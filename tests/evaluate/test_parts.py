@@ -10,11 +10,8 @@ from PIL import Image
 
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
-from utils.evaluate import progress as evaluation_progress
-from utils.evaluate.classes import match_classes
-from utils.evaluate.data import Data, open_data
-from utils.evaluate.figures import Tally
-from utils.evaluate.progress import Progress
+from utils.evaluate.data import Data, match_classes, open_data
+from utils.evaluate.progress import Progress, Tally
 from utils.evaluate.report import result_of, table
 from utils.images.labels import Label, read_labels
 from utils.models.variants import get_variant
@@ -86,14 +83,15 @@ def fill(folder, *names):
 
 
 def test_a_folder_is_listed_in_order_and_from_any_position(tmp_path):
-    fill(tmp_path, "2/b.JPEG", "10/a.png", "2/a.jpg", "2/.hidden.png", ".cache/x.png", "10/notes.png/x.png")
+    fill(tmp_path, "2/b.JPEG", "10/a.png", "2/a.jpg", "10/deep.png/x.png")
+    fill(tmp_path, "2/.hidden.png", ".cache/x.png", "10/.cache/x.png")
     (tmp_path / "2" / "notes.txt").write_text("no image")
     data = open_data(str(tmp_path), None, 11)
-    listed = [("10/a.png", 10), ("2/a.jpg", 2), ("2/b.JPEG", 2)]
-    assert (data.count, data.classes, data.rule) == (3, 2, "class index")
+    listed = [("10/a.png", 10), ("10/deep.png/x.png", 10), ("2/a.jpg", 2), ("2/b.JPEG", 2)]
+    assert (data.count, data.classes, data.rule) == (4, 2, "class index")
     assert [example[:2] for example in data.examples(0)] == listed
     assert [example[:2] for example in data.examples(2)] == listed[2:]
-    assert next(data.examples(1)).read() == (tmp_path / "2" / "a.jpg").read_bytes()
+    assert next(data.examples(2)).read() == (tmp_path / "2" / "a.jpg").read_bytes()
 
 
 def test_a_limit_spreads_over_the_classes(tmp_path):
@@ -254,7 +252,7 @@ def test_a_failed_save_keeps_the_one_before_and_leaves_nothing_beside(tmp_path, 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluation_progress.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(EvaluationError, match="No space left"):
         progress.save()
     assert path.read_bytes() == before

@@ -1,4 +1,4 @@
-"""Accelerators are hidden before any framework looks for them."""
+"""Accelerators are hidden before any framework looks for them, and taken by what trains."""
 
 import os
 import subprocess
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
+
+from utils.machine import devices
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,3 +55,24 @@ def test_cpu_is_all_that_the_frameworks_see():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "-1 cpu\n['cpu']"
+
+
+def test_on_a_cpu_there_is_nothing_to_distribute_and_no_float16():
+    strategy = devices.choose_strategy({})
+    assert strategy.num_replicas_in_sync == 1
+    assert devices.describe(strategy) == "1 x CPU, no distribution"
+    assert not devices.gains_from_float16()
+
+
+@pytest.mark.parametrize(("capability", "gains"), [((7, 0), True), ((9, 0), True), ((6, 1), False)])
+def test_float16_is_for_gpus_with_tensor_cores(monkeypatch, capability, gains):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability})
+    assert devices.gains_from_float16() is gains
+
+
+def test_several_gpus_are_mirrored(monkeypatch):
+    made = []
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0", "GPU:1"])
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: made.append("mirrored") or "mirrored")
+    assert devices.choose_strategy({}) == "mirrored"

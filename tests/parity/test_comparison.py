@@ -12,7 +12,7 @@ import pytest
 
 from utils.errors import ParameterError, ParityError
 from utils.parity.comparison import RATIO, Report, compare_arrays, compare_outputs, jittered, standard_inputs
-from utils.parity.row import ROUNDING, rounded_up, worst_first
+from utils.parity.report import ROUNDING, rounded_up, worst_first
 
 HEIGHT, WIDTH, CLASSES = 24, 24, 10
 WEIGHTS = np.random.default_rng(7).normal(size=(HEIGHT * WIDTH * 3, CLASSES)) / 10

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from utils.artefact import lite_file
-from utils.artefact.extraction import extract_tarball
-from utils.artefact.hashes import hash_file
 from utils.artefact.manifest import packed_manifest
+from utils.artefact.tarball import extract_tarball
 from utils.errors import PackagingError, ParityError
 from utils.export.warmup import WARMUP
+from utils.files import hash_file
 from utils.smaller import command as smaller
 from utils.smaller.command import KINDS, make_smaller, open_artefact
 from utils.verify.command import main as verify

@@ -9,8 +9,8 @@ import tensorflow as tf
 from utils.images.photographs import pillow_preprocess
 from utils.models.variants import get_variant
 from utils.training import batches
-from utils.training.augmentation import GENTLE, STANDARD, augment
-from utils.training.datasets import LabelledImages, Split
+from utils.training.batches import augment
+from utils.training.datasets import GENTLE, STANDARD, LabelledImages, Split
 
 PREPROCESSING = get_variant("convmixer_tiny").preprocessing
 SIDE = PREPROCESSING.crop

@@ -43,6 +43,7 @@ def test_a_folder_s_classes_are_its_sub_folders_and_images_are_read_upright_in_a
     Image.new("RGB", (30, 20), "red").save(tmp_path / "daisy" / "turned.jpg", exif=exif)
     Image.new("L", (30, 20), 128).save(tmp_path / "tulip" / "grey.PNG")
     (tmp_path / "tulip" / "notes.txt").write_text("no image")
+    (tmp_path / "tulip" / "._grey.PNG").write_bytes(b"what macOS leaves in archives")
     images = datasets.load_dataset(str(tmp_path), 2, seed=0)
     assert images.classes == ("daisy", "tulip")
     assert len(images.train) + len(images.validation) == 12

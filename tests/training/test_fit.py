@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from labelled import BATCH, EPOCHS, Run, coloured_images, settings_for
 
 from utils.errors import PackagingError
 from utils.export import saved_model
-from utils.training import distribution, fine_tuned, keras_worlds
+from utils.training import fine_tuned, keras_worlds
 from utils.training import fit as training
 from utils.training.extractor import open_extractor
 
@@ -182,24 +181,3 @@ def test_a_scaled_loss_trains_too(images, tmp_path, world):
     after = trainable.values()[0]
     assert all(np.isfinite(value).all() for value in after.values())
     assert any(not np.array_equal(after[name], before[name]) for name in before)
-
-
-def test_on_a_cpu_there_is_nothing_to_distribute_and_no_float16():
-    strategy = distribution.choose_strategy({})
-    assert strategy.num_replicas_in_sync == 1
-    assert distribution.describe(strategy) == "1 x CPU, no distribution"
-    assert not distribution.gains_from_float16()
-
-
-@pytest.mark.parametrize(("capability", "gains"), [((7, 0), True), ((9, 0), True), ((6, 1), False)])
-def test_float16_is_for_gpus_with_tensor_cores(monkeypatch, capability, gains):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability})
-    assert distribution.gains_from_float16() is gains
-
-
-def test_several_gpus_are_mirrored(monkeypatch):
-    made = []
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0", "GPU:1"])
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: made.append("mirrored") or "mirrored")
-    assert distribution.choose_strategy({}) == "mirrored"

@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import ParameterError
-from utils.training.settings import check_training
+from utils.training.settings import TrainingSettings, check_training
 
 GOOD = {
     "model": "exports/convmixer_768_32_fe",
@@ -18,8 +18,8 @@ GOOD = {
 }
 
 
-def check(**changed):
-    return check_training(**{**GOOD, **changed})
+def check(environment=None, **changed):
+    return check_training(TrainingSettings(**GOOD | changed), environment or {})
 
 
 def test_good_parameters_are_kept():

@@ -18,10 +18,9 @@ import artefacts
 import numpy as np
 import pytest
 
-from utils.artefact.extraction import extract_tarball
-from utils.artefact.hashes import hash_file
-from utils.artefact.tarball import write_tarball
+from utils.artefact.tarball import extract_tarball, write_tarball
 from utils.errors import PackagingError
+from utils.files import hash_file
 from utils.parity.golden import GOLDEN, Golden, golden_bytes, read_golden
 from utils.verify import app as verify_app
 from utils.verify import numbers
@@ -151,7 +150,7 @@ def no_tensorflow(*_):
 @pytest.mark.parametrize(
     ("where", "fault", "text"),
     [
-        ("utils.artefact.extraction._write", cannot, "No space left"),
+        ("utils.artefact.tarball._write", cannot, "No space left"),
         ("utils.verify.files.hash_file", cannot, "No space left"),
         ("utils.verify.numbers.check_saved_model", no_tensorflow, "TensorFlow cannot be imported"),
     ],
@@ -418,7 +417,7 @@ def test_the_single_file_holds_what_it_imports_the_same_bytes_each_time_and_noth
     with zipfile.ZipFile(first) as archive:
         names = set(archive.namelist())
     assert {"__main__.py", "utils/__init__.py", "utils/verify/command.py", "utils/artefact/__init__.py"} <= names
-    assert {"utils/artefact/extraction.py", "utils/parity/golden.py"} <= names
+    assert {"utils/artefact/tarball.py", "utils/parity/golden.py"} <= names
     assert not {"utils/checkpoints/download.py", "utils/models/convmixer.py", "utils/artefact/staging.py"} & names
 
 

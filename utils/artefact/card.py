@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from utils.artefact.card_header import FRAMEWORKS, Manifest, card_header, licence
-from utils.artefact.card_overview import figure, intended_use, notice, overview
-from utils.parity.row import RATIO, ROUNDING
+from utils.artefact.card_head import FRAMEWORKS, Manifest, card_header, figure, intended_use, licence, notice, overview
+from utils.parity.report import RATIO, ROUNDING
+from utils.tables import markdown
 
 
 def model_card(manifest: Manifest) -> str:
@@ -25,7 +25,7 @@ def _interface(manifest: Manifest) -> str:
         "The loaded object can be called, `model(inputs, training=False)`, with the inputs of "
         "`serving_default`, and has `variables`, `trainable_variables` and `regularization_losses`."
     )
-    return f"## Interface\n\n{_table(('signature', 'inputs', 'outputs'), rows)}\n\nB is any batch size. {rest}"
+    return f"## Interface\n\n{markdown(('signature', 'inputs', 'outputs'), rows)}\n\nB is any batch size. {rest}"
 
 
 def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> str:
@@ -122,7 +122,7 @@ def _provenance(manifest: Manifest) -> str:
     rows += [("SHA-256", f"`{source['sha256']}`"), ("upstream", f"<{model['upstream_url']}>")]
     rows += [(key.replace("_", " "), f"`{value}`") for key, value in manifest.get("settings", {}).items()]
     rows += [("note", note) for note in manifest.get("notes", ())]
-    return f"## Provenance\n\n{_table(('', ''), rows)}"
+    return f"## Provenance\n\n{markdown(('', ''), rows)}"
 
 
 def _parity(manifest: Manifest) -> str:
@@ -166,7 +166,7 @@ def _parity(manifest: Manifest) -> str:
     return (
         f"## {title}: {verdict}\n\n{sentence}"
         f"This artefact, unpacked from its tarball, against {other}. {measure}Top-1 is of images whose best class the "
-        f"reference tells apart by more than is allowed.\n\n{_table(headings, rows)}"
+        f"reference tells apart by more than is allowed.\n\n{markdown(headings, rows)}"
     )
 
 
@@ -192,7 +192,7 @@ def _compared(manifest: Manifest, verdict: str) -> str:
         f"## {title}: {verdict}\n\n"
         f"This artefact, unpacked from its tarball, was compared with {other}{_rule(manifest)}. "
         f"Each figure, with what was allowed, is in the manifest beside the tarball, `{manifest['name']}.json`.\n\n"
-        f"{_table(('output', 'input', 'batch', 'arrays'), rows)}"
+        f"{markdown(('output', 'input', 'batch', 'arrays'), rows)}"
     )
 
 
@@ -215,12 +215,12 @@ def _training(manifest: Manifest) -> str:
                 kept = training["best_epoch"]
                 item = f"{item[kept - 1]:.4g} in epoch {kept} of {len(item)}, the one that was kept"
             rows.append((key if inner is None else f"{key}: {inner}", str(item)))
-    return f"## Training\n\n{_table(('', ''), rows)}"
+    return f"## Training\n\n{markdown(('', ''), rows)}"
 
 
 def _versions(manifest: Manifest) -> str:
     rows = [(library, str(version)) for library, version in manifest["versions"].items()]
-    return f"## Made with\n\n{_table(('library', 'version'), rows)}"
+    return f"## Made with\n\n{markdown(('library', 'version'), rows)}"
 
 
 def _licence(manifest: Manifest) -> str:
@@ -238,13 +238,6 @@ def _licence(manifest: Manifest) -> str:
         f"Work that uses this model should cite [{model['paper']}]({model['paper_url']}):\n\n"
         f"```bibtex\n{model['citation']}\n```"
     )
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    # A bar or a line break inside a cell would end it.
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (headings, *rows)]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([lines[0], "|" + " --- |" * len(headings), *lines[1:]])
 
 
 def _list(values: Sequence[float]) -> str:

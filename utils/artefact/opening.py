@@ -1,6 +1,6 @@
 """Opens an artefact of this project, wherever it is: SavedModel folder, tarball, or an address for TF Hub.
 
-What comes in is data: tarballs are unpacked by `extraction`; `published` checks the manifest, and compares each file
+What comes in is data: tarballs are unpacked by `tarball`; `contents` checks the manifest, and compares each file
 with the SHA-256 in it. Addresses are fetched by TF Hub, which unpacks plain files and folders only and keeps them.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.contents import listed, manifest_of, preprocessing_of, verified_hashes
-from utils.artefact.extraction import extract_tarball
 from utils.artefact.manifest import UNLISTED
+from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
 from utils.images.labels import Label, read_labels
 from utils.models.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant

@@ -1,4 +1,4 @@
-"""A hidden folder in which an artefact grows, and the step that puts it into its place: all of it or nothing.
+"""What `staging` does on disk: a hidden, locked folder to grow in, and the renames into place, all of them or none.
 
 Each process holds a lock on its folder's `lock` file. The system lets go of it however the process ends, so
 what a killed one left can be told from what a live one is writing. Below the folder: `new/` with what shall
@@ -19,7 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from utils.artefact.contents import final_names
 from utils.errors import PackagingError
+from utils.files import write_text
 
 # File systems without locks (network drives) leave only age to tell by; so does a kill before the lock was
 # there.
@@ -78,26 +80,13 @@ def place(folder: Path, output_dir: Path, names: Sequence[str]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all: beside its place, then renamed."""
+    """Writes a small file whole or not at all; PackagingError where that is not possible."""
     with explained(path.parent):
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(beside, 0o644)  # mkstemp's own mode is for secrets
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
+        write_text(path, text)
 
 
 def _artefact(folder: Path) -> str:
     return folder.name.removeprefix(".").partition(".partial-")[0]
-
-
-def final_names(name: str) -> tuple[str, str, str]:
-    """SavedModel folder, tarball and manifest. The manifest comes last: where it is, the others are."""
-    return name, f"{name}.tar.gz", f"{name}.json"
 
 
 def _put_back(folder: Path, output_dir: Path, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""From a saved model to what users get: `<name>/`, `<name>.tar.gz` and `<name>.json` in the output folder.
+"""Publishing as its callers see it (what happens on disk is in `placing`): `<name>/`, `<name>.tar.gz`, `<name>.json`.
 
     stage = Staging(output_dir, name)
     with stage:
@@ -20,8 +20,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from utils.artefact.card import model_card
-from utils.artefact.extraction import extract_tarball, hash_tarball
-from utils.artefact.hashes import hash_file, hash_files
+from utils.artefact.contents import final_names
 from utils.artefact.manifest import (
     UNLISTED,
     build_manifest,
@@ -32,9 +31,10 @@ from utils.artefact.manifest import (
     manifest_text,
     packed_manifest,
 )
-from utils.artefact.placing import explained, final_names, full, is_full, make_folder, place
-from utils.artefact.tarball import write_tarball
+from utils.artefact.placing import explained, full, is_full, make_folder, place
+from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
+from utils.files import hash_file, hash_files
 
 __all__ = [
     "Published",

@@ -1,19 +1,26 @@
-"""Packs SavedModels so that the same folder always gives the same bytes."""
+"""Tarballs: packed so that the same folder always gives the same bytes, and unpacked as if a stranger had made them.
+
+When unpacking, members are checked one by one and their bytes written here, never by tarfile's own extraction: what is
+not allowed below cannot happen, on any Python 3.11 or newer.
+"""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import os
+import shutil
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
 
-from utils.artefact.hashes import paths_below
 from utils.errors import PackagingError
+from utils.files import paths_below, written_whole
 
 # Weights in float32 hold hardly anything that repeats: only their exponent bytes are skewed, and Huffman
 # coding alone finds that. On 80 MB of normal noise: level 0 307 MB/s to 100 %; levels 1 to 9 17 to 21 MB/s to
@@ -79,22 +86,12 @@ class _GzipWriter(io.RawIOBase):
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    partial = None
+    """`written_whole`, with an error that says what to do."""
     try:
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.partial-")
-        with os.fdopen(descriptor, "wb") as file:
+        with written_whole(path) as file:
             yield file
-        os.chmod(partial, 0o644)  # a temporary file is its owner's only
-        os.replace(partial, path)
-    except BaseException as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise PackagingError(
-                f"{path} cannot be written: {error}. Free some space or choose another folder."
-            ) from error
-        raise
+    except OSError as error:
+        raise PackagingError(f"{path} cannot be written: {error}. Free some space or choose another folder.") from error
 
 
 @contextmanager
@@ -106,3 +103,138 @@ def _progress_bar(label: str, total: int, wanted: bool) -> Iterator[Callable[[in
 
     with tqdm(total=total, desc=label, unit="B", unit_scale=True) as bar:
         yield bar.update
+
+
+MAX_MEMBERS = 10_000  # a SavedModel has about ten files, and one more per asset
+MAX_BYTES = 8 << 30  # nearly ten times the largest model here
+# Weights hardly shrink and graphs about tenfold; deflate's limit, which a bomb goes for, is a thousandfold.
+_MAX_RATIO, _SMALL = 50, 64 << 20
+_CHUNK = 1 << 20
+
+
+def extract_tarball(
+    path: str | os.PathLike,
+    destination: str | os.PathLike,
+    max_members: int = MAX_MEMBERS,
+    max_bytes: int = MAX_BYTES,
+) -> Path:
+    """Unpacks a tar.gz into the new folder `destination`, which appears once it is complete and checked.
+
+    PackagingError, which names the tarball and the member, for anything but plain files and folders (links,
+    devices, sparse files), for paths that are absolute or climb with "..", for members that occur twice, for
+    more members or bytes than allowed (also more than 50 times the tarball's own size, beyond 64 MiB), for a
+    damaged or truncated tarball, and for a destination that already holds something.
+    """
+    path, destination = Path(path), Path(destination)
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise PackagingError(f"{destination} already exists. Remove it, or unpack {path.name} somewhere else.")
+    partial = None
+    with _naming(path) as at_fault:
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.partial-"))
+            for name, contents in _members(path, at_fault, max_members, max_bytes):
+                _write(partial / name, contents)
+            partial.chmod(0o755)  # a temporary folder is its owner's only
+            os.replace(partial, destination)
+        except BaseException:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return destination
+
+
+def hash_tarball(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> dict[str, str]:
+    """SHA-256 of each file in a tar.gz by path, under the checks of `extract_tarball`; unpacks nothing."""
+    hashes = {}
+    with _naming(Path(path)) as at_fault:
+        for name, contents in _members(Path(path), at_fault, MAX_MEMBERS, max_bytes):
+            if contents is not None:
+                digest = hashlib.sha256()
+                while chunk := contents.read(_CHUNK):
+                    digest.update(chunk)
+                hashes[str(name)] = digest.hexdigest()
+    return dict(sorted(hashes.items()))
+
+
+def _write(path: Path, contents: IO[bytes] | None) -> None:
+    if contents is None:
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # "x": two names may be one to the file system, as "A" and "a" are to many.
+    with path.open("xb") as file:
+        shutil.copyfileobj(contents, file, _CHUNK)
+
+
+def _members(
+    path: Path, at_fault: list[str], max_members: int, max_bytes: int
+) -> Iterator[tuple[PurePosixPath, IO[bytes] | None]]:
+    """Each member's checked path, with its contents if a file: to be read before the next is asked for."""
+    seen: set[PurePosixPath] = set()
+    with _BoundedReader(path, min(max_bytes, max(_SMALL, _MAX_RATIO * path.stat().st_size))) as reader:
+        with tarfile.open(fileobj=reader, mode="r|") as tar:  # one pass: going back would decompress anew
+            for member in tar:
+                at_fault[:] = [member.name]
+                name = _checked_path(member)
+                if name in seen:
+                    raise tarfile.ReadError("it occurs twice")
+                seen.add(name)
+                if len(seen) > max_members:
+                    raise tarfile.ReadError(f"it is past the {max_members:,} members that are allowed")
+                yield name, tar.extractfile(member) if member.isreg() else None
+        at_fault.clear()
+        if not any(name.parts for name in seen):
+            raise tarfile.ReadError("it is empty")
+        while reader.read(_CHUNK):  # gzip compares length and checksum at its end only
+            pass
+
+
+def _checked_path(member: tarfile.TarInfo) -> PurePosixPath:
+    """The member's path, if it stays inside the folder and the member is a plain file or folder."""
+    # Sparse files are refused: a few bytes of theirs unpack to any size.
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.sparse is not None:
+        raise tarfile.ReadError("it is a link, a device or of another kind that is not allowed")
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts or "\\" in member.name or ":" in member.name:
+        raise tarfile.ReadError("its path leads outside the folder, or does on some system")
+    if not member.name.isprintable() or not (name.parts or member.isdir()):
+        raise tarfile.ReadError("its path is empty or has characters that cannot be printed")
+    return name
+
+
+class _BoundedReader(io.RawIOBase):
+    """Decompresses a gzip file up to `limit` bytes, and fails there."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._file = gzip.GzipFile(path, "rb")
+        self._limit, self._count = limit, 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._count += len(data)
+        if self._count > self._limit:
+            raise tarfile.ReadError(f"it unpacks to more than {self._limit:,} bytes that are allowed")
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[list[str]]:
+    """Turns what goes wrong inside into a PackagingError that names `path` and the member noted."""
+    at_fault: list[str] = []
+    try:
+        yield at_fault
+    except PackagingError:
+        raise
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, OSError) as error:
+        where = f"{path}, member {at_fault[0]!r}" if at_fault else f"{path}"
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not the tarball's fault
+            raise PackagingError(f"{where}: {error}. Nothing was unpacked.") from error
+        raise PackagingError(
+            f"{where}: {str(error) or type(error).__name__}. Expected a complete .tar.gz of a SavedModel, of "
+            "plain files and folders. Nothing was unpacked: build or fetch it again."
+        ) from error

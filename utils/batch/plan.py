@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.checks import check_artefact
+from utils.artefact.contents import check_artefact
 from utils.errors import ConversionError, ParameterError
 from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.notebook.parameters import check_conversion

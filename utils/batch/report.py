@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.artefact.placing import final_names, replace_text
+from utils.artefact.contents import final_names
+from utils.artefact.placing import replace_text
 from utils.machine.cores import usable_cores
 from utils.release import write_release
+from utils.tables import aligned, markdown
 
 if TYPE_CHECKING:
     from utils.batch.plan import Outcome
@@ -22,10 +24,9 @@ Report = Mapping[str, Any]
 
 def plan_text(outcomes: Sequence[Outcome]) -> str:
     """What would be made and why, a line for each conversion."""
-    width = max(len(outcome.conversion.name) for outcome in outcomes)
-    lines = [f"{outcome.conversion.name:<{width}}  {outcome.reason or 'done and verified'}" for outcome in outcomes]
+    lines = aligned([(outcome.conversion.name, outcome.reason or "done and verified") for outcome in outcomes])
     todo = sum(bool(outcome.reason) for outcome in outcomes)
-    return "\n".join([*lines, "", f"{todo} of {len(outcomes)} to be made"])
+    return "\n".join([lines, "", f"{todo} of {len(outcomes)} to be made"])
 
 
 def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,9 +77,7 @@ def text(outcomes: Sequence[Outcome], report: Report | None = None) -> str:
                 (outcome.reason.splitlines() or [""])[0] if outcome.state in ("failed", "interrupted") else "",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(["", *lines, *(["", table(report)] if report else [])])
+    return "\n".join(["", aligned(rows), *(["", table(report)] if report else [])])
 
 
 def table(report: Report) -> str:
@@ -89,7 +88,8 @@ def table(report: Report) -> str:
         groups.setdefault(kind, []).append(facts)
     if len(groups) > 1:
         groups["all"] = list(report["conversions"].values())
-    rows = [("conversions", "number", "time", "longest", "peak memory", "tarballs", "on disk"), ("---",) * 7]
+    headings = ("conversions", "number", "time", "longest", "peak memory", "tarballs", "on disk")
+    rows = []
     for kind, group in groups.items():
         measured = [facts for facts in group if "seconds" in facts]
         seconds = [facts["seconds"] for facts in measured]
@@ -109,7 +109,7 @@ def table(report: Report) -> str:
         f"{run['was done']} done before, in {run['seconds'] / 60:.1f} min on {run['machine']}"
         for run in report["runs"]
     ]
-    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *runs])
+    return "\n".join([markdown(headings, rows), "", *runs])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ remembered in a small JSON file beside it. A file gets its final name only when 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -19,6 +18,7 @@ from utils.checkpoints.archives import why_not_checkpoint
 from utils.checkpoints.http import FileAbsent, transfer, unavailable
 from utils.checkpoints.hub import transfer_from_hub
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
+from utils.files import hash_file, write_text
 from utils.models.variants import Source, Variant
 
 CACHE_VARIABLE = "MIXERS_CACHE"
@@ -57,12 +57,6 @@ def official_name(variant: Variant, source: Source) -> str:
     """The name that a source's file has in the cache."""
     suffix = Path(source.file).suffix if source.repository else SUFFIXES[source.layout]
     return f"{variant.name}.{source.layout}{suffix}"
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Download:
@@ -125,10 +119,8 @@ def _recorded(target: Path, field: str) -> str | None:
 
 def write_record(target: Path, origin: str, sha256: str, size: int) -> None:
     """Notes a file's SHA-256, size and origin (a URL, say) beside it."""
-    path = _record_path(target)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    beside.write_text(json.dumps({"origin": origin, "sha256": sha256, "bytes": size}, indent=1) + "\n")
-    os.replace(beside, path)
+    text = json.dumps({"origin": origin, "sha256": sha256, "bytes": size}, indent=1)
+    write_text(_record_path(target), text + "\n")
 
 
 def _checked(target: Path, source: Source) -> Download:
@@ -136,7 +128,7 @@ def _checked(target: Path, source: Source) -> Download:
     wrong = why_not_checkpoint(target)
     if wrong:
         raise CheckpointError(f"{target}: the cached file {wrong}. Delete it to download it again.")
-    recorded, found = recorded_sha256(target), sha256_of(target)
+    recorded, found = recorded_sha256(target), hash_file(target)
     if recorded is None:  # put there by hand, or its record was deleted to accept a new upstream file
         write_record(target, source.url, found, target.stat().st_size)
     elif recorded != found:
@@ -174,7 +166,7 @@ def _accept(origin: str, part: Path, target: Path) -> Download:
             f"{origin}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
             "or download the file in another way and set checkpoint to its path."
         )
-    found, recorded = sha256_of(part), recorded_sha256(target)
+    found, recorded = hash_file(part), recorded_sha256(target)
     if recorded not in (None, found):
         raise CheckpointError(
             f"{origin}: the file differs from the one downloaded here before. "

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from utils.checkpoints.archives import format_of
+from utils.checkpoints.array_files import NpzFile, read_safetensors
 from utils.checkpoints.layouts import COUNTER, Shapes, expected_shapes, sequential_keys, timm_mixer_keys
-from utils.checkpoints.npz_file import NpzFile
-from utils.checkpoints.safetensors_file import read_safetensors
 from utils.checkpoints.torch_file import read_state_dict
 from utils.errors import CheckpointError
 from utils.models.variants import NOTEBOOKS, VARIANTS, Variant

@@ -21,13 +21,13 @@ from utils.checkpoints.download import (
     fetch,
     official_name,
     recorded_sha256,
-    sha256_of,
     write_record,
 )
 from utils.checkpoints.entries import Entries, open_entries
 from utils.checkpoints.layouts import COUNTER, HEAD_KEYS, expected_shapes
 from utils.checkpoints.problems import Problems
 from utils.errors import CheckpointWarning, ParameterError
+from utils.files import hash_file
 from utils.models.variants import NOTEBOOKS, VARIANTS, Variant, customised
 
 
@@ -83,7 +83,7 @@ def resolve(
     if checkpoint == "synthetic":
         return _synthetic_checkpoint(variant, seed, cache_folder(cache_dir))
     path = regular_file(checkpoint)
-    return Checkpoint(path, "custom", None, sha256_of(path))
+    return Checkpoint(path, "custom", None, hash_file(path))
 
 
 def recorded_hashes(
@@ -205,10 +205,10 @@ def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoi
     """The synthetic file of this variant and seed, written at the first use, or again if it was changed."""
     write = {"convmixer": synthetic.write_convmixer, "mixer": synthetic.write_mixer}[variant.family]
     path = folder / _synthetic_name(variant, seed)
-    sha256 = sha256_of(path) if path.is_file() else None
+    sha256 = hash_file(path) if path.is_file() else None
     if sha256 is None or recorded_sha256(path) != sha256:
         write(variant, path, seed)
-        sha256 = sha256_of(path)
+        sha256 = hash_file(path)
         write_record(path, f"synthetic, seed {seed}", sha256, path.stat().st_size)
     return Checkpoint(path, "synthetic", None, sha256)
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from utils.checkpoints.layouts import COUNTER, expected_shapes, sequential_keys
 from utils.errors import CheckpointError, ParameterError
+from utils.files import written_whole
 from utils.models.variants import Variant
 
 # Raise it when the drawn numbers change, so that no older cached file is mistaken for a new one.
@@ -189,13 +190,9 @@ def _around_one(normal: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes beside the file and renames, so that nothing half-written ever has its name."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Whole or not at all; CheckpointError where that is not possible."""
     try:
-        with open(part, "wb") as file:
+        with written_whole(path) as file:
             write(file)
-        os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch.save wraps a failing write in a RuntimeError
         raise CheckpointError(f"{path}: the synthetic checkpoint cannot be written: {error}.") from error
-    finally:
-        part.unlink(missing_ok=True)

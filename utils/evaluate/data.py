@@ -1,7 +1,7 @@
-"""Labelled photographs: a folder with a sub-folder per class, or a data set of TensorFlow Datasets.
+"""Labelled photographs, and which of a model's classes their labels mean.
 
-Both give the files' own bytes, in one fixed order, from any position on: so a stopped evaluation can go on, and what
-decodes and resizes them is the same for both.
+A folder with a sub-folder per class, or a data set of TensorFlow Datasets: both give the files' own bytes, in one fixed
+order, from any position on. So a stopped evaluation can go on, and what decodes and resizes them is the same for both.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.errors import EvaluationError
-from utils.evaluate.classes import match_classes
 from utils.images.labels import Label
+from utils.images.photographs import SUFFIXES, images_by_class, is_image
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
 _SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
 TFDS_PIN = "tensorflow-datasets==4.9.10"
@@ -78,23 +77,23 @@ def open_data(
 
 
 def _open_folder(folder: Path, labels: Sequence[Label] | None, classes: int, limit: int | None) -> Data:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not names:
-        flat = "images but no sub-folders" if any(map(_is_image, folder.iterdir())) else "no sub-folders"
+    by_class = images_by_class(folder)
+    if not by_class:
+        flat = any(is_image(path, folder) for path in folder.iterdir())
         raise EvaluationError(
-            f"--data {folder} holds {flat}. Expected one sub-folder per class, each with its images. (ImageNet's own "
-            "validation archive is flat: sort it first, as valprep.sh of PyTorch's ImageNet example does.)"
+            f"--data {folder} holds {'images but ' if flat else ''}no sub-folders. Expected one sub-folder per "
+            "class, each with its images. (ImageNet's own validation archive is flat: sort it first, as valprep.sh of "
+            "PyTorch's ImageNet example does.)"
         )
-    indices, rule = match_classes(names, labels, classes)
+    indices, rule = match_classes(list(by_class), labels, classes)
     files: list[tuple[str, int]] = []
     listing = hashlib.sha256()
-    for name, index in zip(names, indices, strict=True):
-        images = sorted(path for path in (folder / name).iterdir() if _is_image(path))
+    for (name, images), index in zip(by_class.items(), indices, strict=True):
         if not images:
             raise EvaluationError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}). Fill it or remove it.")
         for path in images:
-            files.append((f"{name}/{path.name}", index))
-            listing.update(json.dumps([f"{name}/{path.name}", path.stat().st_size, index]).encode() + b"\n")
+            files.append((path.relative_to(folder).as_posix(), index))
+            listing.update(json.dumps([files[-1][0], path.stat().st_size, index]).encode() + b"\n")
     if limit is not None and limit < len(files):
         files = [files[i * len(files) // limit] for i in range(limit)]
 
@@ -102,11 +101,7 @@ def _open_folder(folder: Path, labels: Sequence[Label] | None, classes: int, lim
         for name, index in files[start:]:
             yield Example(name, index, functools.partial(_read, folder / name))
 
-    return Data(str(folder), "folder", rule, len(names), len(files), listing.hexdigest(), examples)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return Data(str(folder), "folder", rule, len(by_class), len(files), listing.hexdigest(), examples)
 
 
 def _read(path: Path) -> bytes:
@@ -178,3 +173,72 @@ def _records(builder: DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
         read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
     )
     yield from tfds.as_numpy(dataset)
+
+
+_IMAGENET_1K = 1000  # classes; as many folders, numbered from 0, are ImageNet-1k's whatever the model is
+_LISTED = 10  # names in an error message; the count says how many there are
+RULES = ("WordNet id", "class name", "class index")
+
+
+def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes: int) -> tuple[list[int], str]:
+    """The index of the model's class for each of `names`, and the rule that found it, one of `RULES`.
+
+    The first rule that fits every name is taken: the WordNet id of the model's labels (n01440764); the class's name
+    there, whole or up to its first comma, blanks or underscores, capitals or not; the index from 0 to `classes` - 1,
+    with or without leading zeros. A name that two classes share, as ImageNet's two cranes do, fits neither.
+
+    `labels` is None for a model without any: then only the index is left. EvaluationError names what fits no rule.
+    """
+    if len(set(names)) != len(names):
+        raise EvaluationError("The data's class names are not all different, so they cannot tell classes apart.")
+    rules = {rule: _indices(rule, names, labels or (), classes) for rule in RULES}
+    best = max(RULES, key=lambda rule: len(rules[rule]))  # of equals the first
+    found = rules[best]
+    if best == "class index" and classes != _IMAGENET_1K and sorted(found.values()) == list(range(_IMAGENET_1K)):
+        raise EvaluationError(
+            f"The data's classes are 0 to {_IMAGENET_1K - 1}, ImageNet-1k's numbers, and this model has {classes:,} "
+            "classes of its own order: it would be scored for the wrong ones. Name the folders by WordNet id."
+        )
+    if unknown := [name for name in names if name not in found]:
+        raise EvaluationError(_explain(unknown, len(names), best, labels, classes))
+    return [found[name] for name in names], best
+
+
+def _indices(rule: str, names: Iterable[str], labels: Sequence[Label], classes: int) -> Mapping[str, int]:
+    """Index by name, of the names that the rule fits."""
+    if rule == "class index":
+        numbers = {name: int(name) for name in names if name.isascii() and name.isdecimal()}
+        return {name: number for name, number in numbers.items() if number < classes}
+    if rule == "WordNet id":
+        known = _unambiguous((label.wordnet_id, index) for index, label in enumerate(labels))
+        return {name: known[name] for name in names if name in known}
+    pairs = [(_plain(label.name), index) for index, label in enumerate(labels)]
+    pairs += [(_plain(label.name.split(",")[0]), index) for index, label in enumerate(labels)]
+    known = _unambiguous(pairs)
+    return {name: known[_plain(name)] for name in names if _plain(name) in known}
+
+
+def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    meanings: dict[str, set[int]] = {}
+    for key, index in pairs:
+        meanings.setdefault(key, set()).add(index)
+    return {key: indices.pop() for key, indices in meanings.items() if len(indices) == 1}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _explain(unknown: list[str], count: int, rule: str, labels: Sequence[Label] | None, classes: int) -> str:
+    listed = ", ".join(map(repr, unknown[:_LISTED])) + (", …" if len(unknown) > _LISTED else "")
+    if labels is None:
+        choice = f"The model has no labels.tsv, so its classes go by their index, 0 to {classes - 1}."
+    else:
+        first = labels[0]
+        choice = (
+            f"Name all by the WordNet ids of the model's classes (such as {first.wordnet_id}), all by their names "
+            f"(such as {first.name.split(',')[0]!r}; one that two classes share will not do), or all by their index "
+            f"(0 to {classes - 1})."
+        )
+    fitted = f"; the others do by {rule}" if len(unknown) < count else ""
+    return f"{len(unknown)} of the data's {count} classes are not the model's{fitted}: {listed}. {choice}"

@@ -1,17 +1,109 @@
-"""What a stopped evaluation leaves beside its output, so that the same command goes on where it stopped."""
+"""Right answers, counted exactly, and what a stopped evaluation leaves of the counts, so that it goes on from there."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils.errors import EvaluationError
-from utils.evaluate.figures import Tally
+from utils.files import write_text
+
+
+@dataclass
+class Tally:
+    """Counts over the images so far. Whole numbers, and maxima: no sum of fractions depends on where a run stopped.
+
+    top1, top5: of the SavedModel, images whose class is the first, or among the first five, of the logits.
+    source_top1, source_top5: the same of the source framework. same_top1: images where both put the same class first;
+    shared_top5: classes that are among the first five of both, over all images. max_abs: largest difference of a logit;
+    relative: largest of an image, over max(1, max |logit of the source|).
+    """
+
+    images: int = 0
+    top1: int = 0
+    top5: int = 0
+    source_top1: int = 0
+    source_top5: int = 0
+    same_top1: int = 0
+    shared_top5: int = 0
+    max_abs: float = 0.0
+    relative: float = 0.0
+
+    def add(self, labels: np.ndarray, logits: np.ndarray, source: np.ndarray | None = None) -> None:
+        """Counts a batch: `labels` int64 [B], logits float32 [B, classes]. EvaluationError if not all are finite."""
+        _require_finite("the SavedModel", logits)
+        best = _best(logits)
+        self.images += len(labels)
+        self.top1 += int((best[:, 0] == labels).sum())
+        self.top5 += int((best == labels[:, None]).any(axis=1).sum())
+        if source is None:
+            return
+        _require_finite("the source framework", source)
+        if source.shape != logits.shape:
+            raise EvaluationError(
+                f"The source framework gives logits {list(source.shape)}, the SavedModel {list(logits.shape)}: "
+                "they are not the same model. Give the checkpoint that the SavedModel was made from."
+            )
+        expected = _best(source)
+        self.source_top1 += int((expected[:, 0] == labels).sum())
+        self.source_top5 += int((expected == labels[:, None]).any(axis=1).sum())
+        self.same_top1 += int((best[:, 0] == expected[:, 0]).sum())
+        self.shared_top5 += int((best[:, :, None] == expected[:, None, :]).sum())
+        error = np.abs(logits.astype(np.float64) - source).max(axis=1)
+        self.max_abs = max(self.max_abs, float(error.max()))
+        scale = np.maximum(1.0, np.abs(source.astype(np.float64)).max(axis=1))
+        self.relative = max(self.relative, float((error / scale).max()))
+
+    def figures(self, source: bool, classes: int) -> dict[str, dict[str, float]]:
+        """Per cent, by who answered; for `agreement`, of what both gave. standard_error is that of top1, in points."""
+        found = {"savedmodel": self._accuracy(self.top1, self.top5)}
+        if source:
+            found["source"] = self._accuracy(self.source_top1, self.source_top5)
+            found["agreement"] = {
+                "top1": 100 * self.same_top1 / self.images,
+                "top5": 100 * self.shared_top5 / (min(5, classes) * self.images),
+                "max_abs": self.max_abs,
+                "relative": self.relative,
+            }
+        return found
+
+    def _accuracy(self, top1: int, top5: int) -> dict[str, float]:
+        share = top1 / self.images
+        error = 100 * math.sqrt(share * (1 - share) / self.images)
+        return {"top1": 100 * share, "top5": 100 * top5 / self.images, "standard_error": error}
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts by name; JSON keeps a float's every digit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Tally:
+        """What `to_json` gave; ValueError for anything else."""
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        if not isinstance(data, dict) or {name: type(value) for name, value in data.items()} != kinds:
+            raise ValueError("counts")
+        tally = cls(**data)
+        counts = [tally.top1, tally.top5, tally.source_top1, tally.source_top5, tally.same_top1]
+        if not (all(0 <= count <= tally.images for count in counts) and 0 <= tally.shared_top5 <= 5 * tally.images):
+            raise ValueError("counts")
+        return tally
+
+
+def _best(logits: np.ndarray) -> np.ndarray:
+    """The first five classes of each image, int64 [B, 5] or as many as there are; of equals, the lower index first."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, :5]
+
+
+def _require_finite(who: str, logits: np.ndarray) -> None:
+    if not np.isfinite(logits).all():
+        raise EvaluationError(f"{who} gives logits that are NaN or infinite: its accuracy would mean nothing.")
+
 
 _FORMAT = 1  # raise it when counts of an older version are not to be gone on from
 
@@ -78,18 +170,9 @@ def _advice(path: Path) -> str:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes beside, then renames. EvaluationError where that is not possible."""
-    beside = None
+    """Whole or not at all. EvaluationError where that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        os.chmod(beside, 0o644)  # mkstemp's own mode is for secrets
-        os.replace(beside, path)
-    except BaseException as error:
-        if beside is not None:
-            Path(beside).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise EvaluationError(f"{path} cannot be written: {error}. Choose another --output.") from error
-        raise
+        write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written: {error}. Choose another --output.") from error

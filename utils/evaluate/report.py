@@ -9,6 +9,7 @@ from utils.checkpoints.loading import Checkpoint
 from utils.evaluate.data import Data
 from utils.evaluate.model import FRAMEWORKS, Classifier
 from utils.evaluate.progress import Progress
+from utils.tables import aligned
 
 _VALIDATION_IMAGES = 50_000  # of ImageNet's validation set, which the reported accuracies are of
 
@@ -82,11 +83,9 @@ def table(result: Mapping[str, Any]) -> str:
         rows.append(("agreement", _per_cent(agreement["top1"]), _per_cent(agreement["top5"]), error))
     top1 = "none" if reported["top1"] is None else _per_cent(reported["top1"])
     rows.append(("reported", top1, "", reported["source"]))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
     data = result["data"]
     title = f"{result['evaluated']} on {data['name']}: {result['images']:,} images of {data['classes']:,} classes"
-    return "\n".join(["", title, "", *lines, "", *(f"!!! {note}" for note in result["notes"])])
+    return "\n".join(["", title, "", aligned(rows, right=(1, 2)), "", *(f"!!! {note}" for note in result["notes"])])
 
 
 def _accuracy(figures: Mapping[str, float]) -> tuple[str, str, str]:

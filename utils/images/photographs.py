@@ -22,6 +22,7 @@ from utils.models.variants import Preprocessing
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "images"
 # Pillow also opens formats that start another program (EPS starts Ghostscript) or hold no photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pillow raises all of these for damaged files, depending on the format and on where the damage is.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
@@ -35,6 +36,18 @@ def sample_files() -> dict[str, bytes]:
 def sample_photographs() -> dict[str, Image.Image]:
     """The same, read; none is square."""
     return {name: load_image(io.BytesIO(file)) for name, file in sample_files().items()}
+
+
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """The image files below each sub-folder, at any depth, by its name; both sorted, and nothing that is hidden."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {path.name: sorted(found for found in path.rglob("*") if is_image(found, path)) for path in classes}
+
+
+def is_image(path: Path, folder: Path) -> bool:
+    """Whether a file is to be read as an image, by its ending, and not hidden in `folder`."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
 def load_image(path: str | PathLike | BinaryIO) -> Image.Image:

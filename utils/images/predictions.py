@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.files import write_text
+
 REPEATS = 5
 
 
@@ -43,10 +45,5 @@ def write_json(content: Mapping[str, Any], folder: str | os.PathLike, name: str)
     """Writes `<folder>/<name>.json`, whole or not at all, and makes the folder where there is none."""
     path = Path(folder).expanduser() / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return path

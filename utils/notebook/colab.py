@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from utils.errors import ConversionError
+from utils.tables import aligned
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "assets" / "tables" / "colab.json"  # written by python -m benchmarks.colab
@@ -86,11 +87,7 @@ def version_report(installed: Mapping[str, str], known: Mapping[str, Iterable[st
     if not rows:
         return "Every version is one that this was tested with."
     rows = [("", "here", "", "tested with"), *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
-    ]
-    return "\n".join(["These versions are not among those that this was tested with:", *lines])
+    return f"These versions are not among those that this was tested with:\n{aligned(rows)}"
 
 
 def pins(path: Path) -> dict[str, str]:

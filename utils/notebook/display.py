@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.tables import aligned
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
@@ -24,8 +26,7 @@ class Facts:
         self.facts = {name: str(value) for name, value in facts.items()}
 
     def __str__(self) -> str:
-        width = max(map(len, self.facts), default=0)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.facts.items())
+        return aligned(list(self.facts.items()))
 
     __repr__ = __str__
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 from utils import errors
 from utils.errors import ConversionError, ParameterError
+from utils.files import written_whole
 
 
 def require_parameters(notebook: Path, names: Iterable[str]) -> None:
@@ -86,13 +86,6 @@ def _plain(text: str) -> str:
 
 
 def place(source: Path, destination: Path) -> None:
-    """Copies beside the destination, then renames: the two may be on different file systems."""
-    handle, beside = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.")
-    os.close(handle)
-    try:
-        shutil.copyfile(source, beside)
-        os.chmod(beside, 0o644)  # mkstemp's own mode is for secrets
-        os.replace(beside, destination)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    """Copies, whole or not at all: a rename would not do, as the two may be on different file systems."""
+    with source.open("rb") as original, written_whole(destination) as file:
+        shutil.copyfileobj(original, file)

@@ -45,7 +45,7 @@ def check_conversion(
         )
     whole_number("seed", seed, 0, 2**32 - 1)
     _check_image_size(record, image_size)
-    _check_output_dir(output_dir)
+    check_output_dir(output_dir)
     _check_labels(labels, head)
     if not isinstance(use_ema, bool):
         raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
@@ -70,7 +70,7 @@ def check_classification(model: str, image: str, top_k: int, output_dir: str) ->
     if not isinstance(image, str) or not image.strip():
         raise ParameterError(f"image is {image!r}; expected a sample's name, the path or URL of an image, or 'upload'")
     whole_number("top_k", top_k, 1, 50)
-    _check_output_dir(output_dir)
+    check_output_dir(output_dir)
     return models
 
 
@@ -119,7 +119,8 @@ def _check_labels(labels: str, head: str) -> None:
         own_labels(labels)
 
 
-def _check_output_dir(output_dir: str) -> None:
+def check_output_dir(output_dir: str) -> None:
+    """ParameterError unless it is the path of a folder, or of nothing yet."""
     if not isinstance(output_dir, str) or not output_dir.strip():
         found = "empty" if isinstance(output_dir, str) else repr(output_dir)
         raise ParameterError(f"output_dir is {found}; expected the path of a folder, such as 'exports'")

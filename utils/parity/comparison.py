@@ -19,8 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from utils.parity.inputs import jittered, standard_inputs
-from utils.parity.report import Report
-from utils.parity.row import DOUBTFUL, RATIO, ROUNDING, Row
+from utils.parity.report import DOUBTFUL, RATIO, ROUNDING, Report, Row
 
 __all__ = [
     "EXACT",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from utils.parity.row import Row, worst_first
+from utils.parity.report import Row, worst_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.parity import comparison
 from utils.parity.references import Model, References
-from utils.parity.row import Row
+from utils.parity.report import Row
 
 Arrays = dict[str, np.ndarray]
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.files import written_whole
+
 FOLDER_VARIABLE = "MIXERS_REFERENCES"  # environment: the folder that a batch's conversions share
 
 Outputs = Mapping[str, np.ndarray]
@@ -111,14 +113,9 @@ class References:
     def _write(self, key: str, arrays: Outputs) -> None:
         if not self._folder:
             return
-        partial = self._folder / f".{key}.{os.getpid()}"
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-            os.replace(partial, self._folder / f"{key}.npz")
-        except OSError:  # no space, say: the others compute it again
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        # Where it cannot be, for want of space, say, the others compute it again.
+        with suppress(OSError), written_whole(self._folder / f"{key}.npz") as file:
+            np.savez(file, **arrays)
 
 
 def _work_through(work: queue.SimpleQueue) -> None:

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from utils.artefact import lite_file
-from utils.artefact.hashes import hash_file
 from utils.artefact.manifest import check_manifest, installed_versions, manifest_text, packed_manifest
 from utils.artefact.placing import explained, make_folder
 from utils.artefact.staging import Staging
@@ -33,11 +32,12 @@ from utils.errors import ConversionError, PackagingError
 from utils.export.plain_mixer import export as export_plain_mixer
 from utils.export.saved_model import as_function, gradients, load_model, name_of, save_model
 from utils.export.warmup import WARMUP
+from utils.files import hash_file
 from utils.machine.measure import Stages
 from utils.models.variants import MixerArchitecture
 from utils.parity import comparison
 from utils.parity.golden import Golden
-from utils.parity.row import rounded_up
+from utils.parity.report import rounded_up
 from utils.smaller.float16 import save_as_float16
 from utils.smaller.lite import convert_to_lite, operators, rounded
 from utils.verify.numbers import lite_function

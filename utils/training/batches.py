@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from utils.images.preprocessing import preprocess
 from utils.models.variants import Preprocessing
-from utils.training.augmentation import Augmentation, augment
-from utils.training.datasets import LabelledImages, Split
+from utils.training.datasets import Augmentation, LabelledImages, Split
 
 
 def steps_per_epoch(images: LabelledImages, batch_size: int) -> int:
@@ -73,6 +72,28 @@ def augmented_examples(
     pixels, labels = next(iter(training_batches(images, preprocessing, batch, seed, range(1))))
     shown = (pixels.numpy() * preprocessing.std + preprocessing.mean) / 255
     return np.clip(shown, 0, 1), labels.numpy().argmax(axis=1)
+
+
+def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preprocessing, seed: tf.Tensor) -> tf.Tensor:
+    """One uint8 [height, width, 3] image -> float32 [crop, crop, 3], randomly cropped, mirrored, and normalised.
+
+    seed: int [2]; equal seeds give equal results. Resizing is bilinear without antialiasing, as the authors do it.
+    """
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        bounding_boxes=tf.zeros([0, 0, 4]),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=augmentation.aspect,
+        area_range=augmentation.area,
+        use_image_if_no_bounding_boxes=True,
+    )
+    side = preprocessing.crop
+    image = tf.ensure_shape(tf.slice(image, begin, size), [None, None, 3])
+    image = tf.image.resize(tf.cast(image, tf.float32), [side, side])
+    if augmentation.flip:
+        image = tf.image.stateless_random_flip_left_right(image, seed + 1)
+    return (image - preprocessing.mean) / preprocessing.std
 
 
 def _read(split: Split, index: tf.Tensor) -> tf.Tensor:

@@ -16,12 +16,26 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import ParameterError
-from utils.images.photographs import load_image
-from utils.training.augmentation import GENTLE, STANDARD, Augmentation
+from utils.images.photographs import SUFFIXES, images_by_class, load_image
 
 VALIDATION_SHARE = 0.2
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _NAMED = 5  # files that an error message names
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Share of the image's area that a crop may have, its aspect ratio (width / height), and whether to mirror."""
+
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    flip: bool
+
+
+# The Mixer authors': vit_jax/input_pipeline.py in google-research/vision_transformer, `inception_crop`; the aspect
+# ratio there is the default of `tf.image.sample_distorted_bounding_box`.
+STANDARD = Augmentation(area=(0.05, 1.0), aspect=(0.75, 1.33), flip=True)
+# Where a small part does not tell the class, and a mirror image is another or none: digits and letters.
+GENTLE = Augmentation(area=(0.7, 1.0), aspect=(0.75, 1.33), flip=False)
 
 
 @dataclass(frozen=True)
@@ -104,12 +118,12 @@ def _tfds(name: str, seed: int) -> LabelledImages:
 
 
 def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [(path, label) for label, name in enumerate(names) for path in _images_in(folder / name)]
+    by_class = images_by_class(folder)
+    files = [(path, label) for label, paths in enumerate(by_class.values()) for path in paths]
     if not files:
         raise ParameterError(
             f"dataset = {folder}: no images in it. Expected one sub-folder per class, with images ending in "
-            f"{', '.join(SUFFIXES)}; found {len(names)} sub-folders."
+            f"{', '.join(SUFFIXES)}; found {len(by_class)} sub-folders."
         )
     broken = _broken([path for path, _ in files])
     if broken and corrupt_images == "refuse":
@@ -122,7 +136,7 @@ def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
     skipped = tuple(str(path.relative_to(folder)) for path in broken)
     return _assembled(
         folder.name,
-        tuple(names),
+        tuple(by_class),
         lambda i: np.asarray(load_image(kept[i][0])),
         np.array([label for _, label in kept], np.int64),
         seed,
@@ -130,10 +144,6 @@ def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
         skipped,
         [str(path.relative_to(folder)) for path, _ in kept],
     )
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def _broken(paths: list[Path]) -> list[Path]:

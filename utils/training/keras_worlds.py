@@ -87,7 +87,7 @@ def build(
     """The compiled model for images float32 [B, image_size, image_size, 3], to be trained for `steps` in all.
 
     The head starts at zero, as the Mixer authors' does: then the first steps change the head, not the backbone. Call
-    it within the strategy's scope. float16: scale the loss, for `distribution.set_mixed_precision(True)`.
+    it within the strategy's scope. float16: scale the loss, for `devices.set_mixed_precision(True)`.
     """
     keras = keras_module(settings.keras)
     keras.utils.set_random_seed(settings.seed)

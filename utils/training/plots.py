@@ -57,16 +57,12 @@ def plot_history(history: Mapping[str, Sequence[float]], best_epoch: int) -> Fig
     return _closed(figure)
 
 
-def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Counts, int [classes, classes]: the row is the true class, the column the predicted one."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predictions), 1)
-    return counts
+def plot_confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> Figure:
+    """The confusion matrix of true and predicted classes, int [N] each; rows are shaded by share of the true class."""
+    from sklearn.metrics import confusion_matrix
 
-
-def plot_confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """The confusion matrix, each row shaded by its share of the true class."""
     plt = _pyplot()
+    counts = confusion_matrix(labels, predictions, labels=np.arange(len(names)))
     side = 2.2 + 0.32 * min(len(names), _MOST_CLASSES_WITH_NAMES)
     figure, axis = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

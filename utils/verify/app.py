@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import os
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
+
+from utils.files import written_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 _MAIN = '''"""Verifies downloaded models: python verify.pyz FILE ..."""
@@ -51,18 +52,11 @@ def build(path: str | os.PathLike) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     contents = {"__main__.py": _MAIN}
     contents |= {name: (ROOT / name).read_text("utf-8") for name in modules()}
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(b"#!/usr/bin/env python3\n")
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, text in contents.items():
-                    archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)  # a new ZipInfo's date is 1980
-        os.chmod(beside, 0o755)
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with written_whole(path, mode=0o755) as file:
+        file.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, text in contents.items():
+                archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)  # a new ZipInfo's date is 1980
     return path
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.contents import differences, read_json, read_text, summary
-from utils.artefact.extraction import extract_tarball
-from utils.artefact.hashes import hash_file, hash_files
 from utils.artefact.lite_file import unpack_lite
 from utils.artefact.manifest import check_manifest, is_packed, packed_manifest
+from utils.artefact.tarball import extract_tarball
 from utils.errors import PackagingError
+from utils.files import hash_file, hash_files
 
 SUMS = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")

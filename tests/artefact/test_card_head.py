@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from manifests import GRADIENTS, NAME, ROW, manifest
 
-from utils.artefact.card_header import card_tags
+from utils.artefact.card_head import card_tags
 from utils.artefact.staging import model_card
 from utils.models.variants import HEADS, VARIANTS
 

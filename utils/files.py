@@ -1,16 +1,43 @@
-"""SHA-256 of files and folders."""
+"""Files: written whole or not at all, listed, and told apart by their SHA-256."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.errors import PackagingError
 
 
+@contextmanager
+def written_whole(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A new file beside `path`, hidden, which takes its place when the block ends well, and vanishes when it does not.
+
+    mode: its permissions. OSErrors pass through: what is to be done about them, the caller knows.
+    """
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(beside, mode)  # mkstemp's own is for secrets
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
 def hash_file(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, read in pieces, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""The arrays of an .npz, one at a time: never a pickled one, and none unpacked before its size is checked."""
+"""Files of plain arrays, .npz and .safetensors: nothing is executed, nor unpacked before its size is checked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.checkpoints.archives import format_of, members, refuse_bomb
 from utils.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 # What can go wrong inside numpy and zipfile when bytes are not what they should be.
 _DAMAGE = (
@@ -67,3 +71,23 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[in
             raise ValueError(f"{member.filename} has version {version} of the .npy format, expected (1, 0)")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return shape, dtype.name if dtype.isnative else str(dtype)
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of any dtype, which are views of the file mapped into memory; values are checked by nobody yet.
+
+    The library checks the header: its length, that offsets neither overlap nor leave holes, that they end where the
+    file ends, and that each tensor's bytes are those of its shape and dtype. CheckpointError for what is not so.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if format_of(path) != "safetensors":
+        raise CheckpointError(f"{path}: expected a .safetensors file, found another kind. Get the file again.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: the .safetensors file is damaged, or its header does not tell the truth: {error}. "
+            "Get the file again."
+        ) from error
