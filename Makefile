@@ -20,6 +20,7 @@ JOBS ?= 1
 MEMORY_MB ?=
 BATCH_ARGS ?=
 PYTEST_ARGS ?=
+TEST_JOBS ?= 2# processes; one takes up to 5 GB, in the full tests up to 10
 BENCH_ARGS ?=
 COMPAT_ARGS ?=
 
@@ -36,7 +37,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert release verify.pyz test bench compat lint clean
+.PHONY: help setup convert release verify.pyz test test-full bench compat lint clean
 
 help:
 	@echo 'Each target sets up .venv by itself; only the first time takes minutes.'
@@ -53,7 +54,8 @@ help:
 	@echo '                   CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports'
 	@echo '                   MEMORY_MB= BATCH_ARGS=--dry-run'
 	@echo 'make verify.pyz  the verifier of downloads as one file, for Python and TensorFlow alone'
-	@echo 'make test        the fast tests first; PYTEST_ARGS="-m '"'not slow'"'" leaves the slow ones out'
+	@echo 'make test        the tests, in minutes; PYTEST_ARGS="tests/test_make.py -k cut_off" for some'
+	@echo 'make test-full   those that take longer: full-size models, notebooks, whole trainings'
 	@echo 'make bench       speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX:'
 	@echo '                   BENCH_ARGS=--quick for a try, BENCH_ARGS="--repeats 5"'
 	@echo 'make compat      the tarballs under every TensorFlow since 2.13, each in its own environment'
@@ -81,8 +83,12 @@ release: setup
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--memory-mb,$(MEMORY_MB)) \
 	  $(call option,--seed,$(SEED)) $(BATCH_ARGS)
 
+# A file's tests share what they make, so a file stays in one process.
 test: setup
-	@$(call quote,$(python)) -m pytest $(PYTEST_ARGS)
+	@$(call quote,$(python)) -m pytest -m 'not slow' -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-full: setup
+	@$(call quote,$(python)) -m pytest -m slow -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 bench: setup
 	@$(call quote,$(python)) -m benchmarks.convmixer $(BENCH_ARGS)

@@ -210,7 +210,7 @@ def test_failed_parity_stops_with_the_numbers_and_leaves_nothing(tmp_path):
         "        if node.op_type == 'Gelu':",
         "            node.attribute[0].s = b'tanh'",
     ]
-    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    exported = export_tensorflow(", fault)
+    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    exported = onnx_to_tf.export_tensorflow(", fault)
     parameters = {"variant": "convmixer_tiny", "checkpoint": "synthetic", "image_size": 48}
     error = notebooks.assert_stops(faulty, tmp_path, "logits", **parameters)
     assert error.ename == "ParityError"
