@@ -16,7 +16,7 @@ batch         the command for many conversions
 notebook      what notebooks take and show, and how they are run
 machine       devices, memory, time
 
-Beside them `errors`, which are for people, `files`, which are written whole or not at all, `tables` as text, and the
-commands `convert` (one conversion), `release` (sums, index and table of a folder of artefacts) and `serving_client`
-(a client of TensorFlow Serving, to copy).
+Beside them lies what all may use: `errors`, which are for people, `files`, written whole or not at all, `tables` and
+`command`; and the commands `convert` (one conversion), `release` (sums, index and table of a folder of artefacts) and
+`serving_client` (a client of TensorFlow Serving, to copy).
 """
