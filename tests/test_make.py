@@ -279,7 +279,12 @@ def test_the_index_is_pytorch_s_unless_another_is_named():
     assert make(ROOT, "-n", "setup", TORCH_INDEX="").stdout.endswith(" ''\n")
     environment = {name: value for name, value in os.environ.items() if name != "TORCH_INDEX"}
     done = subprocess.run(
-        ["make", "-n", "setup"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "setup"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.endswith(" 'https://download.pytorch.org/whl/cpu'\n")
 
