@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import machine, tables
 from benchmarks.honest import KINDS
 from benchmarks.processes import Worker
+from utils.parity import comparison
 from utils.tables import markdown
 
 TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
@@ -54,11 +55,13 @@ FULL = [
 
 
 def largest(report: Any) -> tuple[float, str]:
-    """The largest ratio of a `parity.Report`, and of which figure; infinite for what is no number."""
-    rows = [row for row in report.rows if row.ratio is not None]
-    ratio = lambda row: math.inf if math.isnan(row.ratio) else row.ratio  # noqa: E731
-    worst = max(rows, key=ratio)
-    return ratio(worst), f"{worst.output} {worst.variable}".strip()
+    """The largest error of a `parity.Report` that is measured against a source, and of which figure.
+
+    In tenths of what is allowed, which is how many times the source's own error it is, but for gradients where the
+    allowance for sums is the larger one; infinite for what is no number.
+    """
+    worst = max((row for row in report.rows if row.source is not None), key=lambda row: row.severity)
+    return comparison.RATIO * worst.severity, f"{worst.output} {worst.variable}".strip()
 
 
 def prepare(case: Case) -> Callable[[bool], dict[str, Any]]:

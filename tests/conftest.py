@@ -37,6 +37,22 @@ def saved(tmp_path_factory):
     return get
 
 
+@pytest.fixture(scope="module")
+def weights():
+    """The golden Mixer's, by key."""
+    import tiny
+
+    return tiny.mixer_weights()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What upstream's own code computed with them."""
+    import tiny
+
+    return tiny.expected("mixer_tiny")
+
+
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory):
     """Full-size classifiers from synthetic weights, by notebook and variant: (folder, executed notebook), only read."""

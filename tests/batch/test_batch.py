@@ -536,6 +536,6 @@ def test_report_adds_up_over_runs(tmp_path):
     assert set(report["conversions"]) == {CLASSIFIER, FEATURES}
     for name, facts in report["conversions"].items():
         assert facts["seconds"] > 0
-        assert facts["peak_mb"] > 0  # how much depends on when it was looked at: it ends within moments
+        assert facts["peak_mb"] >= 0  # one that ends within moments may do so before it is looked at
         assert facts["bytes"] > facts["tarball_bytes"] == (tmp_path / f"{name}.tar.gz").stat().st_size
     assert "| mixer, xla | 2 |" in (tmp_path / "batch" / "report.md").read_text()

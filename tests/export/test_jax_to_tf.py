@@ -21,16 +21,6 @@ SIZE = ARCHITECTURE.image_size
 KINDS = ("xla", "plain")
 
 
-@pytest.fixture(scope="module")
-def weights():
-    return tiny.mixer_weights()
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return tiny.expected("mixer_tiny")
-
-
 def source(weights, head="classification", architecture=ARCHITECTURE):
     """(predict, parameters) of the Flax model."""
     model = mlp_mixer.build(architecture, head)

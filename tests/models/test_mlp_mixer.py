@@ -18,16 +18,6 @@ ARCHITECTURE = get_variant("mixer_tiny").architecture
 TOLERANCE = 1e-6
 
 
-@pytest.fixture(scope="module")
-def weights():
-    return tiny.mixer_weights()
-
-
-@pytest.fixture(scope="module")
-def expected():
-    return tiny.expected("mixer_tiny")
-
-
 def relative_error(found, expected):
     return np.abs(np.asarray(found) - expected).max() / max(1.0, np.abs(expected).max())
 

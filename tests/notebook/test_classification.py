@@ -8,7 +8,6 @@ from PIL import Image
 
 from utils.images.photographs import sample_photographs
 
-pytestmark = pytest.mark.slow
 NOTEBOOK = "classification.ipynb"
 
 
@@ -23,6 +22,7 @@ def exports(tmp_path_factory):
     return folder / "exports"
 
 
+@pytest.mark.slow
 def test_several_models_see_the_same_photograph(exports, tmp_path):
     names = ["convmixer_tiny_classification_synthetic", "mixer_tiny_classification_synthetic"]
     models = [exports / f"{names[0]}.tar.gz", exports / names[1], exports / "mixer_tiny_fe_plain_synthetic.tar.gz"]
@@ -61,6 +61,7 @@ def test_a_feature_extractor_alone_is_enough(exports, tmp_path):
         ({"image": "nowhere.jpg"}, "nowhere.jpg"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_is_a_clear_error(exports, tmp_path, wrong, message):
     good = {"model": str(exports / "convmixer_tiny_classification_synthetic.tar.gz")}
     assert_stops(NOTEBOOK, tmp_path, message, **{**good, **wrong})
@@ -70,6 +71,7 @@ def test_what_cannot_be_is_a_clear_error(exports, tmp_path, wrong, message):
     ("notebook", "variant"),
     [("conversion_convmixer.ipynb", "convmixer_768_32"), ("conversion_mlpmixer.ipynb", "mixer_b16_i1k")],
 )
+@pytest.mark.slow
 def test_a_full_size_model_names_its_classes(tmp_path, full_size, notebook, variant):
     folder, _ = full_size(notebook, variant)
     name = f"{variant}_classification_synthetic"

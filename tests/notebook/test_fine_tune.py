@@ -22,7 +22,6 @@ from utils.convert import ROOT
 from utils.models.variants import get_variant
 
 NAME = "convmixer_tiny_classification_digits"
-pytestmark = pytest.mark.slow
 
 run = functools.partial(notebooks.run, "fine-tune.ipynb")
 
@@ -42,6 +41,7 @@ def whole(tmp_path_factory):
     return folder, notebook, time.perf_counter() - started
 
 
+@pytest.mark.slow
 def test_the_backbone_learns_the_digits_and_beats_the_head_alone(whole, tmp_path):
     folder, _, _ = whole
     run(tmp_path, model=str(extractors.published("convmixer").folder), train_backbone=False, **DIGITS)
@@ -50,6 +50,7 @@ def test_the_backbone_learns_the_digits_and_beats_the_head_alone(whole, tmp_path
     assert both[0] - both[1] >= 0.05
 
 
+@pytest.mark.slow
 def test_three_things_are_left_and_the_manifest_tells_the_training(whole):
     folder, _, _ = whole
     assert sorted(os.listdir(folder / "exports")) == [NAME, f"{NAME}.json", f"{NAME}.tar.gz"]
@@ -60,6 +61,7 @@ def test_three_things_are_left_and_the_manifest_tells_the_training(whole):
     assert training["extractor"] == "convmixer_tiny_fe"
 
 
+@pytest.mark.slow
 def test_the_tarball_verifies_as_a_download_does(whole):
     folder, _, _ = whole
     command = [sys.executable, "-m", "utils.verify", str(folder / "exports" / f"{NAME}.tar.gz")]
@@ -68,6 +70,7 @@ def test_the_tarball_verifies_as_a_download_does(whole):
     assert "This copy gives the right numbers here" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_notebook_shows_its_pictures_and_no_warnings(whole):
     _, notebook, _ = whole
     outputs = json.dumps([output for cell in notebook["cells"] for output in cell.get("outputs", [])])
@@ -76,6 +79,7 @@ def test_the_notebook_shows_its_pictures_and_no_warnings(whole):
     assert "Traceback" not in outputs
 
 
+@pytest.mark.slow
 def test_the_tarball_is_a_classifier_with_the_user_s_labels_that_takes_photographs(whole, tmp_path):
     import tensorflow as tf
     from sklearn.datasets import load_digits
@@ -120,6 +124,7 @@ def test_own_photographs_in_a_folder_with_a_corrupt_one_train_a_mixer_under_kera
     assert manifest["versions"]["minimum_tensorflow"] == "2.14"
 
 
+@pytest.mark.slow
 def test_a_classifier_is_refused_before_any_data_are_read(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError) as error:
         run(tmp_path, model=str(extractors.published("classifier").folder), dataset="tf_flowers")
@@ -129,6 +134,7 @@ def test_a_classifier_is_refused_before_any_data_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("convmixer_1024_20", "onnx-tf"), ("mixer_b16_i1k", "xla")])
+@pytest.mark.slow
 def test_a_training_step_of_a_full_size_model_lowers_the_loss(tmp_path, name, kind):
     variant = get_variant(name)
     benchmark.prepare_export(kind, name)(tmp_path / "fe")
@@ -161,6 +167,7 @@ print("mirrored", run.state.epochs_done)
 """
 
 
+@pytest.mark.slow
 def test_two_mirrored_devices_train_together_and_their_state_is_saved(tmp_path):
     command = [sys.executable, "-c", MIRRORED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)

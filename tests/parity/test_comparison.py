@@ -200,6 +200,9 @@ def test_a_sum_of_n_terms_may_err_by_n_half_rounding_steps_however_the_source_su
     settings = {"output": "gradients", "sources": [by_halves]}
     assert not compare_arrays(truth, {"bias": in_order}, summed=1, **settings)[0].passed  # it does err
     assert compare_arrays(truth, {"bias": in_order}, summed=784, **settings)[0].passed
+    (row,) = compare_arrays(truth, {"bias": in_order}, summed=784, **settings)
+    assert row.source < ROUNDING  # what was measured is shown, whatever else is allowed
+    assert row.ratio > RATIO
     for error, passes in ((0.9 * 784 * ROUNDING, True), (1.2 * 784 * ROUNDING, False)):
         found = (truth["bias"] * (1 + error)).astype(np.float32)
         assert compare_arrays(truth, {"bias": found}, summed=784, **settings)[0].passed is passes

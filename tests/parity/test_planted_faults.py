@@ -136,6 +136,24 @@ def test_handler_with_another_gelu_fails_parity(monkeypatch):
     caught(subject(GELU).report(training=False))
 
 
+def test_variance_over_n_for_n_minus_1_fails_parity_at_a_full_size_s_count_of_positions(monkeypatch):
+    """There it moves the statistics by 3e-5, which is less than a sum of as many terms may err by."""
+    side = 32 * tiny.architecture(GELU).patch_size  # 1,024 positions, as convmixer_768_32 has
+    here = Subject(get_variant(GELU), tiny.weights(GELU), size=side)
+    here.report().require()
+    fused = tf.compat.v1.nn.fused_batch_norm
+
+    def biased(x, *arguments, **settings):
+        y, mean, variance = fused(x, *arguments, **settings)
+        count = tf.cast(tf.size(x) / x.shape[-1], tf.float32)
+        return y, mean, variance * (count - 1) / count
+
+    monkeypatch.setattr(tf.compat.v1.nn, "fused_batch_norm", biased)
+    report = here.report()
+    caught(report)
+    assert {row.output for row in report.rows if not row.passed} == {"moving statistics"}
+
+
 @pytest.mark.parametrize("name", [GELU, MIXER])
 def test_normalisation_is_probed_whatever_the_checkpoint(name):
     """With variances of thousands, another epsilon is lost in rounding: the probe sees it all the same."""

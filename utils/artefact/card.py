@@ -158,8 +158,9 @@ def _parity(manifest: Manifest) -> str:
     sentence = f"**{parity['sentence']}**\n\n" if parity.get("sentence") else ""
     measure = (
         f"The error is |error| / |truth| in the L2 norm, the truth being the source model in float64; beside it, the "
-        f"same of {parity['framework']}'s own float32. The artefact may err {RATIO:g} times as much. Where there is no "
-        "source's, the figure is held against a fixed tolerance. "
+        f"same of {parity['framework']}'s own float32. The artefact may err {RATIO:g} times as much, a gradient also "
+        "n half rounding steps, as it is a sum of n terms. Where there is no source's, the figure is held against a "
+        "fixed tolerance. "
         if parity.get("framework")
         else "The error is relative, in the L2 norm. "
     )
@@ -201,7 +202,9 @@ def _rule(manifest: Manifest) -> str:
     if manifest.get("training") or manifest.get("storage"):
         return ""
     framework = FRAMEWORKS[manifest["model"]["family"]]
-    return f": measured against float64, it errs at most {RATIO:g} times as much as {framework}'s own float32 does"
+    return (
+        f": measured against float64, its outputs err at most {RATIO:g} times as much as {framework}'s own float32 does"
+    )
 
 
 def _training(manifest: Manifest) -> str:

@@ -95,9 +95,10 @@ def compare_arrays(
     sources: float32 runs of the source, of which the worst by array sets the tolerance; then `reference` is the truth.
     tolerance: without `sources`. l2: hold it against |error| / |reference| in the L2 norm, which suits arrays of any
         scale, instead of max |error| / max(1, max |reference|).
-    summed: for gradients: how many terms each is a sum of, batch times positions. What sums n numbers one after the
-        other may err by n half rounding steps, whoever sums otherwise by none, so that much is allowed; and the source
-        is taken to err, on any array, at least as much as on half of them, as chance spares some units of a ReLU.
+    summed: for gradients: how many terms each is a sum of, batch times positions. What adds n numbers one after the
+        other may err by n half rounding steps, and the source add them otherwise, so that much is allowed however
+        little the source errs. And the source is taken to err, on any array, at least as much as on half of them, as
+        chance spares some units of a ReLU.
 
     A source that errs by more than `DOUBTFUL` is named in the row's reason. It does not fail here: these figures say
     how the model trains, and its outputs are proved by rows of their own.
@@ -115,8 +116,8 @@ def compare_arrays(
             own = None if sources is None else [np.asarray(run[name]) for run in sources]
             rows.append(_row(*arrays, output, input_name, batch, tolerance, variable=name, l2=l2, sources=own))
     if summed and (known := [row.source for row in rows if row.source is not None]):
-        least = max(float(np.median(known)), summed * ROUNDING / RATIO)
-        rows = [row if row.source is None else _measured(row, max(row.source, least)) for row in rows]
+        half, least = float(np.median(known)), summed * ROUNDING
+        rows = [row if row.source is None else _measured(row, max(row.source, half), least) for row in rows]
     return rows or [_failed(output, input_name, batch, tolerance, "there is no variable to compare")]
 
 
@@ -168,9 +169,9 @@ def _row(
     return row if own is None else _measured(row, own)
 
 
-def _measured(row: Row, source: float) -> Row:
-    """The row, judged by what the source's own float32 errs."""
-    tolerance = RATIO * max(source, ROUNDING)
+def _measured(row: Row, source: float, least: float = 0.0) -> Row:
+    """The row, judged by what the source's own float32 errs; `least` is allowed whatever that is."""
+    tolerance = max(RATIO * max(source, ROUNDING), least)
     row = replace(row, source=source, tolerance=tolerance, passed=row.figure <= tolerance and row.top1 in (None, 1.0))
     if _doubtful(row) and not row.reason:
         return replace(row, reason=f"the source's own float32 errs by {source:.0e}, so this proves little")
