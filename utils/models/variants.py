@@ -20,8 +20,18 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 NOTEBOOKS = {"convmixer": "conversion_convmixer.ipynb", "mixer": "conversion_mlpmixer.ipynb"}
 
 
+class _OfPatches:
+    """What every architecture does that begins with patches."""
+
+    patch_size: int
+
+    def positions(self, height: int, width: int) -> int:
+        """Number of patches of an image of that many pixels."""
+        return (height // self.patch_size) * (width // self.patch_size)
+
+
 @dataclass(frozen=True)
-class ConvMixerArchitecture:
+class ConvMixerArchitecture(_OfPatches):
     """Sizes of a ConvMixer; `activation` is "gelu" (the exact, erf one) or "relu"."""
 
     dim: int
@@ -32,13 +42,9 @@ class ConvMixerArchitecture:
     classes: int
     batch_norm_epsilon: float = 1e-5  # PyTorch's default, which the upstream definition leaves as it is
 
-    def positions(self, height: int, width: int) -> int:
-        """Number of patches of an image of that many pixels."""
-        return (height // self.patch_size) * (width // self.patch_size)
-
 
 @dataclass(frozen=True)
-class MixerArchitecture:
+class MixerArchitecture(_OfPatches):
     """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
 
     patch_size: int
@@ -54,10 +60,6 @@ class MixerArchitecture:
     def tokens(self) -> int:
         """Number of patches of an image."""
         return self.positions(self.image_size, self.image_size)
-
-    def positions(self, height: int, width: int) -> int:
-        """Number of patches of an image of that many pixels."""
-        return (height // self.patch_size) * (width // self.patch_size)
 
 
 @dataclass(frozen=True)
