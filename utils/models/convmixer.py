@@ -169,7 +169,7 @@ def training_pass(model: ConvMixer, inputs: np.ndarray) -> tuple[dict[str, np.nd
 class Source:
     """The model in float32 and float64, as `utils.parity.proof` asks for it."""
 
-    framework, kinks, statistics, twins = "PyTorch", True, True, False
+    framework, one_core, kinks, statistics, twins = "PyTorch", True, True, True, False
     probe_factor = staticmethod(probe_factor)
 
     def __init__(self, model: ConvMixer) -> None:

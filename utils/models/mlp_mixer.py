@@ -233,7 +233,7 @@ def join_vanishing(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.n
 class Source:
     """The model in float32 and float64, as `utils.parity.proof` asks for it."""
 
-    framework, kinks, statistics, twins = "JAX", False, False, True
+    framework, one_core, kinks, statistics, twins = "JAX", False, False, False, True
     probe_factor = staticmethod(probe_factor)
     comparable = staticmethod(join_vanishing)
 
