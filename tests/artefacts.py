@@ -2,7 +2,8 @@
 
 import tiny
 
-from utils.artefact.staging import Staging, build_manifest, installed_versions
+from utils.artefact.manifest import build_manifest, installed_versions
+from utils.artefact.staging import Staging
 from utils.export import saved_model
 from utils.export.warmup import write_warmup
 from utils.models.variants import get_variant

@@ -28,7 +28,8 @@ ROW |= {"max_abs": 1e-6, "relative": 1e-6, "rmse": 1e-7, "relative_l2": None, "t
 @functools.cache
 def published(kind):
     """Folder, tarball and manifest of a tiny export; a parity row stands in for the comparison."""
-    from utils.artefact.staging import Staging, build_manifest
+    from utils.artefact.manifest import build_manifest
+    from utils.artefact.staging import Staging
     from utils.export.saved_model import describe_signatures, load_model, save_model
 
     variant_name, name = KINDS[kind]

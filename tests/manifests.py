@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from utils.artefact.staging import Staging, build_manifest
+from utils.artefact.manifest import build_manifest
+from utils.artefact.staging import Staging
 from utils.models.variants import VARIANTS
 
 NAME = "convmixer_tiny_classification"

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.card import model_card
-from utils.artefact.card_head import figure
 from utils.artefact.contents import check_artefact, check_lite
 from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file
 from utils.models.variants import HEADS, OPERATIONS, VARIANTS, artefact_name
+from utils.parity.report import Report
 from utils.tables import markdown
 
 INDEX, SUMS, TABLE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "verify.pyz"
@@ -104,10 +104,9 @@ def _require_one_checkpoint(manifests: Mapping[str, Manifest]) -> None:
 
 def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) -> dict[str, Any]:
     """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name."""
-    rows = manifest["parity"]["rows"]
+    rows = Report.from_json(manifest["parity"]).rows
     output = next(iter(manifest["signatures"]["serving_default"]["outputs"]))
     ratios = manifest["parity"].get("ratio", {})  # errors in units of the source's own, where they were measured so
-    gradients = [row["relative_l2"] for row in rows if row["output"] == "gradients"]
     return {
         **{key: manifest[key] for key in ("name", "variant", "head", "weights", "parameters")},
         "family": manifest["model"]["family"],
@@ -117,8 +116,8 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "file": file,
         "bytes": size,
         "output": output,
-        "output_error": max((figure(row) for row in rows if row["output"] == output), default=None),
-        "gradients_error": max(gradients, default=None),
+        "output_error": max((row.figure for row in rows if row.output == output), default=None),
+        "gradients_error": max((row.figure for row in rows if row.output == "gradients"), default=None),
         "times": {key: value for key, value in ratios.items() if key in (output, "gradients")},
         "sentence": manifest["parity"].get("sentence", ""),
         "tolerance": manifest["parity"]["tolerance"],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils.artefact.opening import open_model, open_models
-from utils.artefact.staging import extract_tarball, write_tarball
+from utils.artefact.tarball import extract_tarball, write_tarball
 from utils.errors import PackagingError, ParameterError
 from utils.export import saved_model
 from utils.models.variants import get_variant

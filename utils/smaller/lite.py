@@ -14,19 +14,14 @@ import tensorflow as tf
 
 from utils.errors import ConversionError
 
-STORAGES = ("float32", "float16", "int8")
-
 
 def convert_to_lite(folder: Path, storage: str) -> bytes:
     """The TFLite model of a SavedModel's `serving_default`, for any batch size.
 
     storage: "float32"; "float16", kernels as float16, cast at load; or "int8", kernels as int8 by output channel, with
-    activations rounded to int8 as they come ("dynamic range").
-
-    Raises ConversionError for another storage, and for operations that TFLite does not have.
+    activations rounded to int8 as they come ("dynamic range"). Raises ConversionError for operations that TFLite does
+    not have.
     """
-    if storage not in STORAGES:
-        raise ConversionError(f"storage = {storage!r} is not known. Choose one of: {', '.join(STORAGES)}.")
     with _without_chatter():
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]  # no Flex: those need TensorFlow itself
@@ -50,8 +45,8 @@ def operators(model: bytes) -> list[str]:
 
 
 def rounded(weights: np.ndarray, storage: str) -> np.ndarray:
-    """Weights, float32 with output channels last, as `storage` keeps them; "int8" keeps vectors as they are."""
-    if storage == "float32" or (storage == "int8" and weights.ndim < 2):
+    """A kernel, float32 with output channels last, as `storage` keeps it; with "float16" any weights."""
+    if storage == "float32":
         return weights
     if storage == "float16":
         with np.errstate(over="ignore"):  # infinity is noticed in the outputs
