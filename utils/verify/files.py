@@ -67,16 +67,11 @@ def unpack(path: Path, folder: Path) -> Path:
 
 
 def check_name(path: Path, manifest: Mapping[str, Any]) -> Check:
-    """The file's name against the manifest's: one artefact in the place of another is whole in itself.
-
-    A folder may have any name.
-    """
+    """A file's name against the manifest's: one artefact in the place of another is whole in itself."""
     name = manifest["name"] if path.is_dir() else re.sub(r"(\.tar\.gz|\.tgz|\.tflite)$", "", path.resolve().name)
-    if name != manifest["name"]:
-        return Check(
-            "name", False, f"inside is {manifest['name']}: another artefact in this one's place, or a renamed file"
-        )
-    return Check("name", True, f"{manifest['name']}, {manifest['weights']} weights")
+    wrong = f"inside is {manifest['name']}: another artefact in this one's place, or a renamed file"
+    right = name == manifest["name"]
+    return Check("name", right, f"{manifest['name']}, {manifest['weights']} weights" if right else wrong)
 
 
 def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
@@ -97,6 +92,6 @@ def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> Check:
     """Every unpacked file against the manifest's SHA-256: none changed, none missing, none more."""
-    if faults := differences(hash_files(folder), manifest):
-        return Check("files", False, faults)
-    return Check("files", True, f"{len(manifest['files'])} files, each with the SHA-256 that the manifest says")
+    faults = differences(hash_files(folder), manifest)
+    right = f"{len(manifest['files'])} files, each with the SHA-256 that the manifest says"
+    return Check("files", not faults, faults or right)
