@@ -47,8 +47,8 @@ def test_folder_and_tarball_open_to_the_same_model(published):
         assert opened.output == "logits"
         assert opened.preprocessing == get_variant("convmixer_tiny").preprocessing
         assert opened.names == tuple(f"class {i}" for i in range(10))
-        assert opened.synthetic
-        assert set(opened.hashes) - set(opened.files) == set(UNLISTED)
+        assert opened.weights == "synthetic"
+        assert set(opened.hashes) - set(opened.manifest["files"]) == set(UNLISTED)
         model = saved_model.load_model(opened.folder)
         assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
     folder = opened.folder  # what the tarball was unpacked to

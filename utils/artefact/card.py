@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -12,8 +12,10 @@ from utils.tables import markdown
 
 
 def model_card(manifest: Manifest) -> str:
-    """The README.md of an artefact: the parts in `SECTIONS`, in that order, without empty ones."""
-    return "\n\n".join(filter(None, (section(manifest) for section in SECTIONS))) + "\n"
+    """The README.md of an artefact: its parts in order, without empty ones."""
+    before = (card_header, overview, intended_use, _interface, _preprocessing, _usage)
+    after = (_provenance, _parity, _training, _versions, _licence)
+    return "\n\n".join(filter(None, (part(manifest) for part in (*before, *after)))) + "\n"
 
 
 def _interface(manifest: Manifest) -> str:
@@ -226,18 +228,3 @@ def _licence(manifest: Manifest) -> str:
         f"Work that uses this model should cite [{model['paper']}]({model['paper_url']}):\n\n"
         f"```bibtex\n{model['citation']}\n```"
     )
-
-
-SECTIONS: tuple[Callable[[Manifest], str], ...] = (
-    card_header,
-    overview,
-    intended_use,
-    _interface,
-    _preprocessing,
-    _usage,
-    _provenance,
-    _parity,
-    _training,
-    _versions,
-    _licence,
-)

@@ -80,21 +80,18 @@ def _typed(value: Any, kind: Any) -> Any:
     return value
 
 
-def listed(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Of the hashes of all of an artefact's files, those that its manifest has to list."""
-    unlisted = (LITE_MANIFEST,) if manifest.get("format") == "tflite" else UNLISTED
-    return {path: value for path, value in hashes.items() if path not in unlisted}
-
-
 def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
-    """The first ten of its files that are changed, missing, or more than the manifest lists, in words; "" for none."""
-    found, expected = listed(hashes, manifest), manifest["files"]
+    """The first ten of its files that are changed, missing, or more than the manifest lists, in words; "" for none.
+
+    hashes: of all files that there are.
+    """
+    unlisted, expected = (LITE_MANIFEST,) if manifest.get("format") == "tflite" else UNLISTED, manifest["files"]
     faults = [
-        f"{path} is {'not the file that was published' if path in found else 'missing'}"
+        f"{path} is {'not the file that was published' if path in hashes else 'missing'}"
         for path in expected
-        if found.get(path) != expected[path]
+        if hashes.get(path) != expected[path]
     ]
-    faults += [f"{path} is not in the manifest" for path in found if path not in expected]
+    faults += [f"{path} is not in the manifest" for path in hashes if path not in (*expected, *unlisted)]
     more = f"; and {len(faults) - 10} more" if len(faults) > 10 else ""
     return "; ".join(faults[:10]) + more
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.contents import differences, listed, manifest_of, preprocessing_of
+from utils.artefact.contents import differences, manifest_of, preprocessing_of
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
@@ -63,16 +63,6 @@ class Pretrained:
     def weights(self) -> str:
         """Where they came from: "official", "synthetic" (random numbers) or "custom"."""
         return self.manifest["weights"]
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether its weights are random numbers."""
-        return self.weights == "synthetic"
-
-    @property
-    def files(self) -> dict[str, str]:
-        """SHA-256 by path, without the manifest and the model card."""
-        return listed(self.hashes, self.manifest)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from utils.artefact.placing import explained, make_folder
 from utils.artefact.staging import Staging
 from utils.errors import ConversionError, PackagingError
 from utils.export.plain_mixer import export as export_plain_mixer
-from utils.export.saved_model import as_function, gradients, load_model, name_of, save_model
+from utils.export.saved_model import Candidate, as_function, gradients, load_model, save_model
 from utils.export.warmup import WARMUP
 from utils.files import hash_file
 from utils.machine.measure import Stages
@@ -61,9 +61,8 @@ def make_float16(artefact: Pretrained, output_dir: Path) -> Path:
         with stages("load"):
             model = load_model(artefact.folder)
             tolerance = _tolerance(artefact, model, "float16")
-            expected = {name_of(variable): variable.numpy() for variable in model.variables}
             image = golden_of(artefact.folder).inputs[:1]
-            expected_gradients = gradients(model, image)
+            expected, expected_gradients = Candidate(model).variables(), gradients(model, image)
         with stages("save"):
             save_as_float16(model, staging.model_dir)
             (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
@@ -73,15 +72,14 @@ def make_float16(artefact: Pretrained, output_dir: Path) -> Path:
         with stages("package"):
             unpacked = staging.unpacked_candidate()
         with stages("verify"):
-            reloaded = load_model(unpacked)
-            found = {name_of(variable): variable.numpy() for variable in reloaded.variables}
+            reloaded = Candidate(load_model(unpacked))
             rows = comparison.compare_arrays(
-                expected, found, output="variables, kernels rounded", tolerance=comparison.EXACT
+                expected, reloaded.variables(), output="variables, kernels rounded", tolerance=comparison.EXACT
             )
-            rows += _golden_rows(artefact, as_function(reloaded), tolerance)
+            rows += _golden_rows(artefact, reloaded, tolerance)
             rows += comparison.compare_arrays(
                 expected_gradients,
-                gradients(reloaded, image),
+                reloaded.gradients(image),
                 output="gradients",
                 tolerance=_GRADIENT_TOLERANCE,
                 input_name="golden, kernels rounded",
@@ -160,8 +158,7 @@ def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Pat
     if model_info["family"] != "mixer" or "stablehlo_version" not in artefact.manifest["versions"]:
         return artefact.folder
     architecture = MixerArchitecture(**model_info["architecture"])
-    parameters = {name_of(variable): variable.numpy() for variable in model.variables}
-    exported = export_plain_mixer(architecture, artefact.manifest["head"], parameters)
+    exported = export_plain_mixer(architecture, artefact.manifest["head"], Candidate(model).variables())
     return save_model(exported, scratch / "plain")
 
 
@@ -186,13 +183,9 @@ def _golden_rows(artefact: Pretrained, function: Any, tolerance: float) -> list[
     """All golden images at once, and the first one alone."""
     golden, rows = golden_of(artefact.folder), []
     for count in sorted({len(golden.inputs), 1}, reverse=True):
-        reference = golden.outputs[:count]
+        inputs = {"golden": golden.inputs[:count]}
         rows += comparison.compare_outputs(
-            lambda _, reference=reference: reference,
-            function,
-            {"golden": golden.inputs[:count]},
-            artefact.output,
-            tolerance,
+            lambda batch: golden.outputs[: len(batch)], function, inputs, artefact.output, tolerance
         )
     return rows
 

@@ -31,19 +31,15 @@ sys.exit(main())
 '''
 
 
-def modules() -> list[str]:
-    """Paths of the command's module and of all of utils/ that it imports, anywhere in its code."""
-    finder = ModuleFinder([str(ROOT)])  # where nothing else is found, TensorFlow and Python's own modules least of all
-    finder.import_hook("utils.verify.command")
-    files = [module.__file__ for module in finder.modules.values() if module.__file__]  # None: built into Python
-    return sorted(Path(file).relative_to(ROOT).as_posix() for file in files)
-
-
 def build(path: str | os.PathLike) -> Path:
     """Writes the archive, complete or not at all. The same modules give the same bytes."""
     path = Path(path).expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    contents = {"__main__.py": _MAIN} | {name: (ROOT / name).read_text("utf-8") for name in modules()}
+    finder = ModuleFinder([str(ROOT)])  # where nothing else is found, TensorFlow and Python's own modules least of all
+    finder.import_hook("utils.verify.command")  # and whatever that imports, anywhere in its code
+    modules = sorted(module.__file__ for module in finder.modules.values() if module.__file__)  # None: Python's own
+    contents = {"__main__.py": _MAIN}
+    contents |= {Path(file).relative_to(ROOT).as_posix(): Path(file).read_text("utf-8") for file in modules}
     with written_whole(path, mode=0o755) as file:
         file.write(b"#!/usr/bin/env python3\n")
         with zipfile.ZipFile(file, "w") as archive:
