@@ -7,6 +7,7 @@ it, or into --output-dir; each is compared with the source framework's golden ou
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -55,18 +56,6 @@ def _figures(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB, relative error {worst['relative_l2']:.1e} <= {worst['tolerance']:.1e}"
 
 
-def _each_alone(options: argparse.Namespace) -> int:
-    """Each file by a process of its own: TensorFlow numbers functions by process, and files should not depend on it."""
-    command, folder = [sys.executable, "-m", "utils.smaller"], options.output_dir
-    where = ["--output-dir", str(folder)] if folder else []
-    runs = [
-        subprocess.run([*command, str(path), "--kinds", kind, *where], check=False)
-        for path in options.artefacts
-        for kind in options.kinds
-    ]
-    return int(any(run.returncode for run in runs))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 every file was made, 1 at least one was not."""
     parser = argparse.ArgumentParser(prog="python -m utils.smaller", description=__doc__.splitlines()[0])
@@ -77,7 +66,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, help="where the files go (beside the artefact)")
     options = parser.parse_args(arguments)
     if len(options.artefacts) * len(options.kinds) > 1:
-        return _each_alone(options)
+        # Each by a process of its own: TensorFlow numbers functions by process, and files should not depend on it.
+        where = ["--output-dir", str(options.output_dir)] if options.output_dir else []
+        command, alone = [sys.executable, "-m", "utils.smaller"], itertools.product(options.artefacts, options.kinds)
+        runs = [subprocess.run([*command, path, "--kinds", kind, *where], check=False) for path, kind in alone]
+        return int(any(run.returncode for run in runs))
     try:
         made = make_smaller(options.artefacts[0], options.kinds[0], options.output_dir)
     except ConversionError as error:
