@@ -259,10 +259,10 @@ def test_published_files_that_compute_otherwise_are_not_called_right_nor_to_be_f
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
-        (None, "serving_image, serving_image_bytes called"),
+        (lambda images: images, "serving_image, serving_image_bytes called"),
         (lambda images: images // 2, "logits differs between"),
         (lambda images: images[:1], "serving_image_bytes, logits: [1, 3]"),
-        (lambda images: images / 0, "not finite"),
+        (lambda images: images * np.nan, "not finite"),
         (lambda images: images.no_such_method(), "cannot be called"),
     ],
     ids=["none", "other pixels", "other shape", "NaN", "exception"],
@@ -272,21 +272,19 @@ def test_image_signatures_are_called_and_compared(fault, text):
 
     def serving_image(images):
         assert images.dtype == tf.uint8
-        return {"logits": tf.reduce_mean(tf.cast(images, tf.float32), (1, 2))}
+        return means(images.numpy())
 
     def serving_image_bytes(image_bytes):
-        images = np.stack([tf.io.decode_png(data, 3).numpy() for data in image_bytes])
-        return serving_image(tf.constant(images)) if fault is None else faulty(images)
+        return means(fault(np.stack([tf.io.decode_png(data, 3).numpy() for data in image_bytes])))
 
-    def faulty(images):
-        with np.errstate(all="ignore"):
-            return {"logits": tf.constant(fault(images).mean((1, 2)), tf.float32)}
+    def means(images):
+        return {"logits": tf.constant(images.mean((1, 2)), tf.float32)}
 
     signatures = {"serving_image": serving_image, "serving_image_bytes": serving_image_bytes}
     described = {name: {"outputs": {"logits": {"dtype": "float32", "shape": [None, 3]}}} for name in signatures}
     check = numbers._check_image_signatures(tf, SimpleNamespace(signatures=signatures), described)
-    assert check.passed is (fault is None)
     assert text in check.text
+    assert check.passed is ("called;" in check.text)
 
 
 # --- as a downloader has it
