@@ -38,15 +38,21 @@ def read_text(path: Path) -> str:
         raise PackagingError(f"{path.name} {reason}: {error}. Fetch or convert it again.") from error
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest's file, checked field by field, preprocessing too. PackagingError where it is missing or wrong."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; PackagingError for anything else."""
     text = read_text(path)
     try:
-        manifest = json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PackagingError(f"{path.name} is not JSON: {error}. Fetch or convert it again.") from error
-    if not isinstance(manifest, dict):
+    if not isinstance(found, dict):
         raise PackagingError(f"{path.name} holds no manifest. Fetch or convert it again.")
+    return found
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest's file, checked field by field, preprocessing too. PackagingError where it is missing or wrong."""
+    manifest = read_json(path)
     check_manifest(manifest)
     preprocessing_of(manifest)
     return manifest

@@ -30,7 +30,7 @@ from utils.artefact.placing import explained, make_folder
 from utils.artefact.staging import Staging
 from utils.errors import ConversionError, PackagingError
 from utils.export.plain_mixer import export as export_plain_mixer
-from utils.export.saved_model import Candidate, as_function, gradients, load_model, save_model
+from utils.export.saved_model import Candidate, as_function, load_model, save_model
 from utils.export.warmup import WARMUP
 from utils.files import hash_file
 from utils.machine.measure import Stages
@@ -62,7 +62,7 @@ def make_float16(artefact: Pretrained, output_dir: Path) -> Path:
             model = load_model(artefact.folder)
             tolerance = _tolerance(artefact, model, "float16")
             image = golden_of(artefact.folder).inputs[:1]
-            expected, expected_gradients = Candidate(model).variables(), gradients(model, image)
+            expected, expected_gradients = Candidate(model).variables(), Candidate(model).gradients(image)
         with stages("save"):
             save_as_float16(model, staging.model_dir)
             (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
