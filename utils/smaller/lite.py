@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from utils.errors import ConversionError
+from utils.machine.quiet import quiet_imports
 
 
 def convert_to_lite(folder: Path, storage: str) -> bytes:
@@ -22,7 +18,7 @@ def convert_to_lite(folder: Path, storage: str) -> bytes:
     activations rounded to int8 as they come ("dynamic range"). Raises ConversionError for operations that TFLite does
     not have.
     """
-    with _without_chatter():
+    with quiet_imports():  # the converter's log comes as TensorFlow's does on import
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]  # no Flex: those need TensorFlow itself
         if storage != "float32":
@@ -38,8 +34,7 @@ def convert_to_lite(folder: Path, storage: str) -> bytes:
 def operators(model: bytes) -> list[str]:
     """The operators of a TFLite model, in order; custom and Flex ones under their own names."""
     plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    with warnings.catch_warnings():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
-        warnings.simplefilter("ignore")
+    with quiet_imports():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
         interpreter = tf.lite.Interpreter(model_content=model, experimental_op_resolver_type=plain)
     return [details["op_name"] for details in interpreter._get_ops_details()]
 
@@ -55,16 +50,3 @@ def rounded(weights: np.ndarray, storage: str) -> np.ndarray:
     scale = np.abs(weights).max(axis=tuple(range(weights.ndim - 1))) / np.float32(127)
     scale = np.where(scale > 0, scale, np.float32(1))
     return np.rint(weights / scale) * scale
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """The converter writes its log straight to file descriptor 2; errors come as exceptions too."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        try:
-            os.dup2(chatter.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
