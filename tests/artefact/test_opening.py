@@ -48,7 +48,7 @@ def test_folder_and_tarball_open_to_the_same_model(published):
         assert opened.preprocessing == get_variant("convmixer_tiny").preprocessing
         assert opened.names == tuple(f"class {i}" for i in range(10))
         assert opened.weights == "synthetic"
-        assert set(opened.hashes) - set(opened.manifest["files"]) == set(UNLISTED)
+        assert set(opened.hashes) - set(opened.files) == set(UNLISTED)
         model = saved_model.load_model(opened.folder)
         assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
     folder = opened.folder  # what the tarball was unpacked to
@@ -104,7 +104,10 @@ def shaped(side, shape):
 
 
 CHANGES = {
-    "no manifest": (lambda folder: (folder / UNLISTED[0]).unlink(), "not an artefact of this project"),
+    "no manifest": (
+        lambda folder: (folder / UNLISTED[0]).unlink(),
+        r"manifest\.json is missing: it is not an artefact of this project",
+    ),
     "no JSON": (lambda folder: (folder / UNLISTED[0]).write_text("{"), "is not JSON"),
     "a list": (lambda folder: (folder / UNLISTED[0]).write_text("[]"), "holds no manifest"),
     "no text": (lambda folder: (folder / UNLISTED[0]).write_bytes(b"\xff"), "is not text"),

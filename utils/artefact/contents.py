@@ -62,7 +62,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest of an unpacked artefact, a SavedModel or a TFLite model; raises as `read_manifest`."""
     path = folder / (LITE_MANIFEST if (folder / LITE_MODEL).is_file() else UNLISTED[0])
     if not path.is_file():
-        raise PackagingError(f"there is no {UNLISTED[0]} in it: it is not an artefact of this project, or was cut.")
+        raise PackagingError(f"{UNLISTED[0]} is missing: it is not an artefact of this project, or was cut.")
     return read_manifest(path)
 
 
@@ -143,7 +143,9 @@ def check_lite(path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lite-") as scratch:
         folder = unpack_lite(path, Path(scratch) / "unpacked")
         faults = differences(hash_files(folder), manifest)
-        if not faults and (manifest["name"] != path.stem or manifest_of(folder) != packed_manifest(manifest)):
+        if not faults and (
+            manifest["name"] != path.stem or read_json(folder / LITE_MANIFEST) != packed_manifest(manifest)
+        ):
             faults = "the manifest inside is another one"
     if faults:
         raise PackagingError(f"{path} differs from its manifest: {faults}. Make it again.")

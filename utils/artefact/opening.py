@@ -65,6 +65,11 @@ class Pretrained:
         return self.manifest["weights"]
 
     @property
+    def files(self) -> Mapping[str, str]:
+        """SHA-256 by path, without the manifest and the model card."""
+        return self.manifest["files"]
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Of the classes, in the outputs' order; numbers where it has no names, none for features."""
         if self.labels is not None:
