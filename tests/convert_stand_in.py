@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from utils.artefact.staging import Staging, build_manifest
+from utils.artefact.manifest import build_manifest
+from utils.artefact.staging import Staging
 from utils.checkpoints.loading import resolve
 from utils.convert import _parser
 from utils.models.variants import artefact_name, get_variant

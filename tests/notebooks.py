@@ -6,7 +6,7 @@ import os
 import papermill
 import pytest
 
-from utils.artefact.staging import extract_tarball
+from utils.artefact.tarball import extract_tarball
 from utils.convert import ROOT
 
 

@@ -40,13 +40,13 @@ WINGS = {
     "images": Wing("errors files models", "PIL numpy tensorflow", lazily="google requests"),
     "parity": Wing("errors files tables", "numpy", lazily="matplotlib"),
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
-    "artefact": Wing("errors files images machine models parity tables", lazily="tqdm"),
+    "artefact": Wing("errors files images machine models parity tables"),
     "notebook": Wing(
         "errors export files images models parity tables",
         "numpy",
         lazily="IPython PIL matplotlib nbclient papermill",
     ),
-    "release": Wing("artefact errors files models tables"),
+    "release": Wing("artefact errors files models parity tables"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
     "verify": Wing("artefact errors export files parity", "numpy", lazily="tensorflow"),
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),

@@ -9,21 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.artefact.card import model_card
-from utils.artefact.card_head import figure
 from utils.artefact.contents import check_artefact, check_lite
 from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file
 from utils.models.variants import HEADS, OPERATIONS, VARIANTS, artefact_name
+from utils.parity.report import Report
 from utils.tables import markdown
 
 INDEX, SUMS, TABLE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "verify.pyz"
-HEADINGS = ("model", "weights", "parameters", "download", "output error", "gradients' error", "latency", "TensorFlow")
 
 Manifest = Mapping[str, Any]
 
@@ -78,21 +78,18 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
 
 def _stale(manifests: Mapping[str, Manifest]) -> list[str]:
     """Names of what was derived from files that are no longer those of its origin, where that is there."""
-    derived = {name: m["derived_from"] for name, m in manifests.items() if "derived_from" in m}
+    derived = {name: manifest["derived_from"] for name, manifest in manifests.items() if "derived_from" in manifest}
     return sorted(
-        name
-        for name, origin in derived.items()
-        if origin["name"] in manifests and manifests[origin["name"]]["files"] != origin["files"]
+        name for name, origin in derived.items() if manifests.get(origin["name"], origin)["files"] != origin["files"]
     )
 
 
 def _require_one_checkpoint(manifests: Mapping[str, Manifest]) -> None:
     """PackagingError where the heads, twins or smaller files of one variant were made from files that differ."""
-    by_variant: dict[tuple[str, str], dict[str, list[str]]] = {}
+    by_variant: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, manifest in sorted(manifests.items()):
         if manifest["weights"] != "custom":
-            checkpoints = by_variant.setdefault((manifest["variant"], manifest["weights"]), {})
-            checkpoints.setdefault(manifest["source"]["sha256"], []).append(name)
+            by_variant[manifest["variant"], manifest["weights"]][manifest["source"]["sha256"]].append(name)
     for (variant, weights), checkpoints in by_variant.items():
         if len(checkpoints) > 1:
             found = "; ".join(f"SHA-256 {value}: {', '.join(names)}" for value, names in checkpoints.items())
@@ -104,10 +101,9 @@ def _require_one_checkpoint(manifests: Mapping[str, Manifest]) -> None:
 
 def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) -> dict[str, Any]:
     """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name."""
-    rows = manifest["parity"]["rows"]
+    rows = Report.from_json(manifest["parity"]).rows
     output = next(iter(manifest["signatures"]["serving_default"]["outputs"]))
     ratios = manifest["parity"].get("ratio", {})  # errors in units of the source's own, where they were measured so
-    gradients = [row["relative_l2"] for row in rows if row["output"] == "gradients"]
     return {
         **{key: manifest[key] for key in ("name", "variant", "head", "weights", "parameters")},
         "family": manifest["model"]["family"],
@@ -117,8 +113,8 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "file": file,
         "bytes": size,
         "output": output,
-        "output_error": max((figure(row) for row in rows if row["output"] == output), default=None),
-        "gradients_error": max(gradients, default=None),
+        "output_error": max((row.figure for row in rows if row.output == output), default=None),
+        "gradients_error": max((row.figure for row in rows if row.output == "gradients"), default=None),
         "times": {key: value for key, value in ratios.items() if key in (output, "gradients")},
         "sentence": manifest["parity"].get("sentence", ""),
         "tolerance": manifest["parity"]["tolerance"],
@@ -134,26 +130,20 @@ def table(entries: Sequence[Mapping[str, Any]], latencies: Mapping[str, float] |
     latencies: seconds by name, where measured; without any, there is no such column.
     """
     order = sorted(entries, key=lambda e: (e["family"], e["variant"], e["operations"] or "", e["head"], e["file"]))
-    rows = [HEADINGS, *(_row(e, (latencies or {}).get(e["name"])) for e in order)]
-    if not latencies:
-        column = HEADINGS.index("latency")
-        rows = [(*row[:column], *row[column + 1 :]) for row in rows]
-    headings, *rows = rows
-    return markdown(headings, rows, right=range(2, len(headings) - 1))
-
-
-def _row(entry: Mapping[str, Any], latency: float | None) -> tuple[str, ...]:
-    least, times = entry["minimum_tensorflow"], entry.get("times", {})
-    return (
-        f"`{entry['file'].removesuffix('.tar.gz')}`",
-        entry["weights"],
-        f"{entry['parameters']:,}",
-        f"{entry['bytes'] / 1e6:,.1f} MB",
-        _error(entry["output_error"], times.get(entry.get("output", ""))),
-        _error(entry["gradients_error"], times.get("gradients")),
-        "" if latency is None else f"{1000 * latency:.0f} ms",
-        f"≥ {least}" if least else "",
-    )
+    measured = latencies or {}
+    latency = {"latency": lambda e: f"{1000 * measured[e['name']]:.0f} ms" if e["name"] in measured else ""}
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "model": lambda e: f"`{e['file'].removesuffix('.tar.gz')}`",
+        "weights": lambda e: e["weights"],
+        "parameters": lambda e: f"{e['parameters']:,}",
+        "download": lambda e: f"{e['bytes'] / 1e6:,.1f} MB",
+        "output error": lambda e: _error(e["output_error"], e.get("times", {}).get(e.get("output"))),
+        "gradients' error": lambda e: _error(e["gradients_error"], e.get("times", {}).get("gradients")),
+        **(latency if measured else {}),
+        "TensorFlow": lambda e: f"≥ {e['minimum_tensorflow']}" if e["minimum_tensorflow"] else "",
+    }
+    rows = [[cell(entry) for cell in columns.values()] for entry in order]
+    return markdown(list(columns), rows, right=range(2, len(columns) - 1))
 
 
 def _error(value: float | None, times: float | None) -> str:

@@ -1,28 +1,43 @@
-"""Opening a model: folder, tarball or address; and refusing, in words, what is none or was changed."""
+"""Opening a model: folder, tarball or address; and refusing, in words, what is none, or was changed."""
 
 import functools
 import json
+import shutil
 import threading
+from dataclasses import asdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import extractors
+import impossible
 import numpy as np
 import pytest
 
+from utils.artefact.contents import manifest_of, preprocessing_of
+from utils.artefact.manifest import UNLISTED
 from utils.artefact.opening import open_model, open_models
-from utils.artefact.staging import extract_tarball, write_tarball
+from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError, ParameterError
 from utils.export import saved_model
 from utils.models.variants import get_variant
 
-VARIANT = get_variant("convmixer_tiny")
-
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
+def published():
     """A tiny artefact, published without the comparison that a conversion makes."""
     return extractors.published("synthetic")
+
+
+@pytest.fixture
+def copied(published, tmp_path):
+    """A copy of its folder, to be spoilt."""
+    return shutil.copytree(published.folder, tmp_path / "copy")
+
+
+def edit(folder, change):
+    path = folder / UNLISTED[0]
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
 
 
 def test_folder_and_tarball_open_to_the_same_model(published):
@@ -30,23 +45,25 @@ def test_folder_and_tarball_open_to_the_same_model(published):
         opened = open_model(str(path))
         assert opened.name == "convmixer_tiny_classification_synthetic"
         assert opened.output == "logits"
-        assert opened.preprocessing == VARIANT.preprocessing
+        assert opened.preprocessing == get_variant("convmixer_tiny").preprocessing
         assert opened.names == tuple(f"class {i}" for i in range(10))
-        assert opened.synthetic
-        assert set(opened.hashes) - set(opened.files) == {"assets.extra/manifest.json", "assets.extra/README.md"}
+        assert opened.weights == "synthetic"
+        assert set(opened.hashes) - set(opened.files) == set(UNLISTED)
         model = saved_model.load_model(opened.folder)
         assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
-
-
-def test_what_a_tarball_was_unpacked_to_is_removed_with_the_model(published):
-    opened = open_model(str(published.tarball))
-    folder = opened.folder
-    assert folder.is_dir()
+    folder = opened.folder  # what the tarball was unpacked to
     del opened
     assert not folder.exists()
 
 
-def test_address_is_fetched_by_tf_hub(published, tmp_path, monkeypatch):
+def test_features_have_no_class_names():
+    found = open_model(str(extractors.published("convmixer").folder))
+    assert (found.output, found.names) == ("features", ())
+
+
+def test_address_is_fetched_by_tf_hub_which_loads_it_as_it_is(published, tmp_path, monkeypatch):
+    import tensorflow_hub
+
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
     handler = functools.partial(SimpleHTTPRequestHandler, directory=published.tarball.parent)
     handler.log_message = lambda *_: None
@@ -55,6 +72,8 @@ def test_address_is_fetched_by_tf_hub(published, tmp_path, monkeypatch):
     address = f"http://127.0.0.1:{server.server_port}/"
     try:
         assert open_model(address + published.tarball.name).name == "convmixer_tiny_classification_synthetic"
+        model = tensorflow_hub.load(address + published.tarball.name)
+        assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
         with pytest.raises(PackagingError, match=r"could not be fetched.*Check the address"):
             open_model(address + "absent.tar.gz")
     finally:
@@ -69,39 +88,6 @@ def test_nothing_there_says_what_is_and_what_to_do(published, tmp_path):
         open_model(str(published.tarball.parent / "convmixer_tiny_classification.tar.gz"))
     with pytest.raises(ParameterError, match=r"holds no saved_model\.pb"):
         open_model(str(published.tarball.parent))
-
-
-def changed(published, tmp_path, change):
-    folder = extract_tarball(published.tarball, tmp_path / "model")
-    change(folder)
-    return write_tarball(folder, tmp_path / "changed.tar.gz")
-
-
-def edit(folder: Path, **fields):
-    path = folder / "assets.extra" / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda folder: (folder / "assets.extra" / "manifest.json").unlink(), r"manifest\.json is missing"),
-        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("{"), "is not JSON"),
-        (lambda folder: (folder / "assets.extra" / "manifest.json").write_text("[]"), "holds no manifest"),
-        (lambda folder: edit(folder, weights="stolen"), "'weights'"),
-        (lambda folder: (folder / "saved_model.pb").write_bytes(b"another"), r"saved_model\.pb is not the file"),
-        (
-            lambda folder: (folder / "assets.extra" / "labels.tsv").write_text("n0\ta\n"),
-            r"labels\.tsv is not in the manifest",
-        ),
-    ],
-)
-def test_a_changed_artefact_is_refused_by_name(published, tmp_path, change, message):
-    with pytest.raises(PackagingError, match=message):
-        open_model(str(changed(published, tmp_path, change)))
-
-
-def test_a_file_that_is_no_tarball_is_refused(tmp_path):
     (tmp_path / "model.tar.gz").write_bytes(b"<html>404</html>")
     with pytest.raises(PackagingError, match=r"model\.tar\.gz.*Expected a complete \.tar\.gz"):
         open_model(str(tmp_path / "model.tar.gz"))
@@ -110,3 +96,71 @@ def test_a_file_that_is_no_tarball_is_refused(tmp_path):
 def test_the_same_artefact_twice_is_refused(published):
     with pytest.raises(ParameterError, match="was named already"):
         open_models([str(published.folder), str(published.tarball)])
+
+
+def shaped(side, shape):
+    name = {"inputs": "inputs", "outputs": "logits"}[side]
+    return lambda folder: edit(folder, lambda m: m["signatures"]["serving_default"][side][name].update(shape=shape))
+
+
+CHANGES = {
+    "no manifest": (
+        lambda folder: (folder / UNLISTED[0]).unlink(),
+        r"manifest\.json is missing: it is not an artefact of this project",
+    ),
+    "no JSON": (lambda folder: (folder / UNLISTED[0]).write_text("{"), "is not JSON"),
+    "a list": (lambda folder: (folder / UNLISTED[0]).write_text("[]"), "holds no manifest"),
+    "no text": (lambda folder: (folder / UNLISTED[0]).write_bytes(b"\xff"), "is not text"),
+    "huge": (lambda folder: (folder / UNLISTED[0]).write_bytes(bytes((16 << 20) + 1)), "too many to be what its name"),
+    "other weights": (lambda folder: edit(folder, lambda m: m.update(weights="stolen")), "'weights'"),
+    "another head": (lambda folder: edit(folder, lambda m: m.update(head="fe")), "features"),
+    "another graph": (lambda folder: (folder / "saved_model.pb").write_bytes(b"x"), r"saved_model\.pb is not the file"),
+    "a missing file": (lambda folder: (folder / "fingerprint.pb").unlink(), r"fingerprint\.pb is missing"),
+    # Where a TFLite file, and no SavedModel, has its manifest.
+    "one file more": (lambda folder: (folder / "manifest.json").write_text("{}"), r"manifest\.json is not in the man"),
+    "no units": (shaped("outputs", []), "serving_default"),
+    "a shape that is none": (shaped("outputs", 10), "serving_default"),
+    "any number of units": (shaped("outputs", [None, None]), "serving_default"),
+    "no unit": (shaped("outputs", [None, 0]), "serving_default"),
+    "no channels": (shaped("inputs", [None, 48, 48]), "serving_default"),
+    "one channel": (shaped("inputs", [None, 48, 48, 1]), "serving_default"),
+    "sizes of text": (shaped("inputs", [None, "48", "48", 3]), "serving_default"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_was_changed_is_refused_by_name(copied, case):
+    change, said = CHANGES[case]
+    change(copied)
+    with pytest.raises(PackagingError, match=f"model '.*copy': .*{said}"):
+        open_model(str(copied))
+
+
+def test_a_tarball_of_a_changed_folder_is_refused(copied, tmp_path):
+    CHANGES["another graph"][0](copied)
+    with pytest.raises(PackagingError, match=r"saved_model\.pb is not the file"):
+        open_model(str(write_tarball(copied, tmp_path / "changed.tar.gz")))
+
+
+@pytest.mark.parametrize(("settings", "said"), impossible.PREPROCESSING)
+def test_preprocessing_that_no_image_can_be_prepared_with_is_refused_by_all(copied, settings, said):
+    edit(copied, lambda manifest: manifest["model"].update(preprocessing=asdict(settings)))
+    for reader in (open_model, lambda folder: manifest_of(copied)):  # the latter `utils.verify`'s
+        with pytest.raises(PackagingError, match=f"no sound preprocessing.*{said}"):
+            reader(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("mean", "red"), ("mean", None), ("mean", [1, 2, True]), ("std", [1, 2, "3"]), ("std", [1, 1, 10**400])),
+        *(("crop", 48.5), ("crop", True), ("resize", "48"), ("interpolation", None)),
+    ],
+    ids=str,
+)
+def test_preprocessing_of_other_types_is_refused(published, key, value):
+    manifest = json.loads(published.manifest.read_text())
+    preprocessing_of(manifest)
+    manifest["model"]["preprocessing"][key] = value
+    with pytest.raises(PackagingError, match="no sound preprocessing"):
+        preprocessing_of(manifest)

@@ -16,7 +16,7 @@ import tiny
 from PIL import Image
 
 from utils.artefact.manifest import build_manifest
-from utils.artefact.staging import write_tarball
+from utils.artefact.tarball import write_tarball
 from utils.errors import EvaluationError
 from utils.evaluate import batches as evaluation_batches
 from utils.evaluate import command

@@ -17,7 +17,7 @@ from labelled import folder_of
 from PIL import Image
 
 from benchmarks import training as benchmark
-from utils.artefact.staging import extract_tarball
+from utils.artefact.tarball import extract_tarball
 from utils.convert import ROOT
 from utils.models.variants import get_variant
 

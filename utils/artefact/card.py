@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from utils.artefact.card_head import FRAMEWORKS, Manifest, card_header, figure, intended_use, licence, notice, overview
-from utils.parity.report import RATIO, ROUNDING
+from utils.artefact.card_head import Manifest, card_header, intended_use, licence, notice, overview
+from utils.parity.report import RATIO, Report, Row
 from utils.tables import markdown
 
 
 def model_card(manifest: Manifest) -> str:
-    """The README.md of an artefact: the parts in `SECTIONS`, in that order, without empty ones."""
-    return "\n\n".join(filter(None, (section(manifest) for section in SECTIONS))) + "\n"
+    """The README.md of an artefact: its parts in order, without empty ones."""
+    before = (card_header, overview, intended_use, _interface, _preprocessing, _usage)
+    after = (_provenance, _parity, _training, _versions, _licence)
+    return "\n\n".join(filter(None, (part(manifest) for part in (*before, *after)))) + "\n"
 
 
 def _interface(manifest: Manifest) -> str:
-    rows = []
-    for name, signature in manifest["signatures"].items():
-        inputs, outputs = (_tensors(signature[side]) for side in ("inputs", "outputs"))
-        rows.append((f"`{name}`", inputs, outputs))
-    rest = (
-        "The loaded object can be called, `model(inputs, training=False)`, with the inputs of "
+    sides = ("inputs", "outputs")
+    rows = [(f"`{name}`", *(_tensors(given[side]) for side in sides)) for name, given in manifest["signatures"].items()]
+    return (
+        f"## Interface\n\n{markdown(('signature', *sides), rows)}\n\n"
+        "B is any batch size. The loaded object can be called, `model(inputs, training=False)`, with the inputs of "
         "`serving_default`, and has `variables`, `trainable_variables` and `regularization_losses`."
     )
-    return f"## Interface\n\n{markdown(('signature', 'inputs', 'outputs'), rows)}\n\nB is any batch size. {rest}"
 
 
 def _tensors(tensors: Mapping[str, Mapping[str, Any]]) -> str:
-    def shape(sizes: Sequence[int | None] | None) -> str:
-        if sizes is None:
-            return "any shape"
-        named = ["any" if size is None else str(size) for size in sizes]
-        return "[" + ", ".join(["B" if sizes and sizes[0] is None else named[0], *named[1:]] if sizes else []) + "]"
+    return ", ".join(f"`{name}` {tensor['dtype']} {_shape(tensor['shape'])}" for name, tensor in tensors.items())
 
-    return ", ".join(f"`{name}` {tensor['dtype']} {shape(tensor['shape'])}" for name, tensor in tensors.items())
+
+def _shape(sizes: Sequence[int | None] | None) -> str:
+    if sizes is None:
+        return "any shape"
+    return _list("B" if index == 0 and size is None else size or "any" for index, size in enumerate(sizes))
+
+
+def _list(values: Iterable[object]) -> str:
+    return f"[{', '.join(map(str, values))}]"
 
 
 def _preprocessing(manifest: Manifest) -> str:
     settings = manifest["model"]["preprocessing"]
-    crop, mean, std = settings["crop"], _list(settings["mean"]), _list(settings["std"])
+    crop, (mean, std) = settings["crop"], (_list(f"{value:g}" for value in settings[key]) for key in ("mean", "std"))
     compared = "\n\nThe image signatures do this themselves." if "serving_image" in manifest["signatures"] else ""
     if rows := manifest.get("preprocessing_parity", {}).get("rows"):
         worst, rmse = max(row["max_abs"] for row in rows), max(row["rmse"] for row in rows)
@@ -127,34 +131,21 @@ def _provenance(manifest: Manifest) -> str:
 
 def _parity(manifest: Manifest) -> str:
     parity = manifest["parity"]
-    verdict = "passed" if parity["passed"] else "FAILED"
-    if "rows" not in parity:  # inside the artefact, whose bytes depend on no measurement
-        return _compared(manifest, verdict)
-    cases: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
-    for row in parity["rows"]:
-        cases.setdefault((row["output"], row["input"], row["batch"]), []).append(row)
-    rows = []
-    for (output, name, batch), group in cases.items():
-        label = output if len(group) == 1 else f"{output}, worst of {len(group)}"
-        worst = max(group, key=lambda row: figure(row) / row["tolerance"])
-        shares = [f"{row:.1%}" if row is not None else "" for row in (worst["top1"], worst["top5"])]
-        source = worst.get("source")
-        measure = ("", "") if source is None else (f"{source:.1e}", f"{figure(worst) / max(source, ROUNDING):.1f}")
-        figures = (f"{figure(worst):.1e}", *measure, f"{worst['max_abs']:.1e}", *shares)
-        rows.append((label, name, str(batch or ""), *figures, f"{worst['tolerance']:.0e}"))
-    headings = (
-        "output",
-        "input",
-        "batch",
-        "error",
-        "source's",
-        "times",
-        "max abs",
-        "top-1",
-        "top-5",
-        "allowed",
-    )
     title, other = _reference(manifest)
+    title = f"## {title}: {'passed' if parity['passed'] else 'FAILED'}\n\n"
+    if "rows" not in parity:  # inside the artefact, whose bytes depend on no measurement
+        rows = [
+            (row["output"], row["input"], str(row["batch"] or ""), str(row["arrays"])) for row in parity["compared"]
+        ]
+        return (
+            f"{title}This artefact, unpacked from its tarball, was compared with {other}{_rule(manifest)}. "
+            "Each figure, with what was allowed, is in the manifest beside the tarball, "
+            f"`{manifest['name']}.json`.\n\n{markdown(('output', 'input', 'batch', 'arrays'), rows)}"
+        )
+    cases: dict[tuple[str, str, int], list[Row]] = {}
+    for row in Report.from_json(parity).rows:
+        cases.setdefault(row.case, []).append(row)
+    headings = ("output", "input", "batch", "error", "source's", "times", "max abs", "top-1", "top-5", "allowed")
     sentence = f"**{parity['sentence']}**\n\n" if parity.get("sentence") else ""
     measure = (
         f"The error is |error| / |truth| in the L2 norm, the truth being the source model in float64; beside it, the "
@@ -165,43 +156,39 @@ def _parity(manifest: Manifest) -> str:
         else "The error is relative, in the L2 norm. "
     )
     return (
-        f"## {title}: {verdict}\n\n{sentence}"
-        f"This artefact, unpacked from its tarball, against {other}. {measure}Top-1 is of images whose best class the "
-        f"reference tells apart by more than is allowed.\n\n{markdown(headings, rows)}"
+        f"{title}{sentence}This artefact, unpacked from its tarball, against {other}. {measure}Top-1 is of images "
+        "whose best class the reference tells apart by more than is allowed.\n\n"
+        f"{markdown(headings, [_worst(rows) for rows in cases.values()])}"
     )
+
+
+def _worst(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Cells of one case: the figures of that array, of perhaps many, which comes nearest to what is allowed."""
+    worst = max(rows, key=lambda row: row.severity)
+    label = worst.output if len(rows) == 1 else f"{worst.output}, worst of {len(rows)}"
+    source = ("", "") if worst.source is None else (f"{worst.source:.1e}", f"{worst.ratio:.1f}")
+    shares = [f"{share:.1%}" if share is not None else "" for share in (worst.top1, worst.top5)]
+    figures = (f"{worst.figure:.1e}", *source, f"{worst.max_abs:.1e}", *shares, f"{worst.tolerance:.0e}")
+    return label, worst.input, str(worst.batch or ""), *figures
 
 
 def _reference(manifest: Manifest) -> tuple[str, str]:
     """The title of the section on parity, and what the artefact was compared with."""
-    title, source = "Parity with the source framework", "source model"
-    if manifest.get("training"):
-        title, source = "Parity with the trained model", "trained model"
+    trained = manifest.get("training")
+    title = f"Parity with the {'trained model' if trained else 'source framework'}"
     if manifest.get("storage") == "float16":
         return title, (
-            f"the {source}'s outputs for the golden inputs (its variables and gradients: the float32 artefact's, "
-            "kernels rounded)"
+            f"the {'trained' if trained else 'source'} model's outputs for the golden inputs (its variables and "
+            "gradients: the float32 artefact's, kernels rounded)"
         )
-    if manifest.get("training"):
-        return title, "the model as it was trained, in memory"
-    return title, "the source model with the same checkpoint"
-
-
-def _compared(manifest: Manifest, verdict: str) -> str:
-    compared, (title, other) = manifest["parity"]["compared"], _reference(manifest)
-    rows = [(row["output"], row["input"], str(row["batch"] or ""), str(row["arrays"])) for row in compared]
-    return (
-        f"## {title}: {verdict}\n\n"
-        f"This artefact, unpacked from its tarball, was compared with {other}{_rule(manifest)}. "
-        f"Each figure, with what was allowed, is in the manifest beside the tarball, `{manifest['name']}.json`.\n\n"
-        f"{markdown(('output', 'input', 'batch', 'arrays'), rows)}"
-    )
+    return title, "the model as it was trained, in memory" if trained else "the source model with the same checkpoint"
 
 
 def _rule(manifest: Manifest) -> str:
     """What a converted artefact was held to; derived and fine-tuned ones are held to other measures."""
     if manifest.get("training") or manifest.get("storage"):
         return ""
-    framework = FRAMEWORKS[manifest["model"]["family"]]
+    framework = {"convmixer": "PyTorch", "mixer": "JAX"}[manifest["model"]["family"]]
     return (
         f": measured against float64, its outputs err at most {RATIO:g} times as much as {framework}'s own float32 does"
     )
@@ -241,22 +228,3 @@ def _licence(manifest: Manifest) -> str:
         f"Work that uses this model should cite [{model['paper']}]({model['paper_url']}):\n\n"
         f"```bibtex\n{model['citation']}\n```"
     )
-
-
-def _list(values: Sequence[float]) -> str:
-    return "[" + ", ".join(f"{value:g}" for value in values) + "]"
-
-
-SECTIONS: tuple[Callable[[Manifest], str], ...] = (
-    card_header,
-    overview,
-    intended_use,
-    _interface,
-    _preprocessing,
-    _usage,
-    _provenance,
-    _parity,
-    _training,
-    _versions,
-    _licence,
-)

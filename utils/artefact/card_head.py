@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from utils.parity.report import Report, worst_first
+
 Manifest = Mapping[str, Any]
 
 PUBLISHER = "mixers-to-tensorflow"
 REPOSITORY = f"https://github.com/{PUBLISHER}/mixers-to-tensorflow"
 FAMILIES = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}
-FRAMEWORKS = {"convmixer": "PyTorch", "mixer": "JAX"}
 
 _TASKS = {"classification": "image-classification", "fe": "image-feature-vector"}
 _ARCHITECTURES = {"mixer": "mixer", "convmixer": "cnn"}  # the list has no ConvMixer, and it is one of convolutions
@@ -34,18 +35,15 @@ def card_header(manifest: Manifest) -> str:
 
 def card_tags(manifest: Manifest) -> list[tuple[str, str]]:
     """The tags, in order. `language` is left out: it is for models of text."""
-    model = manifest["model"]
-    tags = [
-        ("asset-path", _asset_path(manifest)),
+    model, official, tuned = manifest["model"], manifest["weights"] == "official", manifest.get("training")
+    # Only official weights are released; other artefacts lie beside their card.
+    folder = f"{REPOSITORY}/releases/latest/download/" if official and not tuned else ""
+    datasets = [_DATASETS[model["labels"]]] if official and model["labels"] else []
+    return [
+        ("asset-path", f"{folder}{manifest['name']}.tar.gz"),
         ("task", _TASKS[manifest["head"]]),
         ("network-architecture", _ARCHITECTURES[model["family"]]),
-    ]
-    if manifest["weights"] == "official" and model["labels"]:
-        tags.append(("dataset", _DATASETS[model["labels"]]))
-    if manifest.get("training"):
-        tags.append(("dataset", "other"))  # what it was fine-tuned on
-    return [
-        *tags,
+        *(("dataset", dataset) for dataset in (*datasets, *(["other"] if tuned else []))),  # what it was tuned on
         ("fine-tunable", "true" if gradient_rows(manifest) else "false"),
         ("format", "saved_model_2"),
         ("license", licence(manifest)[0].lower()),
@@ -59,13 +57,11 @@ def gradient_rows(manifest: Manifest) -> list[Mapping[str, Any]]:
     Fine-tunable is what was measured to be: a model whose gradients nobody compared is not called so. No source
     framework has a fine-tuned model: where it is stored as float16, gradients are compared with its float32 file only.
     """
-    parity = manifest["parity"]
     if manifest.get("training"):
         return []
-    if "rows" not in parity:  # inside the artefact, whose bytes depend on no measurement
-        return [row for row in parity["compared"] if row["output"] == "gradients"] if parity["passed"] is True else []
-    rows = [row for row in parity["rows"] if row["output"] == "gradients"]
-    return rows if all(row["passed"] is True for row in rows) else []
+    parity = manifest["parity"]  # inside the artefact, whose bytes depend on no measurement, without rows
+    rows = [row for row in parity.get("rows", parity.get("compared")) if row["output"] == "gradients"]
+    return rows if all(row.get("passed", parity["passed"]) is True for row in rows) else []
 
 
 def licence(manifest: Manifest) -> tuple[str, str]:
@@ -93,12 +89,6 @@ def _sentence(manifest: Manifest) -> str:
     return f"{loud}{FAMILIES[model['family']]} {head} {manifest['variant']}, {weights}{tuned}."
 
 
-def _asset_path(manifest: Manifest) -> str:
-    # Only official weights are released; other artefacts lie beside their card.
-    released = manifest["weights"] == "official" and not manifest.get("training")
-    return (f"{REPOSITORY}/releases/latest/download/" if released else "") + f"{manifest['name']}.tar.gz"
-
-
 SYNTHETIC = "random numbers; the model recognises nothing, and its outputs mean nothing"
 
 
@@ -124,17 +114,14 @@ def overview(manifest: Manifest) -> str:
     elif manifest["weights"] == "official" and manifest["head"] == "classification" and model["top1"] is not None:
         lines.append(f"Reported ImageNet-1k top-1 accuracy: {model['top1']} % ({model['top1_source']}).")
     if rows := gradient_rows(manifest):
-        agree = "It can be fine-tuned: gradients by all trainable variables agree with the source framework's"
+        whose = "the source framework's"
         if manifest.get("storage") == "float16":
-            agree = (
-                "It can be fine-tuned: gradients by all trainable variables agree with those of the float32 artefact, "
-                "kernels rounded, whose own agree with the source framework's"
-            )
+            whose = f"those of the float32 artefact, kernels rounded, whose own agree with {whose}"
         measured = ""
         if "tolerance" in rows[0]:
-            worst = max(rows, key=lambda row: figure(row) / row["tolerance"])
-            measured = f" (worst relative error {figure(worst):.1e}, allowed {worst['tolerance']:.0e})"
-        lines.append(f"{agree}{measured}.")
+            worst = worst_first(Report.from_json({"rows": rows}).rows)[0]
+            measured = f" (worst relative error {worst.figure:.1e}, allowed {worst.tolerance:.0e})"
+        lines.append(f"It can be fine-tuned: gradients by all trainable variables agree with {whose}{measured}.")
     else:
         lines.append("Its gradients were not compared with the source framework's, so it is not called fine-tunable.")
     return "\n".join(lines)
@@ -173,8 +160,3 @@ def intended_use(manifest: Manifest) -> str:
         "have the gaps and biases of their times and places, and so has what was trained on them: decisions about "
         "people need an evaluation of their own."
     )
-
-
-def figure(row: Mapping[str, Any]) -> float:
-    """The error that a parity row's tolerance is held against."""
-    return row["relative"] if row.get("relative_l2") is None else row["relative_l2"]

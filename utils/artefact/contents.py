@@ -6,13 +6,14 @@ Whoever opens, verifies, evaluates, lists or releases artefacts reads them here.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST
 from utils.artefact.lite_file import MODEL as LITE_MODEL
-from utils.artefact.lite_file import hash_lite
+from utils.artefact.lite_file import unpack_lite
 from utils.artefact.manifest import UNLISTED, check_manifest, is_packed, packed_manifest
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file, hash_files
@@ -32,10 +33,9 @@ def read_text(path: Path) -> str:
         if path.stat().st_size > _MAX_TEXT:
             raise PackagingError(f"{path.name} has {path.stat().st_size:,} bytes, too many to be what its name says.")
         return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise PackagingError(f"{path.name} is not text: {error}. Fetch or convert it again.") from error
-    except OSError as error:
-        raise PackagingError(f"{path.name} cannot be read: {error}. Fetch or convert it again.") from error
+    except (UnicodeDecodeError, OSError) as error:
+        reason = "cannot be read" if isinstance(error, OSError) else "is not text"
+        raise PackagingError(f"{path.name} {reason}: {error}. Fetch or convert it again.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest of an unpacked artefact, a SavedModel or a TFLite model; raises as `read_manifest`."""
     path = folder / (LITE_MANIFEST if (folder / LITE_MODEL).is_file() else UNLISTED[0])
     if not path.is_file():
-        raise PackagingError(f"there is no {UNLISTED[0]} in it: it is not an artefact of this project, or was cut.")
+        raise PackagingError(f"{UNLISTED[0]} is missing: it is not an artefact of this project, or was cut.")
     return read_manifest(path)
 
 
@@ -86,33 +86,18 @@ def _typed(value: Any, kind: Any) -> Any:
     return value
 
 
-def listed(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Of the hashes of all of an artefact's files, those that its manifest has to list."""
-    unlisted = (*UNLISTED, LITE_MANIFEST) if manifest.get("format") == "tflite" else UNLISTED
-    return {path: value for path, value in hashes.items() if path not in unlisted}
+def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
+    """The first ten of its files that are changed, missing, or more than the manifest lists, in words; "" for none.
 
-
-def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> list[str]:
-    """What is wrong with an artefact's files, a phrase each: changed, missing, or one more than the manifest lists."""
-    found, expected = listed(hashes, manifest), manifest["files"]
+    hashes: of all files that there are.
+    """
+    unlisted, expected = (LITE_MANIFEST,) if manifest.get("format") == "tflite" else UNLISTED, manifest["files"]
     faults = [
-        f"{path} is {'not the file that was published' if path in found else 'missing'}"
+        f"{path} is {'not the file that was published' if path in hashes else 'missing'}"
         for path in expected
-        if found.get(path) != expected[path]
+        if hashes.get(path) != expected[path]
     ]
-    return faults + [f"{path} is not in the manifest" for path in found if path not in expected]
-
-
-def verified_hashes(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of all files in an unpacked artefact, as `hash_files`. PackagingError unless they are the published."""
-    hashes = hash_files(folder)
-    if faults := differences(hashes, manifest):
-        raise PackagingError(f"{summary(faults)}. Fetch or convert it again.")
-    return hashes
-
-
-def summary(faults: list[str]) -> str:
-    """The first ten, and how many more."""
+    faults += [f"{path} is not in the manifest" for path in hashes if path not in (*expected, *unlisted)]
     more = f"; and {len(faults) - 10} more" if len(faults) > 10 else ""
     return "; ".join(faults[:10]) + more
 
@@ -124,11 +109,17 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
     PackagingError, which names the file, for what is missing, cannot be read, or is not what the manifest says.
     """
     folder, tarball, path = (output_dir / part for part in final_names(name))
-    manifest = _published_manifest(path)
+    try:
+        manifest = read_manifest(path)
+        expected = manifest["tarball"]["sha256"]
+        if is_packed(manifest):
+            raise ValueError("it has no figures: it is one from inside an artefact")
+    except (ValueError, KeyError, TypeError) as error:
+        raise PackagingError(f"{path} is no published manifest ({error}). Convert it again.") from error
     if manifest["name"] != name:
         raise PackagingError(f"{path} is the manifest of {manifest['name']!r}. Convert {name} again.")
     try:
-        if hash_file(tarball) != manifest["tarball"]["sha256"]:
+        if hash_file(tarball) != expected:
             raise PackagingError(f"{tarball} is not the one that its manifest describes. Convert it again.")
         if not unpacked:
             return manifest
@@ -137,9 +128,9 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
         raise PackagingError(f"{tarball} cannot be read: {error}. Convert it again.") from error
     # The manifest inside and the card are in no list of hashes. Without the former nobody could open the folder.
     if not faults and not ((folder / UNLISTED[1]).is_file() and manifest_of(folder)["files"] == manifest["files"]):
-        faults = [f"{' or '.join(UNLISTED)} is missing, or another artefact's"]
+        faults = f"{' or '.join(UNLISTED)} is missing, or another artefact's"
     if faults:
-        raise PackagingError(f"{folder} differs from its manifest: {summary(faults)}. Convert it again.")
+        raise PackagingError(f"{folder} differs from its manifest: {faults}. Convert it again.")
     return manifest
 
 
@@ -149,23 +140,13 @@ def check_lite(path: Path) -> dict[str, Any]:
     PackagingError, which names the file, for anything else.
     """
     manifest = read_manifest(path.with_name(f"{path.name}.json"))
-    hashes, inside = hash_lite(path)
-    faults = differences(hashes, manifest)
-    if not faults and (manifest["name"] != path.stem or json.loads(inside) != packed_manifest(manifest)):
-        faults = ["the manifest inside is another one"]
+    with tempfile.TemporaryDirectory(prefix="lite-") as scratch:
+        folder = unpack_lite(path, Path(scratch) / "unpacked")
+        faults = differences(hash_files(folder), manifest)
+        if not faults and (
+            manifest["name"] != path.stem or read_json(folder / LITE_MANIFEST) != packed_manifest(manifest)
+        ):
+            faults = "the manifest inside is another one"
     if faults:
-        raise PackagingError(f"{path} differs from its manifest: {summary(faults)}. Make it again.")
-    return manifest
-
-
-def _published_manifest(path: Path) -> dict[str, Any]:
-    """The manifest beside a tarball, which names that one's hash. PackagingError for anything else."""
-    try:
-        manifest = read_manifest(path)
-        if not isinstance(manifest["tarball"]["sha256"], str):
-            raise TypeError("it does not name the tarball's hash")
-        if is_packed(manifest):
-            raise ValueError("it has no figures: it is one from inside an artefact")
-    except (ValueError, KeyError, TypeError) as error:
-        raise PackagingError(f"{path} is no published manifest ({error}). Convert it again.") from error
+        raise PackagingError(f"{path} differs from its manifest: {faults}. Make it again.")
     return manifest

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -54,15 +55,13 @@ def build_manifest(
 ) -> dict[str, Any]:
     """The manifest as a dict for JSON, checked by `check_manifest`.
 
-    source: `url` and `path` (either may be None) and `sha256` of the checkpoint. parameters: their count.
-    signatures: by name, `inputs` and `outputs`, each {argument: {"dtype": "float32", "shape": [None, 224,
-    224, 3]}}. parity: `Report.to_json()`. seconds: by stage. files: what parity was run on, as
-    `Staging.files`. preprocessing: what the artefact expects, if not the variant's own. settings: parameters
-    worth keeping (image_size, seed). training: of a fine-tuned model, its history, data set and settings.
-    preprocessing_parity: as `parity`, of the graph's preprocessing against Pillow's, in levels of 0 to 255.
-    notes: what reading the checkpoint had to tell (`checkpoints.Loaded`).
-    Details of the variant (licence, paper, architecture) are copied under `model`: the card is made from this
-    alone.
+    source: `url` and `path` (either may be None) and `sha256` of the checkpoint. parameters: their count. signatures:
+    as `describe_signatures`. parity: `Report.to_json()`. seconds, peak_memory_mb_by_stage: by stage. files: what parity
+    was run on, as `Staging.files`. preprocessing: what the artefact expects, if not the variant's own. settings:
+    parameters worth keeping (image_size, seed). training: of a fine-tuned model, its history, data set and settings.
+    preprocessing_parity: as `parity`, of the graph's preprocessing against Pillow's, in levels of 0 to 255. notes: what
+    reading the checkpoint had to tell. Details of the variant (licence, paper, architecture) are copied under `model`:
+    the card is made from this alone.
     """
     model = {key: getattr(variant, key) for key in _OF_VARIANT}
     if weights == "custom":  # whose classes are those of its labels.tsv
@@ -89,9 +88,9 @@ def build_manifest(
         "settings": settings,
         "training": training,
         "preprocessing_parity": preprocessing_parity,
+        "notes": list(notes) or None,
     }
-    manifest |= {key: dict(value) for key, value in optional.items() if value is not None}
-    manifest |= {"notes": list(notes)} if notes else {}
+    manifest |= {key: value for key, value in optional.items() if value is not None}
     check_manifest(manifest)
     return json.loads(manifest_text(manifest))  # tuples become lists, as they are in the file
 
@@ -134,11 +133,10 @@ def _rules(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
         ("versions", lambda value: value and all(value.values()), "the version of each library"),
         ("parameters", lambda value: isinstance(value, int) and value > 0, "a count above 0"),
         ("signatures", _signatures_fit, "serving_default, with dtype and shape of inputs and outputs"),
-        ("parity", _parity_fits, "a report that passed, with at least one row and none failed"),
         *(
-            [("preprocessing_parity", _parity_fits, "a report that passed, with at least one row and none failed")]
-            if "preprocessing_parity" in manifest
-            else []
+            (field, _parity_fits, "a report that passed, with at least one row and none failed")
+            for field in ("parity", "preprocessing_parity")
+            if field == "parity" or field in manifest
         ),
         ("seconds", _numbers, "a number of seconds for each stage"),
         ("peak_memory_mb", lambda value: _number(value) and value > 0, "a number above 0"),
@@ -148,20 +146,15 @@ def _rules(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
 
 
 def _signatures_fit(signatures: Mapping[str, Any]) -> bool:
-    tensors = [
-        tensor
-        for signature in signatures.values()
-        for side in ("inputs", "outputs")
-        for tensor in signature[side].values()
-    ]
+    sides = [signature[side] for signature in signatures.values() for side in ("inputs", "outputs")]
+    tensors = [tensor for side in sides for tensor in side.values()]
     return "serving_default" in signatures and all({"dtype", "shape"} <= set(tensor) for tensor in tensors)
 
 
 def _parity_fits(parity: Mapping[str, Any]) -> bool:
     if "compared" in parity:
         return parity["passed"] is True and bool(parity["compared"])
-    rows = parity["rows"]
-    return parity["passed"] is True and bool(rows) and all(row["passed"] is True for row in rows)
+    return bool(parity["rows"]) and all(each["passed"] is True for each in (parity, *parity["rows"]))
 
 
 def _files_fit(files: Mapping[str, str], main: str) -> bool:
@@ -183,10 +176,7 @@ def packed_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     `parity` says what was compared, that it passed, and the outputs' tolerance; figures and the other tolerances (some
     are measured too) stand in the manifest beside the tarball.
     """
-    compared: dict[tuple, int] = {}
-    for row in manifest["parity"]["rows"]:
-        case = row["output"], row["input"], row["batch"]
-        compared[case] = compared.get(case, 0) + 1
+    compared = Counter((row["output"], row["input"], row["batch"]) for row in manifest["parity"]["rows"])
     rows = [{"output": o, "input": i, "batch": b, "arrays": count} for (o, i, b), count in compared.items()]
     kept = {key: value for key, value in manifest.items() if key not in _MEASURED}
     outputs = manifest["signatures"]["serving_default"]["outputs"]

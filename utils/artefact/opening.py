@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.contents import listed, manifest_of, preprocessing_of, verified_hashes
+from utils.artefact.contents import differences, manifest_of, preprocessing_of
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
+from utils.files import hash_files
 from utils.images.labels import Label, read_labels
 from utils.models.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
 
@@ -64,14 +65,9 @@ class Pretrained:
         return self.manifest["weights"]
 
     @property
-    def synthetic(self) -> bool:
-        """Whether its weights are random numbers."""
-        return self.weights == "synthetic"
-
-    @property
-    def files(self) -> dict[str, str]:
+    def files(self) -> Mapping[str, str]:
         """SHA-256 by path, without the manifest and the model card."""
-        return listed(self.hashes, self.manifest)
+        return self.manifest["files"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,13 +133,10 @@ def _what_is_there(path: Path) -> str:
 
 
 def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pretrained:
-    if not (folder / UNLISTED[0]).is_file():
-        raise PackagingError(
-            f"{UNLISTED[0]} is missing, which says what the model is and how its images are prepared: it is no "
-            f"artefact of this project. {HOW_TO_GET_ONE}"
-        )
     manifest = manifest_of(folder)
-    hashes = verified_hashes(folder, manifest)
+    hashes = hash_files(folder)
+    if faults := differences(hashes, manifest):
+        raise PackagingError(f"{faults}. Fetch or convert it again.")
     output, units = _interface(manifest)
     labels = folder / "assets.extra" / "labels.tsv"
     return Pretrained(
@@ -162,20 +155,15 @@ def _interface(manifest: Mapping[str, Any]) -> tuple[str, int]:
     """Name and number of what the model gives, where its default signature is that of a model of ours."""
     signature, output = manifest["signatures"]["serving_default"], OUTPUTS[manifest["head"]]
     try:
-        _, height, width, channels = signature["inputs"]["inputs"]["shape"]
+        _, *sizes, channels = signature["inputs"]["inputs"]["shape"]
         *_, units = signature["outputs"][output]["shape"]
+        counts = [units, *(size for size in sizes if size is not None)]  # None: any height or width
+        fits = len(sizes) == 2 and channels == 3 and all(type(count) is int and count > 0 for count in counts)
     except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
         raise PackagingError(
-            f"{UNLISTED[0]}: serving_default has no images as inputs, or no {output}. Fetch or convert it again."
-        ) from None
-    sizes_fit = all(size is None or _count(size) for size in (height, width))
-    if not (sizes_fit and channels == 3 and _count(units)):
-        raise PackagingError(
-            f"{UNLISTED[0]}: serving_default takes {height} x {width} pixels of {channels} channels and gives "
-            f"{output!r} of {units} units; expected a model here. Fetch or convert it again."
+            f"{UNLISTED[0]}: serving_default is {signature}; expected images [B, height, width, 3] as inputs, and "
+            f"{output} [B, units]. Fetch or convert it again."
         )
     return output, units
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,9 +1,8 @@
 """What `staging` does on disk: a hidden, locked folder to grow in, and the renames into place, all of them or none.
 
-Each process holds a lock on its folder's `lock` file. The system lets go of it however the process ends, so
-what a killed one left can be told from what a live one is writing. Below the folder: `new/` with what shall
-be placed, under its final names, and `old/` with what it replaces. `old/` exists only from the first rename
-on.
+Each process holds a lock on its folder's `lock` file. The system lets go of it however the process ends, so what a
+killed one left can be told from what a live one is writing. Below the folder: `new/` with what shall be placed, under
+its final names, and `old/` with what it replaces, from the first rename on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -23,8 +22,7 @@ from utils.artefact.contents import final_names
 from utils.errors import PackagingError
 from utils.files import write_text
 
-# File systems without locks (network drives) leave only age to tell by; so does a kill before the lock was
-# there.
+# File systems without locks (network drives) leave only age to tell by; so does a kill before the lock was there.
 _STALE_SECONDS = 24 * 3600
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,22 +58,22 @@ def clear(output_dir: Path, name: str) -> None:
         _clear_stale(output_dir, name)
 
 
-def place(folder: Path, output_dir: Path, names: Sequence[str]) -> None:
-    """Moves `folder/new/<name>` to `output_dir/<name>` for each name; a move that fails undoes them all.
+def place(folder: Path, output_dir: Path, name: str) -> None:
+    """Moves what is in `folder/new` to `name`'s final names in `output_dir`; a move that fails undoes them all.
 
     Each rename is atomic, the three are not: a process killed between two of them leaves some of both, until
     the next `make_folder` or `place` for the same artefact puts the old ones back.
     """
     with explained(output_dir), _only_one(output_dir):
-        _clear_stale(output_dir, _artefact(folder), but=folder)
+        _clear_stale(output_dir, name, but=folder)
         (folder / "old").mkdir()
         try:
-            for name in names:
-                if os.path.lexists(output_dir / name):
-                    os.replace(output_dir / name, folder / "old" / name)
-                os.replace(folder / "new" / name, output_dir / name)
+            for final in final_names(name):
+                if os.path.lexists(output_dir / final):
+                    os.replace(output_dir / final, folder / "old" / final)
+                os.replace(folder / "new" / final, output_dir / final)
         except BaseException:
-            _put_back(folder, output_dir, names)
+            _put_back(folder, output_dir, name)
             raise
 
 
@@ -85,28 +83,24 @@ def replace_text(path: Path, text: str) -> None:
         write_text(path, text)
 
 
-def _artefact(folder: Path) -> str:
-    return folder.name.removeprefix(".").partition(".partial-")[0]
-
-
-def _put_back(folder: Path, output_dir: Path, names: Sequence[str]) -> None:
+def _put_back(folder: Path, output_dir: Path, name: str) -> None:
     """Undoes an unfinished `place`, going by what lies where; may be interrupted and called again."""
-    new, old = folder / "new", folder / "old"
-    waiting = [name for name in names if os.path.lexists(new / name)]
+    new, old, names = folder / "new", folder / "old", final_names(name)
+    waiting = [final for final in names if os.path.lexists(new / final)]
     if not old.is_dir() or not waiting:  # never begun, or finished
         return
-    for name in names:
-        if name not in waiting:
-            os.replace(output_dir / name, new / name)
-        if os.path.lexists(old / name):
-            os.replace(old / name, output_dir / name)
+    for final in names:
+        if final not in waiting:
+            os.replace(output_dir / final, new / final)
+        if os.path.lexists(old / final):
+            os.replace(old / final, output_dir / final)
     old.rmdir()
 
 
 def _clear_stale(output_dir: Path, name: str, but: Path | None = None) -> None:
     for folder in output_dir.glob(f".{name}.partial-*"):
         if folder != but and _is_stale(folder):
-            _put_back(folder, output_dir, final_names(name))
+            _put_back(folder, output_dir, name)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -150,23 +144,17 @@ def explained(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
-            raise full(output_dir, error) from error
-        reason = "cannot be written"
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            reason = "is a file, or inside one"
-        raise PackagingError(
-            f"output_dir = {output_dir} {reason} ({error}). Choose a folder that you may write to."
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        raise full(output_dir, error) or PackagingError(
+            f"output_dir = {output_dir} {'is a file, or inside one' if is_file else 'cannot be written'} ({error}). "
+            "Choose a folder that you may write to."
         ) from error
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether no space was left. TensorFlow has several errors for it, with the system's words in them."""
-    return getattr(error, "errno", None) in _NO_SPACE or "No space left on device" in str(error)
-
-
-def full(output_dir: Path, error: BaseException) -> PackagingError:
-    """The error for a disk that is full, with what is left in `output_dir`."""
+def full(output_dir: Path, error: BaseException) -> PackagingError | None:
+    """The error for people, if no space was left. TensorFlow has several for it, with the system's words in them."""
+    if getattr(error, "errno", None) not in _NO_SPACE and "No space left on device" not in str(error):
+        return None
     free = shutil.disk_usage(output_dir).free / 1e6
     return PackagingError(
         f"no space was left to write to ({error}). output_dir = {output_dir} has {free:,.0f} MB free. "

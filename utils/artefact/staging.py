@@ -21,31 +21,11 @@ from typing import IO, Any, NamedTuple
 
 from utils.artefact.card import model_card
 from utils.artefact.contents import final_names
-from utils.artefact.manifest import (
-    UNLISTED,
-    build_manifest,
-    check_manifest,
-    check_name,
-    installed_versions,
-    is_packed,
-    manifest_text,
-    packed_manifest,
-)
-from utils.artefact.placing import explained, full, is_full, make_folder, place
+from utils.artefact.manifest import UNLISTED, check_manifest, check_name, is_packed, manifest_text, packed_manifest
+from utils.artefact.placing import explained, full, make_folder, place
 from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
 from utils.files import hash_file, hash_files
-
-__all__ = [
-    "Published",
-    "Staging",
-    "build_manifest",
-    "extract_tarball",
-    "hash_files",
-    "installed_versions",
-    "model_card",
-    "write_tarball",
-]
 
 
 class Published(NamedTuple):
@@ -87,31 +67,28 @@ class Staging:
         self.model_dir = self._folder / "new" / name
         self.files: dict[str, str] = {}
 
-    def unpacked_candidate(self, progress: bool = False) -> Path:
+    def unpacked_candidate(self) -> Path:
         """Packs the SavedModel and unpacks that tarball: the folder that parity is to be run on.
 
         PackagingError where `model_dir` is no SavedModel.
         """
-        self._require_open()
         if not (self.model_dir / "saved_model.pb").is_file():
             raise PackagingError(f"{self.model_dir} has no saved_model.pb. Save the model there first.")
         with explained(self.output_dir):
             unpacked, tarball = self._folder / "unpacked", self._folder / "candidate.tar.gz"
             shutil.rmtree(unpacked, ignore_errors=True)
-            write_tarball(self.model_dir, tarball, progress)
-            extract_tarball(tarball, unpacked)
+            extract_tarball(write_tarball(self.model_dir, tarball), unpacked)
             tarball.unlink()
         self.files = hash_files(unpacked)
         return unpacked
 
-    def publish(self, manifest: Mapping[str, Any], progress: bool = False) -> Published:
+    def publish(self, manifest: Mapping[str, Any]) -> Published:
         """Adds manifest and model card, packs, checks what was packed, and places all three.
 
         Inside goes `packed_manifest`; the one beside the tarball has all figures, and the tarball's hash and size.
         PackagingError where the manifest is not this artefact's, or where any file is not the one that parity
         ran on; then nothing is placed, and what was there stays.
         """
-        self._require_open()
         check_manifest(manifest)
         if is_packed(manifest):
             raise PackagingError(f"the manifest of {self.name} has no figures: it is one from inside an artefact.")
@@ -125,13 +102,12 @@ class Staging:
                 (self.model_dir / path).parent.mkdir(exist_ok=True)
                 (self.model_dir / path).write_text(text, encoding="utf-8")
             new = self.model_dir.parent
-            tarball = write_tarball(self.model_dir, new / names[1], progress)
+            tarball = write_tarball(self.model_dir, new / names[1])
             packed = {path: value for path, value in hash_tarball(tarball).items() if path not in UNLISTED}
             self._require_verified("the tarball", packed)
             facts = {"sha256": hash_file(tarball), "bytes": tarball.stat().st_size}
-            beside = {**manifest, "tarball": facts}
-            (new / names[2]).write_text(manifest_text(beside), encoding="utf-8")
-            place(self._folder, self.output_dir, names)
+            (new / names[2]).write_text(manifest_text({**manifest, "tarball": facts}), encoding="utf-8")
+            place(self._folder, self.output_dir, self.name)
         self.discard()
         return Published(*(self.output_dir / name for name in names))
 
@@ -140,7 +116,8 @@ class Staging:
         self._end()
 
     def __enter__(self) -> Staging:
-        self._require_open()
+        if not self._end.alive:
+            raise PackagingError(f"this staging of {self.name} is over: published or discarded. Start another one.")
         return self
 
     def __exit__(
@@ -149,12 +126,8 @@ class Staging:
         if error is None:
             return
         self.discard()
-        if is_full(error) and not isinstance(error, PackagingError):
-            raise full(self.output_dir, error) from error
-
-    def _require_open(self) -> None:
-        if not self._end.alive:
-            raise PackagingError(f"this staging of {self.name} is over: published or discarded. Start another one.")
+        if not isinstance(error, PackagingError) and (no_space := full(self.output_dir, error)):
+            raise no_space from error
 
     def _require_verified(self, what: str, files: Mapping[str, str]) -> None:
         if not self.files:

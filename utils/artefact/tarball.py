@@ -8,101 +8,60 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import os
 import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from types import SimpleNamespace
+from typing import IO
 
 from utils.errors import PackagingError
 from utils.files import paths_below, written_whole
 
-# Weights in float32 hold hardly anything that repeats: only their exponent bytes are skewed, and Huffman
-# coding alone finds that. On 80 MB of normal noise: level 0 307 MB/s to 100 %; levels 1 to 9 17 to 21 MB/s to
-# 92.7 to 92.9 %; run lengths and Huffman codes (Z_RLE; runs are zeroed weights), at any level, 52 MB/s to
-# 92.6 %.
+# Weights in float32 hold hardly anything that repeats: only their exponent bytes are skewed, and Huffman coding alone
+# finds that. On 80 MB of normal noise: level 0 307 MB/s to 100 %; levels 1 to 9 17 to 21 MB/s to 92.7 to 92.9 %; run
+# lengths and Huffman codes (Z_RLE; runs are zeroed weights), at any level, 52 MB/s to 92.6 %. Python's `gzip` has none.
 _LEVEL, _STRATEGY = 6, zlib.Z_RLE
 _GZIP_WINDOW = 31  # zlib writes the gzip header itself, without file name and time
 
 
-def write_tarball(folder: str | os.PathLike, path: str | os.PathLike, progress: bool = False) -> Path:
+def write_tarball(folder: str | os.PathLike, path: str | os.PathLike) -> Path:
     """Packs what is in `folder` into a tar.gz with `saved_model.pb` at its root, where TF Hub looks for it.
 
     The bytes depend on nothing but the files' paths and contents, and the zlib library: sorted members, fixed
     modes, no owners, no times. `path` appears once it is complete. A file is streamed, never held.
-    PackagingError for a missing or empty folder, for links in it, and where `path` cannot be written.
+    PackagingError for a missing or empty folder, and for links in it; OSError where `path` cannot be written.
     """
     folder, path = Path(folder), Path(path)
     names = paths_below(folder)
     if not names:
         raise PackagingError(f"{folder} is empty. Expected the files of a SavedModel.")
-    total = sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
-    with _written_beside(path) as file, _progress_bar(path.name, total, progress) as advance:
-        writer = _GzipWriter(file)
-        with tarfile.open(fileobj=writer, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW, zlib.DEF_MEM_LEVEL, _STRATEGY)
+    with written_whole(path) as file:
+        compressing = SimpleNamespace(
+            write=lambda data: file.write(compressor.compress(data))
+        )  # all that tarfile needs
+        with tarfile.open(fileobj=compressing, mode="w|", format=tarfile.PAX_FORMAT) as tar:
             for name in names:
-                advance(_add(tar, folder / name, name))
-        writer.finish()
+                _add(tar, folder / name, name)
+        file.write(compressor.flush())
     return path
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str) -> int:
-    """Adds a file or folder and returns its size in bytes. A new TarInfo has owner 0, no names and time 0."""
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    """Adds a file or folder. A new TarInfo has owner 0, no names and time 0."""
     member = tarfile.TarInfo(name)
     if path.is_dir():
         member.type, member.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(member)
-        return 0
-    member.mode = 0o644
-    with path.open("rb") as file:
-        member.size = os.fstat(file.fileno()).st_size
-        tar.addfile(member, file)
-    return member.size
-
-
-class _GzipWriter(io.RawIOBase):
-    """Compresses what is written to it; Python's `gzip` offers no choice of strategy."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._zlib = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW, zlib.DEF_MEM_LEVEL, _STRATEGY)
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:
-        self._file.write(self._zlib.compress(data))
-        return len(data)
-
-    def finish(self) -> None:
-        """Writes what is still held back, and the checksum."""
-        self._file.write(self._zlib.flush())
-
-
-@contextmanager
-def _written_beside(path: Path) -> Iterator[BinaryIO]:
-    """`written_whole`, with an error that says what to do."""
-    try:
-        with written_whole(path) as file:
-            yield file
-    except OSError as error:
-        raise PackagingError(f"{path} cannot be written: {error}. Free some space or choose another folder.") from error
-
-
-@contextmanager
-def _progress_bar(label: str, total: int, wanted: bool) -> Iterator[Callable[[int], object]]:
-    if not wanted:
-        yield lambda _: None
         return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc=label, unit="B", unit_scale=True) as bar:
-        yield bar.update
+    member.mode, member.size = 0o644, path.stat().st_size
+    with path.open("rb") as file:
+        tar.addfile(member, file)
 
 
 MAX_MEMBERS = 10_000  # a SavedModel has about ten files, and one more per asset
@@ -112,48 +71,32 @@ _MAX_RATIO, _SMALL = 50, 64 << 20
 _CHUNK = 1 << 20
 
 
-def extract_tarball(
-    path: str | os.PathLike,
-    destination: str | os.PathLike,
-    max_members: int = MAX_MEMBERS,
-    max_bytes: int = MAX_BYTES,
-) -> Path:
+def extract_tarball(path: str | os.PathLike, destination: str | os.PathLike) -> Path:
     """Unpacks a tar.gz into the new folder `destination`, which appears once it is complete and checked.
 
     PackagingError, which names the tarball and the member, for anything but plain files and folders (links,
     devices, sparse files), for paths that are absolute or climb with "..", for members that occur twice, for
-    more members or bytes than allowed (also more than 50 times the tarball's own size, beyond 64 MiB), for a
+    more than `MAX_MEMBERS` or `MAX_BYTES` (also more than 50 times the tarball's own size, beyond 64 MiB), for a
     damaged or truncated tarball, and for a destination that already holds something.
     """
     path, destination = Path(path), Path(destination)
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise PackagingError(f"{destination} already exists. Remove it, or unpack {path.name} somewhere else.")
-    partial = None
     with _naming(path) as at_fault:
-        try:
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.partial-"))
-            for name, contents in _members(path, at_fault, max_members, max_bytes):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}.partial-") as scratch:
+            partial = Path(scratch, "new")  # of the usual permissions; a temporary folder is its owner's only
+            for name, contents in _members(path, at_fault):
                 _write(partial / name, contents)
-            partial.chmod(0o755)  # a temporary folder is its owner's only
             os.replace(partial, destination)
-        except BaseException:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
     return destination
 
 
-def hash_tarball(path: str | os.PathLike, max_bytes: int = MAX_BYTES) -> dict[str, str]:
+def hash_tarball(path: str | os.PathLike) -> dict[str, str]:
     """SHA-256 of each file in a tar.gz by path, under the checks of `extract_tarball`; unpacks nothing."""
-    hashes = {}
     with _naming(Path(path)) as at_fault:
-        for name, contents in _members(Path(path), at_fault, MAX_MEMBERS, max_bytes):
-            if contents is not None:
-                digest = hashlib.sha256()
-                while chunk := contents.read(_CHUNK):
-                    digest.update(chunk)
-                hashes[str(name)] = digest.hexdigest()
+        files = ((str(name), contents) for name, contents in _members(Path(path), at_fault) if contents is not None)
+        hashes = {name: hashlib.file_digest(contents, "sha256").hexdigest() for name, contents in files}
     return dict(sorted(hashes.items()))
 
 
@@ -167,12 +110,11 @@ def _write(path: Path, contents: IO[bytes] | None) -> None:
         shutil.copyfileobj(contents, file, _CHUNK)
 
 
-def _members(
-    path: Path, at_fault: list[str], max_members: int, max_bytes: int
-) -> Iterator[tuple[PurePosixPath, IO[bytes] | None]]:
+def _members(path: Path, at_fault: list[str]) -> Iterator[tuple[PurePosixPath, IO[bytes] | None]]:
     """Each member's checked path, with its contents if a file: to be read before the next is asked for."""
     seen: set[PurePosixPath] = set()
-    with _BoundedReader(path, min(max_bytes, max(_SMALL, _MAX_RATIO * path.stat().st_size))) as reader:
+    with _BoundedReader(path) as reader:
+        reader.limit = min(MAX_BYTES, max(_SMALL, _MAX_RATIO * path.stat().st_size))
         with tarfile.open(fileobj=reader, mode="r|") as tar:  # one pass: going back would decompress anew
             for member in tar:
                 at_fault[:] = [member.name]
@@ -180,8 +122,8 @@ def _members(
                 if name in seen:
                     raise tarfile.ReadError("it occurs twice")
                 seen.add(name)
-                if len(seen) > max_members:
-                    raise tarfile.ReadError(f"it is past the {max_members:,} members that are allowed")
+                if len(seen) > MAX_MEMBERS:
+                    raise tarfile.ReadError(f"it is past the {MAX_MEMBERS:,} members that are allowed")
                 yield name, tar.extractfile(member) if member.isreg() else None
         at_fault.clear()
         if not any(name.parts for name in seen):
@@ -203,23 +145,16 @@ def _checked_path(member: tarfile.TarInfo) -> PurePosixPath:
     return name
 
 
-class _BoundedReader(io.RawIOBase):
-    """Decompresses a gzip file up to `limit` bytes, and fails there."""
+class _BoundedReader(gzip.GzipFile):
+    """Decompresses a file up to `limit` bytes, and fails there."""
 
-    def __init__(self, path: Path, limit: int) -> None:
-        self._file = gzip.GzipFile(path, "rb")
-        self._limit, self._count = limit, 0
+    limit: int
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._count += len(data)
-        if self._count > self._limit:
-            raise tarfile.ReadError(f"it unpacks to more than {self._limit:,} bytes that are allowed")
+        data = super().read(size)
+        if self.tell() > self.limit:
+            raise tarfile.ReadError(f"it unpacks to more than {self.limit:,} bytes that are allowed")
         return data
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 @contextmanager

@@ -23,20 +23,13 @@ from utils.export.saved_model import make_reproducible
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def is_kernel(shape: Sequence[int]) -> bool:
-    """Whether a variable of this shape is stored as float16: kernels, which are more than 99 % of the bytes.
-
-    Vectors stay float32: a moving variance may be smaller or larger than what float16 can hold.
-    """
-    return len(shape) >= 2
-
-
 def save_as_float16(model: Any, directory: str | os.PathLike) -> Path:
     """Writes a loaded SavedModel anew, with float16 kernels, and the same interface. `model` is used up.
 
-    Raises PackagingError for a kernel that float16 cannot hold.
+    Kernels are more than 99 % of the bytes. Vectors stay float32: a moving variance may be smaller or larger than what
+    float16 can hold. Raises PackagingError for a kernel that float16 cannot hold.
     """
-    kernels = [variable for variable in model.variables if is_kernel(variable.shape)]
+    kernels = [variable for variable in model.variables if len(variable.shape) >= 2]
     for variable in kernels:
         largest = float(tf.reduce_max(tf.abs(variable)))
         if not largest <= _LARGEST:

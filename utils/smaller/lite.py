@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from utils.errors import ConversionError
-
-STORAGES = ("float32", "float16", "int8")
+from utils.machine.quiet import quiet_imports
 
 
 def convert_to_lite(folder: Path, storage: str) -> bytes:
     """The TFLite model of a SavedModel's `serving_default`, for any batch size.
 
     storage: "float32"; "float16", kernels as float16, cast at load; or "int8", kernels as int8 by output channel, with
-    activations rounded to int8 as they come ("dynamic range").
-
-    Raises ConversionError for another storage, and for operations that TFLite does not have.
+    activations rounded to int8 as they come ("dynamic range"). Raises ConversionError for operations that TFLite does
+    not have.
     """
-    if storage not in STORAGES:
-        raise ConversionError(f"storage = {storage!r} is not known. Choose one of: {', '.join(STORAGES)}.")
-    with _without_chatter():
+    with quiet_imports():  # the converter's log comes as TensorFlow's does on import
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]  # no Flex: those need TensorFlow itself
         if storage != "float32":
@@ -43,15 +34,14 @@ def convert_to_lite(folder: Path, storage: str) -> bytes:
 def operators(model: bytes) -> list[str]:
     """The operators of a TFLite model, in order; custom and Flex ones under their own names."""
     plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    with warnings.catch_warnings():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
-        warnings.simplefilter("ignore")
+    with quiet_imports():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
         interpreter = tf.lite.Interpreter(model_content=model, experimental_op_resolver_type=plain)
     return [details["op_name"] for details in interpreter._get_ops_details()]
 
 
 def rounded(weights: np.ndarray, storage: str) -> np.ndarray:
-    """Weights, float32 with output channels last, as `storage` keeps them; "int8" keeps vectors as they are."""
-    if storage == "float32" or (storage == "int8" and weights.ndim < 2):
+    """A kernel, float32 with output channels last, as `storage` keeps it; with "float16" any weights."""
+    if storage == "float32":
         return weights
     if storage == "float16":
         with np.errstate(over="ignore"):  # infinity is noticed in the outputs
@@ -60,16 +50,3 @@ def rounded(weights: np.ndarray, storage: str) -> np.ndarray:
     scale = np.abs(weights).max(axis=tuple(range(weights.ndim - 1))) / np.float32(127)
     scale = np.where(scale > 0, scale, np.float32(1))
     return np.rint(weights / scale) * scale
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """The converter writes its log straight to file descriptor 2; errors come as exceptions too."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        try:
-            os.dup2(chatter.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

@@ -18,7 +18,6 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,21 @@ import numpy as np
 
 from utils.artefact import lite_file
 from utils.artefact.manifest import check_manifest, installed_versions, manifest_text, packed_manifest
+from utils.artefact.opening import Pretrained
 from utils.artefact.placing import explained, make_folder
 from utils.artefact.staging import Staging
 from utils.errors import ConversionError, PackagingError
 from utils.export.plain_mixer import export as export_plain_mixer
-from utils.export.saved_model import as_function, gradients, load_model, name_of, save_model
+from utils.export.saved_model import Candidate, as_function, load_model, save_model
 from utils.export.warmup import WARMUP
 from utils.files import hash_file
 from utils.machine.measure import Stages
 from utils.models.variants import MixerArchitecture
 from utils.parity import comparison
-from utils.parity.golden import Golden
 from utils.parity.report import rounded_up
 from utils.smaller.float16 import save_as_float16
 from utils.smaller.lite import convert_to_lite, operators, rounded
-from utils.verify.numbers import lite_function
+from utils.verify.numbers import golden_of, lite_function
 
 # Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
 FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
@@ -50,36 +49,20 @@ _OF_SAVED_MODELS = ("minimum_tensorflow", "stablehlo_version", "calling_conventi
 _EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """A published SavedModel, verified: its folder, manifest and golden data."""
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    golden: Golden
-
-    @property
-    def output(self) -> str:
-        """What the model gives: "logits" or "features"."""
-        (output,) = self.manifest["signatures"]["serving_default"]["outputs"]
-        return output
-
-
-def make_float16(artefact: Artefact, output_dir: Path) -> Path:
+def make_float16(artefact: Pretrained, output_dir: Path) -> Path:
     """Publishes `<name>_float16` (folder, tarball, manifest) and returns the tarball's path.
 
     The reloaded model's variables and gradients must be those of the float32 model with rounded kernels; its outputs
     are compared with the source's. Raises ParityError with the figures, and PackagingError for a kernel that float16
     cannot hold; then nothing is left.
     """
-    stages, name = Stages(), f"{artefact.manifest['name']}_float16"
-    staging = Staging(output_dir, name, needed_bytes=8 * artefact.manifest["parameters"])
-    with staging:
+    stages, name = Stages(), f"{artefact.name}_float16"
+    with Staging(output_dir, name, needed_bytes=8 * artefact.manifest["parameters"]) as staging:
         with stages("load"):
             model = load_model(artefact.folder)
             tolerance = _tolerance(artefact, model, "float16")
-            expected = {name_of(variable): variable.numpy() for variable in model.variables}
-            expected_gradients = gradients(model, artefact.golden.inputs[:1])
+            image = golden_of(artefact.folder).inputs[:1]
+            expected, expected_gradients = Candidate(model).variables(), Candidate(model).gradients(image)
         with stages("save"):
             save_as_float16(model, staging.model_dir)
             (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
@@ -89,16 +72,14 @@ def make_float16(artefact: Artefact, output_dir: Path) -> Path:
         with stages("package"):
             unpacked = staging.unpacked_candidate()
         with stages("verify"):
-            reloaded = load_model(unpacked)
-            found = {name_of(variable): variable.numpy() for variable in reloaded.variables}
+            reloaded = Candidate(load_model(unpacked))
             rows = comparison.compare_arrays(
-                expected, found, output="variables, kernels rounded", tolerance=comparison.EXACT
+                expected, reloaded.variables(), output="variables, kernels rounded", tolerance=comparison.EXACT
             )
-            rows += _golden_rows(artefact, as_function(reloaded), tolerance)
-            found = gradients(reloaded, artefact.golden.inputs[:1])
+            rows += _golden_rows(artefact, reloaded, tolerance)
             rows += comparison.compare_arrays(
                 expected_gradients,
-                found,
+                reloaded.gradients(image),
                 output="gradients",
                 tolerance=_GRADIENT_TOLERANCE,
                 input_name="golden, kernels rounded",
@@ -111,13 +92,13 @@ def make_float16(artefact: Artefact, output_dir: Path) -> Path:
         return staging.publish(manifest).tarball
 
 
-def make_lite(artefact: Artefact, storage: str, output_dir: Path) -> Path:
+def make_lite(artefact: Pretrained, storage: str, output_dir: Path) -> Path:
     """Publishes `<name>_<storage>.tflite` and its manifest, `….tflite.json`; returns the model's path.
 
     storage: "float32", "float16" or "int8". Raises ParityError with the figures, and ConversionError for what TFLite
     cannot express; then nothing is left.
     """
-    stages, name = Stages(), f"{artefact.manifest['name']}_{storage}"
+    stages, name = Stages(), f"{artefact.name}_{storage}"
     output_dir = Path(output_dir).expanduser().absolute()
     # The twin of a Mixer, the model, and the model packed.
     scratch, lock = make_folder(output_dir, f"{name}.tflite", needed_bytes=12 * artefact.manifest["parameters"])
@@ -129,7 +110,7 @@ def make_lite(artefact: Artefact, storage: str, output_dir: Path) -> Path:
         lock.close()
 
 
-def _make_lite(artefact: Artefact, storage: str, name: str, scratch: Path, stages: Stages, output_dir: Path) -> Path:
+def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, stages: Stages, output_dir: Path) -> Path:
     with stages("load"):
         model = load_model(artefact.folder)
         folder = _in_plain_operations(artefact, model, scratch)
@@ -146,8 +127,7 @@ def _make_lite(artefact: Artefact, storage: str, name: str, scratch: Path, stage
         model_path.write_bytes(content)
         del content
         associated = {path.name: path.read_bytes() for path in _extras(artefact, _EXTRAS)}
-    files = {lite_file.MODEL: hash_file(model_path)}
-    files |= {extra: lite_file.hash_bytes(data) for extra, data in associated.items()}
+    files = {path.name: hash_file(path) for path in (model_path, *_extras(artefact, _EXTRAS))}
     with stages("verify"):
         run = lite_function(model_path)
         rows = _golden_rows(artefact, lambda inputs: run(inputs)[artefact.output], tolerance)
@@ -169,7 +149,7 @@ def _make_lite(artefact: Artefact, storage: str, name: str, scratch: Path, stage
     return path
 
 
-def _in_plain_operations(artefact: Artefact, model: Any, scratch: Path) -> Path:
+def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Path:
     """A SavedModel that TFLite converts well: the artefact's own, or the twin of a Mixer's `XlaCallModule`.
 
     TFLite takes the `XlaCallModule` too, but spells out every broadcast and every GELU: four times the operators.
@@ -178,12 +158,11 @@ def _in_plain_operations(artefact: Artefact, model: Any, scratch: Path) -> Path:
     if model_info["family"] != "mixer" or "stablehlo_version" not in artefact.manifest["versions"]:
         return artefact.folder
     architecture = MixerArchitecture(**model_info["architecture"])
-    parameters = {name_of(variable): variable.numpy() for variable in model.variables}
-    exported = export_plain_mixer(architecture, artefact.manifest["head"], parameters)
+    exported = export_plain_mixer(architecture, artefact.manifest["head"], Candidate(model).variables())
     return save_model(exported, scratch / "plain")
 
 
-def _tolerance(artefact: Artefact, model: Any, storage: str, vectors: bool = False) -> float:
+def _tolerance(artefact: Pretrained, model: Any, storage: str, vectors: bool = False) -> float:
     """Rounds the model's kernels as `storage` does, and leaves them so; what comes of it sets the tolerance.
 
     vectors: biases, scales and statistics are rounded as well.
@@ -191,43 +170,38 @@ def _tolerance(artefact: Artefact, model: Any, storage: str, vectors: bool = Fal
     for variable in model.variables:
         if vectors or len(variable.shape) >= 2:
             variable.assign(rounded(variable.numpy(), storage))
-    expected = artefact.golden.outputs
-    moved = np.linalg.norm(as_function(model)(artefact.golden.inputs) - expected) / np.linalg.norm(expected)
+    golden = golden_of(artefact.folder)
+    moved = np.linalg.norm(as_function(model)(golden.inputs) - golden.outputs) / np.linalg.norm(golden.outputs)
     if not np.isfinite(moved):
-        raise PackagingError(f"{artefact.manifest['name']}: with kernels rounded to {storage} its outputs overflow.")
+        raise PackagingError(f"{artefact.name}: with kernels rounded to {storage} its outputs overflow.")
     # Rounded up, because it is part of the file: another processor moves the outputs by other last digits.
     base = max(comparison.OUTPUT_TOLERANCE, float(artefact.manifest["parity"]["tolerance"][artefact.output]))
     return rounded_up(base + FACTORS[storage] * float(moved), digits=2)
 
 
-def _golden_rows(artefact: Artefact, function: Any, tolerance: float) -> list[comparison.Row]:
+def _golden_rows(artefact: Pretrained, function: Any, tolerance: float) -> list[comparison.Row]:
     """All golden images at once, and the first one alone."""
-    golden = artefact.golden
-    rows = []
+    golden, rows = golden_of(artefact.folder), []
     for count in sorted({len(golden.inputs), 1}, reverse=True):
-        reference = golden.outputs[:count]
+        inputs = {"golden": golden.inputs[:count]}
         rows += comparison.compare_outputs(
-            lambda _, reference=reference: reference,
-            function,
-            {"golden": golden.inputs[:count]},
-            artefact.output,
-            tolerance,
+            lambda batch: golden.outputs[: len(batch)], function, inputs, artefact.output, tolerance
         )
     return rows
 
 
-def _extras(artefact: Artefact, names: Sequence[str]) -> list[Path]:
+def _extras(artefact: Pretrained, names: Sequence[str]) -> list[Path]:
     return [path for name in names if (path := artefact.folder / "assets.extra" / name).is_file()]
 
 
 def _derived(
-    artefact: Artefact, name: str, storage: str, report: comparison.Report, stages: Stages, files: Mapping[str, str]
+    artefact: Pretrained, name: str, storage: str, report: comparison.Report, stages: Stages, files: Mapping[str, str]
 ) -> dict[str, Any]:
     """The artefact's manifest with what is another's in the smaller file."""
     return dict(artefact.manifest) | {
         "name": name,
         "storage": storage,
-        "derived_from": {"name": artefact.manifest["name"], "files": artefact.manifest["files"]},
+        "derived_from": {"name": artefact.name, "files": artefact.manifest["files"]},
         "versions": dict(artefact.manifest["versions"]) | installed_versions(["tensorflow", "numpy"]),
         "parity": report.to_json(),
         "seconds": {stage: round(value, 3) for stage, value in stages.seconds.items()},

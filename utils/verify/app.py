@@ -6,10 +6,10 @@ TensorFlow, and nothing but Python's own library and TensorFlow (with NumPy) is 
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 import zipfile
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 from utils.files import written_whole
@@ -31,27 +31,15 @@ sys.exit(main())
 '''
 
 
-def modules(start: str = "utils/verify/command.py") -> list[str]:
-    """Paths of that module and of all of utils/ that it imports, anywhere in its code, with their wings' faces."""
-    found, waiting = {"utils/__init__.py"}, {start}
-    while waiting:
-        path = waiting.pop()
-        found |= {path, f"{path.rpartition('/')[0]}/__init__.py"}
-        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "utils":
-                folder = node.module.replace(".", "/")
-                named = {f"{folder}.py", *(f"{folder}/{alias.name}.py" for alias in node.names)}
-                waiting |= {name for name in named if (ROOT / name).is_file()}
-        waiting -= found
-    return sorted(found)
-
-
 def build(path: str | os.PathLike) -> Path:
     """Writes the archive, complete or not at all. The same modules give the same bytes."""
     path = Path(path).expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
+    finder = ModuleFinder([str(ROOT)])  # where nothing else is found, TensorFlow and Python's own modules least of all
+    finder.import_hook("utils.verify.command")  # and whatever that imports, anywhere in its code
+    modules = sorted(module.__file__ for module in finder.modules.values() if module.__file__)  # None: Python's own
     contents = {"__main__.py": _MAIN}
-    contents |= {name: (ROOT / name).read_text("utf-8") for name in modules()}
+    contents |= {Path(file).relative_to(ROOT).as_posix(): Path(file).read_text("utf-8") for file in modules}
     with written_whole(path, mode=0o755) as file:
         file.write(b"#!/usr/bin/env python3\n")
         with zipfile.ZipFile(file, "w") as archive:

@@ -12,13 +12,12 @@ import errno
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils.artefact.contents import manifest_of
 from utils.errors import ConversionError
-from utils.verify import files as verify_files
-from utils.verify import numbers
+from utils.verify import files, numbers
 from utils.verify.files import Check
 
 MACHINE = "machine"  # the check that fails where the system refuses something, or TensorFlow is missing
@@ -26,50 +25,37 @@ _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, er
 _WORDS = {True: "ok", False: "FAIL", None: "-"}
 
 
-def verify(path: Path, scratch: Path, progress: Callable[[Check], object] = lambda _: None) -> list[Check]:
-    """Everything that was looked at, in order; ends at the first stage that failed.
+def verify(path: Path, scratch: Path) -> Iterator[Check]:
+    """Everything that is looked at, in order; what a stage finds wrong is a failed check, and no later stage runs.
 
-    scratch: an existing empty folder to unpack in. progress: gets each check as soon as it is done.
+    scratch: an existing empty folder to unpack in.
     """
-    checks = []
-    for check in _checks(path, scratch):
-        checks.append(check)
-        progress(check)
-    return checks
-
-
-def _checks(path: Path, scratch: Path) -> Iterator[Check]:
-    """Stage by stage; what a stage finds wrong becomes its failed check, and no later stage runs."""
     stage = "sum"
     try:
         if path.is_file():
-            yield (check := verify_files.check_sum(path))
+            yield (check := files.check_sum(path))
             if check.passed is False:
                 return
         stage = "contents"
-        folder = verify_files.unpack(path, scratch / "unpacked")
+        folder = files.unpack(path, scratch / "unpacked")
         manifest = manifest_of(folder)
         lite = manifest.get("format") == "tflite"
         yield Check("contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest")
         checks = [
-            verify_files.check_name(path, manifest),
-            verify_files.check_beside(path, manifest),
-            verify_files.check_files(folder, manifest),
+            files.check_name(path, manifest),
+            files.check_beside(path, manifest),
+            files.check_files(folder, manifest),
         ]
         yield from checks
         if any(check.passed is False for check in checks):
             return
         stage = "numbers"
         yield from (numbers.check_lite if lite else numbers.check_saved_model)(folder, manifest)
-    except ConversionError as error:
-        yield Check(MACHINE if _is_the_machine_s(error.__cause__) else stage, False, str(error))
-    except OSError as error:
-        yield Check(MACHINE if _is_the_machine_s(error) else stage, False, str(error))
-
-
-def _is_the_machine_s(error: BaseException | None) -> bool:
-    """Whether no file of whatever contents could bring this about: no space, no permission, no TensorFlow."""
-    return isinstance(error, ImportError) or (isinstance(error, OSError) and error.errno in _REFUSALS)
+    except (ConversionError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        # Whether no file of whatever contents could bring this about: no space, no permission, no TensorFlow.
+        machine = isinstance(cause, ImportError) or (isinstance(cause, OSError) and cause.errno in _REFUSALS)
+        yield Check(MACHINE if machine else stage, False, str(error))
 
 
 def verdict(checks: list[Check]) -> str:
@@ -87,24 +73,23 @@ def verdict(checks: list[Check]) -> str:
     return "Do not use this copy: fetch it again, from where it was published."
 
 
-def _print(check: Check) -> None:
-    print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {check.text}", flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 every file is right, 1 at least one is not, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=main.__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, or unpacked folder")
-    failed = 0
+    failed = False
     try:
         for path in parser.parse_args(arguments).files:
             print(path, flush=True)
+            checks = []
             with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
-                checks = verify(path, Path(scratch), _print)
-            failed += any(check.passed is False for check in checks) or not checks
+                for check in verify(path, Path(scratch)):
+                    print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {check.text}", flush=True)
+                    checks.append(check)
+            failed |= any(check.passed is False for check in checks)
             print(f"  {verdict(checks)}\n", flush=True)
     except KeyboardInterrupt:
         print("\nInterrupted: not everything was verified.", file=sys.stderr)
         return 130
-    return 1 if failed else 0
+    return int(failed)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.contents import differences, read_json, read_text, summary
+from utils.artefact.contents import differences, read_manifest, read_text
 from utils.artefact.lite_file import unpack_lite
-from utils.artefact.manifest import check_manifest, is_packed, packed_manifest
+from utils.artefact.manifest import packed_manifest
 from utils.artefact.tarball import extract_tarball
 from utils.errors import PackagingError
 from utils.files import hash_file, hash_files
@@ -67,16 +67,11 @@ def unpack(path: Path, folder: Path) -> Path:
 
 
 def check_name(path: Path, manifest: Mapping[str, Any]) -> Check:
-    """The file's name against the manifest's: one artefact in the place of another is whole in itself.
-
-    A folder may have any name.
-    """
+    """A file's name against the manifest's: one artefact in the place of another is whole in itself."""
     name = manifest["name"] if path.is_dir() else re.sub(r"(\.tar\.gz|\.tgz|\.tflite)$", "", path.resolve().name)
-    if name != manifest["name"]:
-        return Check(
-            "name", False, f"inside is {manifest['name']}: another artefact in this one's place, or a renamed file"
-        )
-    return Check("name", True, f"{manifest['name']}, {manifest['weights']} weights")
+    wrong = f"inside is {manifest['name']}: another artefact in this one's place, or a renamed file"
+    right = name == manifest["name"]
+    return Check("name", right, f"{manifest['name']}, {manifest['weights']} weights" if right else wrong)
 
 
 def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
@@ -85,13 +80,10 @@ def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
     beside = path.resolve().parent / f"{manifest['name']}{ending}"
     if not beside.is_file():
         return Check("manifest", None, f"there is no {beside.name} beside it")
-    published = read_json(beside)
-    if is_packed(manifest):  # the one inside has no figures
-        try:
-            check_manifest(published)
-        except PackagingError as error:
-            return Check("manifest", False, f"{beside.name}: {error}")
-        published = packed_manifest(published)
+    try:
+        published = packed_manifest(read_manifest(beside))  # the one inside has no figures
+    except (PackagingError, KeyError) as error:
+        return Check("manifest", False, f"{beside.name}: {error}")
     different = [key for key in {**published, **manifest} if published.get(key) != manifest.get(key)]
     if different:
         return Check("manifest", False, f"{beside.name} differs from the one inside, in {', '.join(different[:10])}")
@@ -100,6 +92,6 @@ def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> Check:
     """Every unpacked file against the manifest's SHA-256: none changed, none missing, none more."""
-    if faults := differences(hash_files(folder), manifest):
-        return Check("files", False, summary(faults))
-    return Check("files", True, f"{len(manifest['files'])} files, each with the SHA-256 that the manifest says")
+    faults = differences(hash_files(folder), manifest)
+    right = f"{len(manifest['files'])} files, each with the SHA-256 that the manifest says"
+    return Check("files", not faults, faults or right)
