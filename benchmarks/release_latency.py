@@ -20,12 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import tables
-from benchmarks.machine import description
+from benchmarks import command
 from utils.artefact.contents import read_manifest
 from utils.tables import markdown
 
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 THREADS = 2
 WARM_UP, REPEATS, ROUNDS = 3, 5, 3
 
@@ -75,22 +73,20 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the table, print it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.release_latency", description=__doc__.splitlines()[0])
+    parser = command.parser("release_latency", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with artefacts, unpacked")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
         print(json.dumps(measure(options.folder)))
         return
-    notes = description("release_latency", ["FOLDER"], ("tensorflow", "numpy")) | {
-        "weights": "synthetic where the name says so: of the official files' format and size, not their values",
+    notes = command.notes("release_latency", ["FOLDER"], ("tensorflow", "numpy")) | {
+        "weights": command.SYNTHETIC,
         "method": f"one image through serving_default, {THREADS} threads, oneDNN on, the fastest of {ROUNDS} rounds "
         f"of {REPEATS} calls after {WARM_UP}; a process for each artefact, one after the other",
     }
     found = samples(options.folder)
-    path = tables.write(options.output_dir, "release_latency", "Latency of each artefact", notes, table(found), found)
-    print(f"{table(found)}\n\n{path}")
+    command.leave(options, "release_latency", "Latency of each artefact", notes, table, found)
 
 
 if __name__ == "__main__":

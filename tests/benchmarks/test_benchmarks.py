@@ -135,7 +135,7 @@ def test_a_failure_in_a_worker_is_told_with_its_traceback():
 def test_a_worker_that_dies_is_told():
     with (
         processes.Worker("death", ends, 7) as worker,
-        pytest.raises(RuntimeError, match="death ended with exit code 7"),
+        pytest.raises(RuntimeError, match="the process for death died"),
     ):
         worker()
 
