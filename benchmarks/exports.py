@@ -28,7 +28,7 @@ def noise(count: int, image_size: int) -> np.ndarray:
 def weights_of(variant: Variant) -> dict[str, np.ndarray]:
     """By canonical key; views of the file."""
     path = loading.resolve(variant, "synthetic", SEED, progress=False).path
-    return (loading.read_convmixer if variant.family == "convmixer" else loading.read_mixer)(path, variant)
+    return loading.read(path, variant)
 
 
 def torch_model(variant: Variant, head: str = "classification") -> tuple[ConvMixer, dict[str, np.ndarray]]:

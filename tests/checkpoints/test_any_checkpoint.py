@@ -21,7 +21,7 @@ from safetensors.torch import save_file as save_tensors
 
 from utils.checkpoints import entries
 from utils.checkpoints.layouts import timm_mixer_keys
-from utils.checkpoints.loading import load, read_convmixer, read_mixer
+from utils.checkpoints.loading import load, read
 from utils.errors import CheckpointError, CheckpointWarning
 from utils.models.variants import customised, get_variant
 
@@ -146,7 +146,7 @@ def test_nothing_of_what_stands_beside_the_weights_is_made(tmp_path, monkeypatch
 def test_convmixer_in_safetensors_loads(tmp_path, layout):
     content = torch.load(tiny.GOLDEN / f"convmixer_tiny.{layout}.pth.tar", weights_only=True)
     save_tensors(content.get("state_dict", content), tmp_path / "own.safetensors")
-    assert_same(read_convmixer(tmp_path / "own.safetensors", TINY), tiny.weights("convmixer_tiny"))
+    assert_same(read(tmp_path / "own.safetensors", TINY), tiny.weights("convmixer_tiny"))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "flax names"])
@@ -156,7 +156,7 @@ def test_mixer_of_timm_reads_to_flaxs_arrays(tmp_path, kind):
         torch.save({key: torch.from_numpy(value) for key, value in timm_mixer().items()}, path)
     else:
         save_file(flax() if kind == "flax names" else timm_mixer(), path)
-    found = read_mixer(path, TINY_MIXER)
+    found = read(path, TINY_MIXER)
     assert_same(found, tiny.mixer_weights())
     assert all(array.flags.c_contiguous for array in found.values())
 
@@ -183,7 +183,7 @@ def test_mixer_not_transposed_is_refused(tmp_path):
     arrays["blocks.1.mlp_tokens.fc1.weight"] = np.ascontiguousarray(arrays["blocks.1.mlp_tokens.fc1.weight"].T)
     save_file(arrays, tmp_path / "own.safetensors")
     with pytest.raises(CheckpointError, match=r"misshapen: MixerBlock_1/token_mixing/Dense_0/kernel"):
-        read_mixer(tmp_path / "own.safetensors", TINY_MIXER)
+        read(tmp_path / "own.safetensors", TINY_MIXER)
 
 
 def with_header(change):
@@ -230,7 +230,7 @@ def test_bad_safetensors_is_refused_by_name(tmp_path, kind):
     path = tmp_path / "own.safetensors"
     path.write_bytes(make(tmp_path))
     with pytest.raises(CheckpointError, match=message) as raised:
-        read_convmixer(path, TINY)
+        read(path, TINY)
     assert str(path) in str(raised.value)
 
 
@@ -245,11 +245,11 @@ LOSS = {"float16": "without loss", "bfloat16": "without loss", "float64": "loses
     [*itertools.product(("pth", "safetensors"), LOSS), ("npz", "float16"), ("npz", "float64")],  # NumPy has no bfloat16
 )
 def test_other_precision_is_converted_and_said(tmp_path, dtype, kind):
-    path, read, variant, weights = tmp_path / "own.pth.tar", read_convmixer, TINY, state_dict()
+    path, variant, weights = tmp_path / "own.pth.tar", TINY, state_dict()
     weights = {k: v.to(getattr(torch, dtype)) if v.is_floating_point() else v for k, v in weights.items()}
     wanted = {k: v.float().numpy() if v.is_floating_point() else v.numpy() for k, v in weights.items()}
     if kind == "npz":
-        path, read, variant, weights = tmp_path / "own.npz", read_mixer, TINY_MIXER, flax()
+        path, variant, weights = tmp_path / "own.npz", TINY_MIXER, flax()
         weights = {key: array.astype(dtype) for key, array in weights.items()}
         wanted = {key: array.astype(np.float32) for key, array in weights.items()}
         np.savez(path, **weights)

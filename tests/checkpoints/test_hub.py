@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from server import files, not_found, respond, running
 
 from utils.checkpoints.download import fetch
-from utils.checkpoints.loading import load, read_mixer, recorded_hashes, resolve
+from utils.checkpoints.loading import load, read, recorded_hashes, resolve
 from utils.errors import CheckpointError, CheckpointUnavailable
 from utils.models.variants import VARIANTS, Source, get_variant
 
@@ -76,7 +76,7 @@ def test_authors_host_comes_first(servers, tmp_path):
     found = fetch(variant(authors.url), tmp_path, progress=False)
     assert found.url == f"{authors.url}/npz"
     assert hub.requests == []
-    assert read_mixer(found.path, get_variant("mixer_tiny"))
+    assert read(found.path, get_variant("mixer_tiny"))
 
 
 def test_host_that_failed_is_not_asked_for_another_file(servers, tmp_path):

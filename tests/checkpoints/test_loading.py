@@ -16,7 +16,7 @@ from own_checkpoints import assert_same, flax, saved, state_dict
 
 from utils.checkpoints import synthetic
 from utils.checkpoints.layouts import HEAD_KEYS, expected_shapes
-from utils.checkpoints.loading import read_convmixer, read_mixer, resolve
+from utils.checkpoints.loading import read, resolve
 from utils.errors import CheckpointError, ParameterError
 from utils.models.variants import get_variant
 
@@ -36,29 +36,29 @@ def saved_npz(tmp_path, arrays):
 
 @pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu"])
 def test_both_key_layouts_read_to_the_same_arrays(name):
-    timm = read_convmixer(GOLDEN / f"{name}.timm.pth.tar", get_variant(name))
-    sequential = read_convmixer(GOLDEN / f"{name}.sequential.pth.tar", get_variant(name))
+    timm = read(GOLDEN / f"{name}.timm.pth.tar", get_variant(name))
+    sequential = read(GOLDEN / f"{name}.sequential.pth.tar", get_variant(name))
     assert {key: array.shape for key, array in timm.items()} == expected_shapes(get_variant(name))
     assert_same(timm, {key: value.numpy() for key, value in state_dict(name).items()})
     assert_same(sequential, timm)
 
 
 def test_mixer_reads_to_its_flat_keys():
-    assert_same(read_mixer(GOLDEN / "mixer_tiny.npz", TINY_MIXER), flax())
+    assert_same(read(GOLDEN / "mixer_tiny.npz", TINY_MIXER), flax())
 
 
 def test_head_is_dropped_only_by_name(tmp_path):
     without = {key: value for key, value in flax().items() if not key.startswith("head")}
     path = saved_npz(tmp_path, without)
     with pytest.raises(CheckpointError, match="2 missing: head/kernel; head/bias"):
-        read_mixer(path, TINY_MIXER)
-    assert read_mixer(path, TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
+        read(path, TINY_MIXER)
+    assert read(path, TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
     # A file with the head serves as well, and the head is left out.
-    assert read_mixer(GOLDEN / "mixer_tiny.npz", TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
-    features = read_convmixer(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY, drop=HEAD_KEYS["convmixer"])
+    assert read(GOLDEN / "mixer_tiny.npz", TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
+    features = read(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY, drop=HEAD_KEYS["convmixer"])
     assert expected_shapes(TINY).keys() - features.keys() == set(HEAD_KEYS["convmixer"])
     with pytest.raises(ParameterError, match=r"drop names keys .* head\.kernel"):
-        read_mixer(path, TINY_MIXER, drop=("head.kernel",))
+        read(path, TINY_MIXER, drop=("head.kernel",))
 
 
 # Entries that are not what they should be.
@@ -118,7 +118,7 @@ def test_wrong_entry_of_a_pytorch_file_is_named(tmp_path, fault):
     content, message = WRONG_TENSORS[fault]
     path = saved(tmp_path, content())
     with pytest.raises(CheckpointError, match=message) as raised:
-        read_convmixer(path, TINY)
+        read(path, TINY)
     assert str(path) in str(raised.value)
 
 
@@ -144,27 +144,25 @@ def test_wrong_entry_of_an_npz_is_named(tmp_path, fault):
     spoil(arrays)
     path = saved_npz(tmp_path, arrays)
     with pytest.raises(CheckpointError, match=message) as raised:
-        read_mixer(path, TINY_MIXER)
+        read(path, TINY_MIXER)
     assert str(path) in str(raised.value)
 
 
 def test_file_of_another_variant_is_recognised():
     with pytest.raises(CheckpointError, match="looks like convmixer_tiny_relu:"):
-        read_convmixer(GOLDEN / "convmixer_tiny_relu.sequential.pth.tar", TINY)
+        read(GOLDEN / "convmixer_tiny_relu.sequential.pth.tar", TINY)
     with pytest.raises(CheckpointError, match="looks like mixer_tiny:"):
-        read_mixer(GOLDEN / "mixer_tiny.npz", get_variant("mixer_s8_gsam"))
+        read(GOLDEN / "mixer_tiny.npz", get_variant("mixer_s8_gsam"))
 
 
 def test_file_of_the_other_family_is_recognised():
     with pytest.raises(CheckpointError, match=r"NumPy \(\.npz\) file.*conversion_mlpmixer\.ipynb"):
-        read_convmixer(GOLDEN / "mixer_tiny.npz", TINY)
+        read(GOLDEN / "mixer_tiny.npz", TINY)
     with pytest.raises(CheckpointError, match=r"PyTorch file.*conversion_convmixer\.ipynb"):
-        read_mixer(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY_MIXER)
-    with pytest.raises(ParameterError, match="is of the mixer family"):
-        read_convmixer(GOLDEN / "mixer_tiny.npz", TINY_MIXER)
+        read(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY_MIXER)
 
 
-# Files that are no checkpoints at all. Both readers must refuse each of them, and run none.
+# Files that are no checkpoints at all. For either family they are refused, and none is run.
 
 
 class Touch:
@@ -210,7 +208,7 @@ def bad_files(tmp_path):
 
 def test_files_that_are_no_checkpoints_are_refused_and_never_executed(tmp_path):
     for path in [*bad_files(tmp_path), tmp_path / "absent"]:
-        for read, variant in ((read_convmixer, TINY), (read_mixer, TINY_MIXER)):
+        for variant in (TINY, TINY_MIXER):
             with pytest.raises(CheckpointError) as raised:
                 read(path, variant)
             assert str(path) in str(raised.value), path.name
@@ -237,7 +235,7 @@ def test_files_that_are_no_checkpoints_are_refused_and_never_executed(tmp_path):
 def test_refusal_says_what_the_file_is(tmp_path, name, message):
     bad_files(tmp_path)
     with pytest.raises(CheckpointError, match=message):
-        read_convmixer(tmp_path / name, TINY)
+        read(tmp_path / name, TINY)
 
 
 def test_unreadable_file_is_refused_by_name(tmp_path, monkeypatch):
@@ -249,7 +247,7 @@ def test_unreadable_file_is_refused_by_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(CheckpointError, match=r"own\.pth\.tar: the file cannot be read: Permission denied"):
-        read_convmixer(path, TINY)
+        read(path, TINY)
 
 
 def repacked(source, target, change=lambda name, data: [(name, data)], compression=zipfile.ZIP_STORED):
@@ -278,13 +276,13 @@ def peak_of(code, *arguments):
 
 
 READ = """
-from utils.checkpoints.loading import read_convmixer, read_mixer
+from utils.checkpoints.loading import read
 from utils.models.variants import get_variant
 variant = get_variant(sys.argv[1])
 {imports}
 base = peak()
 try:
-    arrays = (read_mixer if variant.family == "mixer" else read_convmixer)(sys.argv[2], variant)
+    arrays = read(sys.argv[2], variant)
     print(sum(array.nbytes for array in arrays.values()))
 except ValueError as error:
     print(str(error).replace(chr(10), " "))
@@ -322,7 +320,7 @@ def test_pytorch_file_that_declares_too_much_is_refused(tmp_path):
         archive.writestr("archive/data.pkl", b"")
         archive.infolist()[0].file_size = 4 << 30  # what the directory will say
     with pytest.raises(CheckpointError, match=r"would take 4,294,967,296 bytes, and this variant needs 33,888"):
-        read_convmixer(heavy, TINY)
+        read(heavy, TINY)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -330,11 +328,11 @@ def test_member_that_occurs_twice_is_refused(tmp_path):
     twice = repacked(GOLDEN / "mixer_tiny.npz", tmp_path / "twice",
                      lambda name, data: [(name, data)] * (2 if name == "head/bias.npy" else 1))  # fmt: skip
     with pytest.raises(CheckpointError, match=r"more than once: head/bias\.npy"):
-        read_mixer(twice, TINY_MIXER)
+        read(twice, TINY_MIXER)
     twice = repacked(GOLDEN / "convmixer_tiny.timm.pth.tar", tmp_path / "twice.pth",
                      lambda name, data: [(name, data)] * (2 if name.endswith("data/3") else 1))  # fmt: skip
     with pytest.raises(CheckpointError, match="more than once"):
-        read_convmixer(twice, TINY)
+        read(twice, TINY)
 
 
 def test_npy_header_of_unbounded_length_is_refused(tmp_path):
@@ -343,7 +341,7 @@ def test_npy_header_of_unbounded_length_is_refused(tmp_path):
     path = repacked(GOLDEN / "mixer_tiny.npz", tmp_path / "long",
                     lambda name, data: [(name, header if name == "head/bias.npy" else data)])  # fmt: skip
     with pytest.raises(CheckpointError, match=r"version \(2, 0\)"):
-        read_mixer(path, TINY_MIXER)
+        read(path, TINY_MIXER)
 
 
 @pytest.mark.slow
@@ -351,8 +349,7 @@ def test_npy_header_of_unbounded_length_is_refused(tmp_path):
 def test_reading_a_full_size_file_takes_at_most_1_3_times_its_size(tmp_path, name):
     variant = get_variant(name)
     path = tmp_path / "big"
-    write = synthetic.write_mixer if variant.family == "mixer" else synthetic.write_convmixer
-    write(variant, path, 0)
+    synthetic.write(variant, path, 0)
     (read, base), peak = peak_of(READ.format(imports="import torch" if "conv" in name else ""), name, path)
     assert int(read) == pytest.approx(path.stat().st_size, rel=1e-2)
     assert peak - int(base) <= 1.3 * path.stat().st_size
@@ -372,7 +369,7 @@ def test_synthetic_file_is_written_once_and_again_if_it_changed(tmp_path, name):
     first.path.write_bytes(first.path.read_bytes()[:-100])
     again = resolve(variant, "synthetic", seed=7, cache_dir=tmp_path)
     assert again == first, "the same seed gives the same bytes"
-    (read_mixer if variant.family == "mixer" else read_convmixer)(again.path, variant)
+    read(again.path, variant)
     assert resolve(variant, "synthetic", seed=8, cache_dir=tmp_path).sha256 != first.sha256
     assert not list(tmp_path.glob(".*"))
 

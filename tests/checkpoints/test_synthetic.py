@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from utils.checkpoints import synthetic
-from utils.checkpoints.layouts import expected_shapes
-from utils.checkpoints.loading import read_convmixer, read_mixer
-from utils.errors import CheckpointError, ParameterError
+from utils.errors import CheckpointError
 from utils.images.photographs import pillow_preprocess, sample_photographs
 from utils.models import mlp_mixer
 from utils.models.convmixer import ConvMixer
@@ -19,13 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"]
 
 
-def write(variant, path, seed=0, **layout):
-    (synthetic.write_mixer if variant.family == "mixer" else synthetic.write_convmixer)(variant, path, seed, **layout)
+def write(variant, path, seed=0):
+    synthetic.write(variant, path, seed)
     return path
-
-
-def read(variant, path):
-    return (read_mixer if variant.family == "mixer" else read_convmixer)(path, variant)
 
 
 def pictures(variant):
@@ -35,17 +29,10 @@ def pictures(variant):
     return np.concatenate([np.stack(photographs[:3]), noise])
 
 
-def test_both_layouts_hold_the_same_weights_in_the_official_wrapping(tmp_path):
-    variant = get_variant("convmixer_tiny")
-    timm, sequential = (write(variant, tmp_path / layout, layout=layout) for layout in ("timm", "sequential"))
-    first, second = read(variant, timm), read(variant, sequential)
-    assert all(np.array_equal(first[key], second[key]) for key in expected_shapes(variant))
-    golden = REPOSITORY / "tests" / "data" / "golden"
-    for path in (timm, sequential):
-        official = torch.load(golden / f"convmixer_tiny.{path.name}.pth.tar", weights_only=True)
-        assert torch.load(path, weights_only=True).keys() == official.keys()
-    with pytest.raises(ParameterError, match="layout = 'keras'"):
-        synthetic.write_convmixer(variant, tmp_path / "file", 0, layout="keras")
+def test_file_of_pytorch_is_wrapped_as_the_official_one(tmp_path):
+    golden = REPOSITORY / "tests/data/golden/convmixer_tiny.timm.pth.tar"
+    written = torch.load(write(get_variant("convmixer_tiny"), tmp_path / "file"), weights_only=True)
+    assert written.keys() == torch.load(golden, weights_only=True).keys()
 
 
 @pytest.mark.parametrize("name", TINY)

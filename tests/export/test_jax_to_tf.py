@@ -39,8 +39,8 @@ def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, weights, expe
     head, model = reloaded
     flax, inputs = mlp_mixer.build(ARCHITECTURE, head), expected["inputs"]
     parameters = mlp_mixer.select_parameters(flax, weights)
-    reference = mlp_mixer.gradients(flax, parameters, inputs)
-    found = saved_model.gradients(model, inputs, training)
+    reference = mlp_mixer.Source(flax, parameters).gradients(inputs, "float32")
+    found = saved_model.Candidate(model).gradients(inputs, training)
     assert set(found) == set(parameters)
     for name in filter(mlp_mixer.without_influence, parameters):
         assert np.abs(found[name]).max() < 1e-6, "rounding is all that is left of this gradient"

@@ -100,7 +100,7 @@ def test_saving_reloads_to_a_model_that_can_be_saved_again(directory, tmp_path):
 def test_training_pass_puts_the_statistics_back(directory):
     model = saved_model.load_model(directory)
     before = values(model.variables)
-    _, updated = saved_model.training_pass(model, images().numpy())
+    _, updated = saved_model.Candidate(model).training_pass(images().numpy())
     assert len(updated) == 14
     assert all(map(np.array_equal, values(model.variables), before))
 

@@ -40,7 +40,8 @@ def test_gradients_equal_the_upstream_definition(weights, expected):
 
 def test_gradients_vanish_exactly_where_a_layer_norm_hides_the_parameter(weights, expected):
     model = mlp_mixer.build(ARCHITECTURE)
-    found = mlp_mixer.gradients(model, mlp_mixer.select_parameters(model, weights), expected["inputs"])
+    source = mlp_mixer.Source(model, mlp_mixer.select_parameters(model, weights))
+    found = source.gradients(expected["inputs"], "float32")
     largest = max(np.abs(array).max() for array in found.values())
     vanishing = {key for key, array in found.items() if np.abs(array).max() < 1e-6 * largest}
     assert vanishing == set(filter(mlp_mixer.without_influence, found)) != set()
@@ -79,12 +80,12 @@ def test_unknown_head_and_image_that_patches_do_not_fill_are_refused(architectur
 @pytest.mark.parametrize("head", tiny.OUTPUTS)
 def test_float64_is_the_truth_that_golden_data_round_and_stays_where_it_was_asked_for(head):
     golden, model = tiny.expected("mixer_tiny"), mlp_mixer.build(tiny.architecture("mixer_tiny"), head)
-    parameters = mlp_mixer.select_parameters(model, tiny.mixer_weights())
-    found = mlp_mixer.as_outputs(model, parameters, float64=True)(golden["inputs"])[tiny.OUTPUTS[head]]
+    source = mlp_mixer.Source(model, mlp_mixer.select_parameters(model, tiny.mixer_weights()))
+    found = source.outputs(golden["inputs"], "float64")[tiny.OUTPUTS[head]]
     assert found.dtype == np.float64
     assert tiny.relative_error(found, golden[tiny.OUTPUTS[head]]) <= TOLERANCE
     assert np.abs(found - found.astype(np.float32)).max() > 0  # not float32 in a wider dress
-    exact, rounded = (mlp_mixer.gradients(model, parameters, golden["inputs"], float64=x) for x in (True, False))
+    exact, rounded = (source.gradients(golden["inputs"], dtype) for dtype in ("float64", "float32"))
     for key in exact:
         assert (exact[key].dtype, rounded[key].dtype) == (np.float64, np.float32)
         if not mlp_mixer.without_influence(key):

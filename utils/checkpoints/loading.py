@@ -28,7 +28,7 @@ from utils.checkpoints.layouts import COUNTER, HEAD_KEYS, expected_shapes
 from utils.checkpoints.problems import Problems
 from utils.errors import CheckpointWarning, ParameterError
 from utils.files import hash_file
-from utils.models.variants import NOTEBOOKS, VARIANTS, Variant, customised
+from utils.models.variants import VARIANTS, Variant, customised
 
 
 @dataclass(frozen=True)
@@ -118,52 +118,35 @@ def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification",
     beside them. Raises CheckpointError for anything that is not as the architecture asks.
     """
     drop = HEAD_KEYS[variant.family] if head == "fe" else ()
-    return _read(checkpoint.path, variant, variant.family, drop, use_ema, custom=checkpoint.weights == "custom")
+    return _read(checkpoint.path, variant, drop, use_ema, custom=checkpoint.weights == "custom")
 
 
-def read_convmixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Reads a ConvMixer's file, PyTorch's or .safetensors, in either key layout, with the variant's own classes.
+def read(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Reads a file of the variant's family, in any of its formats and key layouts, with the variant's own classes.
 
     `drop` names keys, exactly, that are neither needed nor returned (`layouts.HEAD_KEYS` for a feature extractor).
     Raises CheckpointError for anything that is not as the variant's architecture asks, ParameterError for an unknown
     key in `drop`; what `Loaded` has as notes is a CheckpointWarning.
     """
-    return _warned(_read(path, variant, "convmixer", drop))
-
-
-def read_mixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Reads a Mixer's file: .npz with flat Flax keys, PyTorch's or .safetensors with timm's; as `read_convmixer`."""
-    return _warned(_read(path, variant, "mixer", drop))
-
-
-def _warned(loaded: Loaded) -> dict[str, np.ndarray]:
+    loaded = _read(path, variant, drop)
     for note in loaded.notes:
-        warnings.warn(note, CheckpointWarning, stacklevel=3)
+        warnings.warn(note, CheckpointWarning, stacklevel=2)
     return loaded.arrays
 
 
 def _read(
-    path: str | os.PathLike,
-    variant: Variant,
-    family: str,
-    drop: Collection[str],
-    use_ema: bool = False,
-    custom: bool = False,
+    path: str | os.PathLike, variant: Variant, drop: Collection[str], use_ema: bool = False, custom: bool = False
 ) -> Loaded:
     path = regular_file(path)
-    _check_request(variant, family, drop)
+    if unknown := [key for key in drop if key not in expected_shapes(variant)]:
+        raise ParameterError(f"drop names keys that {variant.name} does not have: {', '.join(unknown)}.")
     entries = open_entries(path, variant, use_ema)
     if custom:
         variant = customised(variant, _classes(entries, variant))
-    wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in drop}
-    uncounted = _uncounted(entries, wanted) if custom else []
-    wanted = {key: shape for key, shape in wanted.items() if key not in uncounted}
+    uncounted = _uncounted(entries, expected_shapes(variant)) if custom else []
+    wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in (*drop, *uncounted)}
     problems = Problems(path, variant, _resembled(variant, entries))
-    problems.compare_keys(entries.headers, wanted, [*drop, *uncounted])
-    for key in wanted:
-        if key in entries.headers:
-            dtype = "int64" if key.endswith(COUNTER) else "float32"
-            problems.compare_array(key, (wanted[key], dtype), entries.headers[key])
+    problems.compare(entries.headers, wanted, [*drop, *uncounted])
     problems.raise_if_any()  # before anything big is unpacked
     arrays = {}
     for key, array in entries.read(list(wanted)):
@@ -203,11 +186,10 @@ def _uncounted(entries: Entries, wanted: Collection[str]) -> list[str]:
 
 def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoint:
     """The synthetic file of this variant and seed, written at the first use, or again if it was changed."""
-    write = {"convmixer": synthetic.write_convmixer, "mixer": synthetic.write_mixer}[variant.family]
     path = folder / _synthetic_name(variant, seed)
     sha256 = hash_file(path) if path.is_file() else None
     if sha256 is None or recorded_sha256(path) != sha256:
-        write(variant, path, seed)
+        synthetic.write(variant, path, seed)
         sha256 = hash_file(path)
         write_record(path, f"synthetic, seed {seed}", sha256, path.stat().st_size)
     return Checkpoint(path, "synthetic", None, sha256)
@@ -216,17 +198,6 @@ def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoi
 def _synthetic_name(variant: Variant, seed: int) -> str:
     layout = {"convmixer": "timm", "mixer": "flax"}[variant.family]
     return f"{variant.name}.synthetic-v{synthetic.FORMAT_VERSION}-seed{seed}{SUFFIXES[layout]}"
-
-
-def _check_request(variant: Variant, family: str, drop: Collection[str]) -> None:
-    if variant.family != family:
-        raise ParameterError(
-            f"variant = {variant.name!r} is of the {variant.family} family, and this reads {family} "
-            f"checkpoints. Use {NOTEBOOKS[variant.family]} for it."
-        )
-    unknown = [key for key in drop if key not in expected_shapes(variant)]
-    if unknown:
-        raise ParameterError(f"drop names keys that {variant.name} does not have: {', '.join(unknown)}.")
 
 
 def _resembled(variant: Variant, entries: Entries) -> list[str]:

@@ -30,7 +30,7 @@ from utils.artefact.placing import explained, make_folder
 from utils.artefact.staging import Staging
 from utils.errors import ConversionError, PackagingError
 from utils.export.plain_mixer import export as export_plain_mixer
-from utils.export.saved_model import as_function, gradients, load_model, name_of, save_model
+from utils.export.saved_model import Candidate, as_function, load_model, name_of, save_model
 from utils.export.warmup import WARMUP
 from utils.files import hash_file
 from utils.machine.measure import Stages
@@ -79,7 +79,7 @@ def make_float16(artefact: Artefact, output_dir: Path) -> Path:
             model = load_model(artefact.folder)
             tolerance = _tolerance(artefact, model, "float16")
             expected = {name_of(variable): variable.numpy() for variable in model.variables}
-            expected_gradients = gradients(model, artefact.golden.inputs[:1])
+            expected_gradients = Candidate(model).gradients(artefact.golden.inputs[:1])
         with stages("save"):
             save_as_float16(model, staging.model_dir)
             (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def make_float16(artefact: Artefact, output_dir: Path) -> Path:
                 expected, found, output="variables, kernels rounded", tolerance=comparison.EXACT
             )
             rows += _golden_rows(artefact, as_function(reloaded), tolerance)
-            found = gradients(reloaded, artefact.golden.inputs[:1])
+            found = Candidate(reloaded).gradients(artefact.golden.inputs[:1])
             rows += comparison.compare_arrays(
                 expected_gradients,
                 found,
