@@ -133,7 +133,7 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
     for sample in samples:
         versions = [sample["versions"].get(name, "") for name in SHOWN]
         installed = ", ".join(f"{name} {version}" for name, version in sample["installed"].items())
-        verdict = sample["verdict"].replace("|", "/")
+        verdict = sample["verdict"]
         rows.append([sample["runtime"], *versions, sample["notebook"], verdict, installed, f"{sample['seconds']:.0f}"])
     return markdown(["runtime", *SHOWN, "notebook", "ran", "installed", "seconds"], rows)
 

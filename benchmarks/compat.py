@@ -67,7 +67,7 @@ def verdict(sample: dict[str, Any]) -> str:
     """One cell: the errors when everything ran and agrees, else what went wrong first."""
     for part in ("install", "load", *PARTS):
         if isinstance(sample.get(part), str):
-            return f"{part}: {sample[part]}".replace("|", "/")
+            return f"{part}: {sample[part]}"
     outputs = max(sample[part] for part in PARTS if part in sample and part != "gradients")
     agrees = outputs <= TOLERANCE / 10 and sample["gradients"] <= TOLERANCE
     return f"{'yes' if agrees else 'no'} ({outputs:.0e}, {sample['gradients']:.0e})"

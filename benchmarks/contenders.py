@@ -116,21 +116,16 @@ CONTENDERS: dict[str, dict[str, Callable[[Variant, Folders], Bind]]] = {
 def prepare(contender: str, name: str, folders: Folders) -> Callable[[str, int], object]:
     """For a contender's process: the function `command("logits" or "time", batch)`.
 
-    "logits" gives the array; "time" gives (seconds of one inference, input and output in NumPy's or the framework's
-    own memory; seconds of processor time, of all threads, since the last command).
+    "logits" gives the array, "time" the seconds of one inference, input and output in NumPy's or the framework's own
+    memory.
     """
     variant = get_variant(name)
     bind, images = CONTENDERS[variant.family][contender](variant, folders), noise(max(BATCHES), variant.image_size)
     runs = {batch: bind(images[:batch]) for batch in BATCHES}
-    last = time.process_time()
 
     def command(what: str, batch: int) -> object:
-        nonlocal last
-        idle = time.process_time() - last
         started = time.perf_counter()
         logits = runs[batch]()
-        seconds = time.perf_counter() - started
-        last = time.process_time()
-        return logits if what == "logits" else (seconds, idle)
+        return logits if what == "logits" else time.perf_counter() - started
 
     return command

@@ -2,8 +2,7 @@
 
 oneDNN is chosen when TensorFlow is imported, so every contender is a process of its own, alive for the whole run. They
 compute one batch each in turn, round by round: whatever slows the machine meets all of them. While one computes the
-others sleep; a pause before each turn lets the thread pools of the one before stop spinning, and the processor time
-that a process took while it had nothing to do is kept with each sample, to show that it does.
+others sleep; a pause before each turn lets the thread pools of the one before stop spinning.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ RUNS: dict[str, tuple[Run, ...]] = {
 
 
 def samples(variants: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
-    """Per variant, batch, contender and round: `seconds`, and `idle_cpu_seconds` since its last turn.
+    """Per variant, batch, contender and round: `seconds`.
 
     Raises ParityError when a contender's logits are not the source's: nothing is timed that computes another thing.
     """
@@ -49,10 +48,10 @@ def samples(variants: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
             require_equal_logits(workers, runs[0])
             for batch in BATCHES:
                 for number, (contender, onednn) in turns(runs, range(-WARM_UPS, rounds)):
-                    seconds, idle = workers[contender, onednn]("time", batch)
+                    seconds = workers[contender, onednn]("time", batch)
                     if number >= 0:
                         facts = {"variant": name, "batch": batch, "contender": contender, "onednn": onednn}
-                        yield {**facts, "round": number, "seconds": seconds, "idle_cpu_seconds": idle}
+                        yield {**facts, "round": number, "seconds": seconds}
 
 
 def saved(name: str, scratch: Path) -> dict[str, Path]:

@@ -71,7 +71,7 @@ def test_the_table_tells_what_ran_and_what_was_installed():
         "seconds": 61.4,
     }
     row = simulation.table([sample]).splitlines()[-1]
-    assert row == "| 2026.01 | 2.19.0 | 2.9.0 |  |  |  | a.ipynb | ParityError: a / b | onnx 1.23.2 | 61 |"
+    assert row == "| 2026.01 | 2.19.0 | 2.9.0 |  |  |  | a.ipynb | ParityError: a \\| b | onnx 1.23.2 | 61 |"
 
 
 def test_every_notebook_is_run():

@@ -17,6 +17,7 @@ from utils.checkpoints import synthetic
 from utils.checkpoints.archives import regular_file
 from utils.checkpoints.download import (
     SUFFIXES,
+    Checkpoint,
     cache_folder,
     fetch,
     official_name,
@@ -29,33 +30,6 @@ from utils.checkpoints.problems import Problems
 from utils.errors import CheckpointWarning, ParameterError
 from utils.files import hash_file
 from utils.models.variants import VARIANTS, Variant, customised
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A local file; `weights` is "official", "synthetic" or "custom", and `url` is known if official."""
-
-    path: Path
-    weights: str
-    url: str | None
-    sha256: str
-
-    @property
-    def notice(self) -> str:
-        """What whoever sees the model must be told of its weights, or nothing."""
-        return "SYNTHETIC WEIGHTS: random numbers, which recognise nothing" if self.weights == "synthetic" else ""
-
-    @property
-    def record(self) -> dict[str, str | None]:
-        """What the manifest says of the file: its address, its name (where it lay is nobody's business), its hash."""
-        return {"url": self.url, "path": self.path.name, "sha256": self.sha256}
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """The same for people."""
-        size = f"{self.path.stat().st_size / 1e6:.2f} MB"
-        origin = self.url or "this machine"
-        return {"weights": self.weights, "file": self.path.name, "from": origin, "size": size, "SHA-256": self.sha256}
 
 
 def resolve(
@@ -78,8 +52,7 @@ def resolve(
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ParameterError(f"seed = {seed!r} is not an integer from 0 to {2**32 - 1}.")
     if checkpoint == "official":
-        download = fetch(variant, cache_dir, progress)
-        return Checkpoint(download.path, "official", download.url, download.sha256)
+        return fetch(variant, cache_dir, progress)
     if checkpoint == "synthetic":
         return _synthetic_checkpoint(variant, seed, cache_folder(cache_dir))
     path = regular_file(checkpoint)
