@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.faults import NONE, Fault
-from utils.export import jax_to_tf, saved_model
+from utils.export import jax_to_tf, plain_mixer, saved_model
 from utils.export.function import ExportedFunction
 from utils.export.onnx_to_tf import export_tensorflow
 from utils.export.torch_to_onnx import export_onnx
@@ -26,12 +26,20 @@ from utils.parity.references import References
 
 
 class Subject:
-    """One checkpoint: weights by canonical key, `head` "classification" or "fe", at `size` pixels."""
+    """One checkpoint: weights by canonical key, `head` "classification" or "fe", at `size` pixels.
+
+    operations: of a Mixer's exports, "xla" or "plain".
+    """
 
     def __init__(
-        self, variant: Variant, weights: dict[str, np.ndarray], head: str = "classification", size: int | None = None
+        self,
+        variant: Variant,
+        weights: dict[str, np.ndarray],
+        head: str = "classification",
+        size: int | None = None,
+        operations: str = "xla",
     ) -> None:
-        self.variant, self.weights, self.head = variant, weights, head
+        self.variant, self.weights, self.head, self.operations = variant, weights, head, operations
         self.size = size or variant.image_size
         self.output = OUTPUTS[head]
         preprocessing = preprocessing_for(variant, self.size)
@@ -99,6 +107,8 @@ class _Mixer:
         weights = {key: np.array(value) for key, value in self.weights.items()}
         fault.plant(None, weights)
         changed = replace(architecture, **fault.architecture(architecture))
+        if self.subject.operations == "plain":
+            return plain_mixer.export(changed, self.subject.head, weights)
         predict = mlp_mixer.predict_function(mlp_mixer.build(changed, self.subject.head))
         return jax_to_tf.export(
             lambda parameters, inputs: predict(parameters, fault.inputs(inputs)),

@@ -61,6 +61,11 @@ def test_honest_mixer_passes(kind):
     subject(MIXER, kind).report(training=kind == "golden").require()
 
 
+@pytest.mark.parametrize("head", tiny.OUTPUTS)
+def test_honest_mixer_of_plain_operations_passes(head):
+    Subject(get_variant(MIXER), tiny.mixer_weights(), head, operations="plain").report().require()
+
+
 @pytest.mark.parametrize("name", [*tiny.NAMES, MIXER])
 def test_honest_feature_extractor_passes(name):
     subject(name, head="fe").report(training=False).require()
