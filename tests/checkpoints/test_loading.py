@@ -122,30 +122,19 @@ def test_wrong_entry_of_a_pytorch_file_is_named(tmp_path, fault):
     assert str(path) in str(raised.value)
 
 
-WRONG_ARRAYS = {
-    "missing": (lambda a: a.pop("pre_head_layer_norm/scale"), "1 missing: pre_head_layer_norm/scale"),
-    "surplus": (lambda a: a.update({"MixerBlock_2/x": np.zeros(3, np.float32)}), "1 surplus: MixerBlock_2/x"),
-    "shape": (lambda a: a.update({"stem/kernel": a["stem/kernel"][:4]}),
-              r"misshapen: stem/kernel: expected \[8, 8, 3, 32\], found \[4, 8, 3, 32\]"),
-    "transposed": (lambda a: a.update({"head/kernel": a["head/kernel"].T.copy()}),
-                   r"expected \[32, 10\], found \[10, 32\]"),
-    "integers": (lambda a: a.update({"head/bias": a["head/bias"].astype(np.int64)}),
-                 "wrongly typed: head/bias: expected float32, found int64"),
-    "other endian": (lambda a: a.update({"head/bias": a["head/bias"].astype(">f4")}), "found >f4"),
-    "nan": (lambda a: a["MixerBlock_1/token_mixing/Dense_0/kernel"].__setitem__((3, 4), np.nan),
-            "not finite: MixerBlock_1/token_mixing/Dense_0/kernel: 1 NaN"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", WRONG_ARRAYS)
-def test_wrong_entry_of_an_npz_is_named(tmp_path, fault):
-    spoil, message = WRONG_ARRAYS[fault]
-    arrays = flax()
-    spoil(arrays)
-    path = saved_npz(tmp_path, arrays)
-    with pytest.raises(CheckpointError, match=message) as raised:
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("head/kernel", lambda a: a.T.copy(), r"misshapen: head/kernel: expected \[32, 10\], found \[10, 32\]"),
+        ("head/bias", lambda a: a.astype(np.int64), "wrongly typed: head/bias: expected float32, found int64"),
+        ("head/bias", lambda a: a.astype(">f4"), "found >f4"),
+        ("stem/bias", lambda a: np.where(np.arange(a.size) == 3, np.float32("nan"), a), "not finite: stem/bias: 1 NaN"),
+    ],
+)
+def test_wrong_entry_of_an_npz_is_named(tmp_path, key, change, message):
+    path = saved_npz(tmp_path, flax() | {key: change(flax()[key])})
+    with pytest.raises(CheckpointError, match=message):
         read(path, TINY_MIXER)
-    assert str(path) in str(raised.value)
 
 
 def test_file_of_another_variant_is_recognised():
