@@ -1,4 +1,4 @@
-"""Fetch an official checkpoint once, record its SHA-256, and check that on every later use.
+"""A checkpoint's file: what is known of it; official ones are fetched once, and checked by SHA-256 on every later use.
 
 Upstream publishes no hashes, so the first download is trusted (if it is whole and of the right kind) and
 remembered in a small JSON file beside it. A file gets its final name only when it is complete: it grows as
