@@ -44,7 +44,7 @@ class Subject:
         self.output = OUTPUTS[head]
         preprocessing = preprocessing_for(variant, self.size)
         photographs = {
-            title: pillow_preprocess(photograph, preprocessing) for title, photograph in sample_photographs().items()
+            title: pillow_preprocess(photograph, preprocessing) for title, photograph in sample_photographs(2).items()
         }
         inputs = comparison.standard_inputs(self.size, self.size, 0, photographs)
         self.family = (_ConvMixer if variant.family == "convmixer" else _Mixer)(self)

@@ -33,9 +33,9 @@ def sample_files() -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))}
 
 
-def sample_photographs() -> dict[str, Image.Image]:
-    """The same, read; none is square."""
-    return {name: load_image(io.BytesIO(file)) for name, file in sample_files().items()}
+def sample_photographs(count: int | None = None) -> dict[str, Image.Image]:
+    """The first `count` of them, or all, read; none is square."""
+    return {name: load_image(io.BytesIO(file)) for name, file in list(sample_files().items())[:count]}
 
 
 def images_by_class(folder: Path) -> dict[str, list[Path]]:

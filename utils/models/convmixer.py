@@ -121,7 +121,7 @@ class Source:
     Nothing changes the model: whatever would is done with a copy.
     """
 
-    framework, kinks, statistics, twins = "PyTorch", True, True, False
+    framework, one_core, kinks, statistics, twins = "PyTorch", True, True, True, False
     probe_factor = staticmethod(probe_factor)
 
     def __init__(self, model: ConvMixer) -> None:

@@ -197,7 +197,7 @@ class Source:
     JAX computes in float64 for these calls alone: the rest of the process stays in float32.
     """
 
-    framework, kinks, statistics, twins = "JAX", False, False, True
+    framework, one_core, kinks, statistics, twins = "JAX", False, False, False, True
     probe_factor = staticmethod(probe_factor)
     comparable = staticmethod(join_vanishing)
 

@@ -24,11 +24,12 @@ def compare_signatures(
 ) -> tuple[comparison.Report, list[comparison.Row]]:
     """What the graph makes of the sample photographs' files, in levels of 0 to 255; and rows of both signatures.
 
-    normalised: the same photographs by title as Pillow prepares them, float32 [H, W, 3]. function: the model by itself.
-    tolerance: between the two, which run the same model in batches of other sizes, and so round otherwise.
+    normalised: the sample photographs that are taken, as Pillow prepares them, float32 [H, W, 3] by title. function:
+    the model by itself. tolerance: between the two, which run the same model in batches of other sizes, and so round
+    otherwise.
     ParityError where the pixels are not Pillow's.
     """
-    files = sample_files()
+    files = {title: file for title, file in sample_files().items() if title in normalised}
     batch = preprocess_bytes(list(files.values()), preprocessing).numpy()
     pixels = comparison.compare_arrays(
         {title: levels(normalised[title], preprocessing) for title in files},

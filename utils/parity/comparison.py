@@ -70,8 +70,9 @@ def compare_outputs(
     """
     rows = []
     for name, batch in inputs.items():
-        # Copies: a model that changes its input in place must not change what the other one sees.
-        expected, found = np.asarray(reference(batch.copy())), np.asarray(candidate(batch.copy()))
+        # Copies: a model that changes its input in place must not change what the other one sees. The candidate first:
+        # the reference may be a thread's that is not done yet.
+        found, expected = np.asarray(candidate(batch.copy())), np.asarray(reference(batch.copy()))
         own = None if source is None else [np.asarray(source(batch.copy()))]
         row = _row(expected, found, output, name, len(batch), tolerance, l2=True, sources=own)
         rows.append(replace(row, passed=row.passed and not _doubtful(row)))

@@ -25,13 +25,15 @@ DTYPES = ("float64", "float32")  # the truth, and the source's own
 class Source(Protocol):
     """A model in its own framework. Inputs are float32 [B, H, W, 3]; `dtype` is one of `DTYPES`.
 
-    framework: its name, for people. kinks: rounding decides on which side of a kink (ReLU's) some units fall, so that
-    one float32 run of the gradients is not enough. statistics: it has some, which training mode uses otherwise and
-    updates. twins: several exports have the same gradients, which are worth keeping on disk between conversions.
-    probe_factor: by what to multiply a variable so that the normalisation's epsilon decides what comes out.
+    framework: its name, for people. one_core: a run takes one core, so that two can go side by side. kinks: rounding
+    decides on which side of a kink (ReLU's) some units fall, so that one float32 run of the gradients is not enough.
+    statistics: it has some, which training mode uses otherwise and updates. twins: several exports have the same
+    gradients, which are worth keeping on disk between conversions. probe_factor: by what to multiply a variable so that
+    the normalisation's epsilon decides what comes out.
     """
 
     framework: str
+    one_core: bool
     kinks: bool
     statistics: bool
     twins: bool
@@ -96,6 +98,7 @@ class Proof:
         self.source, self.output, self.inputs, self.positions = source, output, dict(inputs), positions
         self._kept, self._keep = kept, keep
         self._noise, self._several = inputs["noise"], inputs["photographs"]
+        self.found: Arrays = {}
         self.truth, self.own = (self._run(dtype) for dtype in DTYPES)  # as functions of NHWC arrays
         self._probed = [self._run(dtype, probed=True) for dtype in DTYPES]
         runs = [*((dtype, self._noise) for dtype in DTYPES)]
@@ -105,11 +108,17 @@ class Proof:
         self._training = [cache(partial(self._training_run, dtype)) for dtype in DTYPES]
 
     def begin(self) -> None:
-        """Starts all of it in a thread, in the order in which it will be asked for."""
-        self.truth, self.own = (self._kept.ahead(run, self.inputs.values()) for run in (self.truth, self.own))
-        self._probed = [self._kept.ahead(run, [self._noise]) for run in self._probed]
-        self._gradients = [self._kept.later(run) for run in self._gradients]
-        self._training = [self._kept.later(run) for run in self._training]
+        """Starts all of it in a thread, in the order in which it will be asked for.
+
+        Outputs in float32 have a thread beside that one where there is a core for it. Gradients wait their turn: they
+        are as large as the model, and what is kept on the way to them is larger.
+        """
+        truth, own = DTYPES if self.source.one_core else ("source", "source")
+        ahead, batches = self._kept.ahead, list(self.inputs.values())
+        self.truth, self.own = ahead(self.truth, batches, truth), ahead(self.own, batches, own)
+        self._probed = [ahead(run, [self._noise], to) for run, to in zip(self._probed, (truth, own), strict=True)]
+        self._gradients = [self._kept.later(run, truth) for run in self._gradients]
+        self._training = [self._kept.later(run, truth) for run in self._training]
 
     def compare_variables(self, candidate: Candidate) -> list[Row]:
         """Every variable, bit for bit."""
@@ -117,8 +126,13 @@ class Proof:
         return comparison.compare_arrays(there, candidate.variables(), output="variables", tolerance=comparison.EXACT)
 
     def compare_outputs(self, candidate: Candidate, name: str, batch: np.ndarray) -> list[Row]:
-        """The output for one batch, which `name` tells of."""
-        return comparison.compare_outputs(self.truth, candidate, {name: batch}, self.output, source=self.own)
+        """The output for one batch, which `name` tells of; `found` keeps what the candidate gave."""
+
+        def run(inputs: np.ndarray) -> np.ndarray:
+            self.found[name] = candidate(inputs)
+            return self.found[name]
+
+        return comparison.compare_outputs(self.truth, run, {name: batch}, self.output, source=self.own)
 
     def compare_normalisation(self, candidate: Candidate) -> list[Row]:
         """The output for noise, with variables so small on all sides that each normalisation's epsilon decides it.

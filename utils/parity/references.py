@@ -40,16 +40,16 @@ class References:
         shared = os.environ.get(FOLDER_VARIABLE)
         self._folder = Path(shared) if shared else None
         self._known: dict[str, dict[str, np.ndarray]] = {}
-        self._work: queue.SimpleQueue[Callable[[], None]] | None = None
+        self._threads: dict[str, queue.SimpleQueue[Callable[[], None]]] = {}
 
-    def later(self, run: Callable[[], Any]) -> Callable[[], Any]:
-        """Has `run` computed in a thread of its own, after what it was given before; what is returned waits for it.
+    def later(self, run: Callable[[], Any], thread: str = "") -> Callable[[], Any]:
+        """Has `run` computed in the thread of that name, after what it was given before; what is returned waits for it.
 
         While TensorFlow is imported, traces, saves and packs, most of which takes one core, the source can use another.
         """
-        if self._work is None:
-            self._work = queue.SimpleQueue()
-            threading.Thread(target=_work_through, args=(self._work,), daemon=True).start()
+        if thread not in self._threads:
+            self._threads[thread] = queue.SimpleQueue()
+            threading.Thread(target=_work_through, args=(self._threads[thread],), daemon=True).start()
         future: Future = Future()
 
         def work() -> None:
@@ -58,12 +58,12 @@ class References:
             except BaseException as error:  # raised where the result is asked for
                 future.set_exception(error)
 
-        self._work.put(work)
+        self._threads[thread].put(work)
         return future.result
 
-    def ahead(self, model: Model, batches: Iterable[np.ndarray]) -> Model:
+    def ahead(self, model: Model, batches: Iterable[np.ndarray], thread: str = "") -> Model:
         """The same function; that thread begins with `batches`, which will be asked for."""
-        begun = {self._key("ahead", batch): self.later(lambda batch=batch: model(batch)) for batch in batches}
+        begun = {self._key("ahead", batch): self.later(lambda batch=batch: model(batch), thread) for batch in batches}
 
         def call(inputs: np.ndarray) -> np.ndarray:
             started = begun.get(self._key("ahead", inputs))
