@@ -69,11 +69,11 @@ def _processor() -> str:
 
 
 def shown(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """All samples, each told as it comes, by its labels and seconds: a full run takes many minutes."""
+    """All samples, each told as it comes, by its labels and figures: a full run takes many minutes."""
     collected = []
     for sample in samples:
-        labels = " ".join(str(value) for value in sample.values() if value is None or isinstance(value, str | int))
-        print(f"{labels}: {sample['seconds']:.4f} s" if "seconds" in sample else labels, flush=True)
+        told = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in sample.items()}
+        print(", ".join(f"{key} {value}" for key, value in told.items() if not isinstance(value, dict)), flush=True)
         collected.append(sample)
     return collected
 
