@@ -11,7 +11,6 @@ assets/tables, as .md and .json; utils/notebook/colab.py takes the versions that
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -23,15 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from benchmarks import tables
-from benchmarks.machine import description
+from benchmarks import command, environments
 from utils.artefact.card_head import REPOSITORY
-from utils.checkpoints.download import cache_folder
 from utils.notebook import colab
 from utils.tables import markdown
 
-TABLES = colab.RUNS.parent
 ROOT = colab.ROOT
 # What Colab had in its runtime of that name, of what concerns us: pip-freeze.txt of
 # https://github.com/googlecolab/backend-info at bd8aaa4580401a7fbf96a52fab5a7acf96f50b73.
@@ -57,25 +54,24 @@ _VERSIONS = "import json; from utils.notebook import colab; print(json.dumps(col
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write the table, print it. Exit status 1 when a notebook did not run or something there was replaced."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(arguments)
+    parser = command.parser("colab", __doc__)
+    parser.add_argument("--python", default="python3.12", help="of the version that Colab has (python3.12)")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="which of them")
+    options = parser.parse_args(arguments)
     samples = []
     for runtime in options.runtimes:
-        environment = _environment(runtime, options.python)
+        environment = environments.interpreter(f"colab-{runtime}", RUNTIMES[runtime], options.python).parent.parent
         with tempfile.TemporaryDirectory() as scratch, _pretended(Path(scratch)):
             for notebook, parameters in notebooks(Path(scratch) / "exports"):
                 samples.append({"runtime": runtime, **run(notebook, parameters, environment, Path(scratch))})
                 print(f"{runtime}, {notebook.name}: {samples[-1]['verdict']}\n{samples[-1]['said']}", flush=True)
-    shown = [Path(word).name if word == options.python else word for word in arguments]  # nobody else has that path
-    notes = description("colab", shown) | {
+    words = sys.argv[1:] if arguments is None else arguments
+    shown = [Path(word).name if word == options.python else word for word in words]  # nobody else has that path
+    notes = command.notes("colab", shown) | {
         "method": "every notebook with a tiny model, alone, in a kernel of a fresh copy of the runtime's environment, "
         "set up by its own first cell; passed when it ended well and nothing that was there has another version",
     }
-    text = table(samples)
-    path = tables.write(
-        options.output_dir, "colab", "Notebooks in Colab's environment, simulated", notes, text, samples
-    )
-    print(f"\n{text}\n\n{path}")
+    command.leave(options, "colab", "Notebooks in Colab's environment, simulated", notes, table, samples)
     return 0 if all(sample["verdict"] == "yes" for sample in samples) else 1
 
 
@@ -137,22 +133,9 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
     for sample in samples:
         versions = [sample["versions"].get(name, "") for name in SHOWN]
         installed = ", ".join(f"{name} {version}" for name, version in sample["installed"].items())
-        verdict = sample["verdict"].replace("|", "/")
+        verdict = sample["verdict"]
         rows.append([sample["runtime"], *versions, sample["notebook"], verdict, installed, f"{sample['seconds']:.0f}"])
     return markdown(["runtime", *SHOWN, "notebook", "ran", "installed", "seconds"], rows)
-
-
-def _environment(runtime: str, python: str) -> Path:
-    """The folder of the runtime's environment; made on first use, whole or not at all."""
-    folder = cache_folder() / "environments" / f"colab-{runtime}"
-    if not (folder / "complete").exists():
-        print(f"making the environment of {runtime} in {folder}: gigabytes, and minutes", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *RUNTIMES[runtime]], check=True)
-        (folder / "complete").touch()
-    return folder
 
 
 @contextmanager
@@ -179,14 +162,8 @@ def _pretended(scratch: Path) -> Iterator[None]:
     startup.mkdir(parents=True)
     (startup / "00-colab.py").write_text("import google.colab\n")
     (home / ".gitconfig").write_text(f'[url "file://{bare}"]\n\tinsteadOf = {REPOSITORY}\n')
-    before = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = str(scratch / "jupyter")
-    try:
+    with mock.patch.dict(os.environ, JUPYTER_PATH=str(scratch / "jupyter")):
         yield
-    finally:
-        os.environ.pop("JUPYTER_PATH")
-        if before is not None:
-            os.environ["JUPYTER_PATH"] = before
 
 
 def _kernel(scratch: Path, python: Path) -> None:
@@ -201,23 +178,15 @@ def _kernel(scratch: Path, python: Path) -> None:
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
         "MIXERS_CACHE": str(scratch / "cache"),
     }
-    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    kernel = {"argv": command, "display_name": "Colab", "language": "python", "env": environment}
+    launch = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = {"argv": launch, "display_name": "Colab", "language": "python", "env": environment}
     (folder / "kernel.json").write_text(json.dumps(kernel))
 
 
 def _versions(environment: Path) -> dict[str, str]:
-    command = [str(environment / "bin" / "python"), "-c", _VERSIONS]
-    done = subprocess.run(command, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, check=True)
+    asking = [str(environment / "bin" / "python"), "-c", _VERSIONS]
+    done = subprocess.run(asking, cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, check=True)
     return json.loads(done.stdout)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.colab", description=__doc__.splitlines()[0])
-    parser.add_argument("--python", default="python3.12", help="of the version that Colab has (python3.12)")
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="which of them")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
-    return parser
 
 
 if __name__ == "__main__":

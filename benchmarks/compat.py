@@ -7,45 +7,35 @@ environment computes is the reference. Leaves `compat` in assets/tables, as .md 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import compat_probe, tables
-from benchmarks.machine import description
+from benchmarks import command, compat_probe, environments, tables
 from utils.artefact.tarball import extract_tarball
-from utils.checkpoints.download import cache_folder
+from utils.models.variants import HEADS
 from utils.tables import markdown
-
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 
 # The last release of each minor version, oldest first. 2.13 is there to show the other side of the limit.
 VERSIONS = ("2.13.1", "2.14.1", "2.15.1", "2.16.2", "2.17.1", "2.18.1", "2.19.1", "2.20.0", "2.21.0")
-TINY = (
-    ("mixer_tiny", "classification", "xla"),
-    ("mixer_tiny", "fe", "xla"),
-    ("mixer_tiny", "classification", "plain"),
-    ("mixer_tiny", "fe", "plain"),
-    ("convmixer_tiny", "classification", "xla"),
-    ("convmixer_tiny", "fe", "xla"),
-)
+KINDS = (("mixer_tiny", {"operations": "xla"}), ("mixer_tiny", {"operations": "plain"}), ("convmixer_tiny", {}))
 TOLERANCE = 1e-4  # of gradients; outputs are held to a tenth of it
 PARTS = ("output", "one image", "gradients", "serving_image", "serving_image_bytes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the table, print it. Exit status 1 when no version runs every artefact."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(arguments)
+    parser = command.parser("compat", __doc__)
+    parser.add_argument("artefacts", nargs="*", type=Path, help="SavedModel folders or tarballs (tiny ones are made)")
+    parser.add_argument("--versions", nargs="+", default=VERSIONS, help=f"of TensorFlow ({' '.join(VERSIONS)})")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         artefacts = [_folder(path, Path(scratch)) for path in options.artefacts] or list(_tiny(Path(scratch)))
         references = [_reference(folder, Path(scratch)) for folder in artefacts]
@@ -54,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for folder, reference in zip(artefacts, references, strict=True):
                 samples.append({"version": version, "artefact": folder.name, **_probe(version, folder, reference)})
                 print(f"TensorFlow {version}, {folder.name}: {verdict(samples[-1])}", flush=True)
-    notes = description("compat", arguments) | {
+    notes = command.notes("compat", arguments) | {
         "method": (
             "each TensorFlow in an environment of its own, on the CPU: load, call with batches of 3 and 1, "
             "gradients by every trainable variable, image signatures. The figure is the largest error of an output, "
@@ -62,22 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "relative L2"
         ),
     }
-    text = table(samples)
-    path = tables.write(
-        options.output_dir, "compat", "TensorFlow versions that run the artefacts", notes, text, samples
-    )
-    print(f"\n{text}\n\n{path}")
+    command.leave(options, "compat", "TensorFlow versions that run the artefacts", notes, table, samples)
     return 0 if any(not failures(samples, version) for version in options.versions) else 1
 
 
 def table(samples: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each TensorFlow, a column for each artefact."""
     names = list(dict.fromkeys(sample["artefact"] for sample in samples))
-    cells = {(sample["version"], sample["artefact"]): verdict(sample) for sample in samples}
-    rows = [
-        [version, *(cells[version, name] for name in names)]
-        for version in dict.fromkeys(sample["version"] for sample in samples)
-    ]
+    rows = [[version, *map(verdict, group)] for (version,), group in tables.grouped(samples, "version").items()]
     return markdown(["TensorFlow", *names], rows)
 
 
@@ -85,7 +67,7 @@ def verdict(sample: dict[str, Any]) -> str:
     """One cell: the errors when everything ran and agrees, else what went wrong first."""
     for part in ("install", "load", *PARTS):
         if isinstance(sample.get(part), str):
-            return f"{part}: {sample[part]}".replace("|", "/")
+            return f"{part}: {sample[part]}"
     outputs = max(sample[part] for part in PARTS if part in sample and part != "gradients")
     agrees = outputs <= TOLERANCE / 10 and sample["gradients"] <= TOLERANCE
     return f"{'yes' if agrees else 'no'} ({outputs:.0e}, {sample['gradients']:.0e})"
@@ -100,10 +82,9 @@ def _tiny(scratch: Path) -> Iterator[Path]:
     """The SavedModel folders of the tiny variants, from the tarballs that the notebooks write."""
     from utils.convert import convert
 
-    for variant, head, operations in TINY:
-        mixer_only = {"operations": operations} if variant.startswith("mixer") else {}
-        made = convert(variant, head, "synthetic", scratch / "exports", **mixer_only)
-        yield _folder(made[1], scratch)
+    for variant, operations in KINDS:
+        for head in HEADS:
+            yield _folder(convert(variant, head, "synthetic", scratch / "exports", **operations)[1], scratch)
 
 
 def _folder(path: Path, scratch: Path) -> Path:
@@ -134,10 +115,12 @@ def _reference(folder: Path, scratch: Path) -> Path:
 
 
 def _probe(version: str, folder: Path, reference: Path) -> dict[str, Any]:
+    python_version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    name = f"tensorflow-{version}-py{python_version.replace('.', '')}"
     try:
-        python = _environment(version)
+        python = environments.interpreter(name, [f"tensorflow-cpu=={version}"])
     except RuntimeError as error:
-        return {"install": str(error)}
+        return {"install": f"no wheel for Python {python_version}: {error}"}
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": ""}
     done = subprocess.run(
         [str(python), str(Path(compat_probe.__file__)), str(folder), str(reference)],
@@ -148,34 +131,6 @@ def _probe(version: str, folder: Path, reference: Path) -> dict[str, Any]:
     if done.returncode:
         return {"load": (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1][:200]}
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _environment(version: str) -> Path:
-    """The interpreter of the environment with this TensorFlow; made on first use. RuntimeError when pip fails."""
-    folder = cache_folder() / "environments" / f"tensorflow-{version}-py{sys.version_info[0]}{sys.version_info[1]}"
-    python = folder / "bin" / "python"
-    complete = folder / "complete"
-    if not complete.exists():
-        print(f"making the environment of TensorFlow {version} in {folder}", flush=True)
-        venv.create(folder, clear=True, with_pip=True)
-        done = subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", f"tensorflow-cpu=={version}"],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise RuntimeError(f"no wheel for Python {sys.version_info[0]}.{sys.version_info[1]}: {errors[-1:]}")
-        complete.touch()
-    return python
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compat", description=__doc__.splitlines()[0])
-    parser.add_argument("artefacts", nargs="*", type=Path, help="SavedModel folders or tarballs (tiny ones are made)")
-    parser.add_argument("--versions", nargs="+", default=VERSIONS, help=f"of TensorFlow ({' '.join(VERSIONS)})")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
-    return parser
 
 
 if __name__ == "__main__":

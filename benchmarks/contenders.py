@@ -1,4 +1,4 @@
-"""What runs the same model: our SavedModel, as it is and frozen, plain onnx-tf's, PyTorch, ONNX Runtime.
+"""What runs the same model: our SavedModels, as they are and frozen, plain onnx-tf's, PyTorch, ONNX Runtime, JAX.
 
 Each in a process of its own.
 """
@@ -6,67 +6,63 @@ Each in a process of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from benchmarks.conversion import AXES, ONNX_FILE, SAVED_MODEL, load, noise
-from utils.models.variants import get_variant
+from benchmarks.conversion import AXES, ONNX_FILE, SAVED_MODEL
+from benchmarks.exports import flax_model, noise, torch_model
+from utils.machine.cores import keep_to_cores
+from utils.models.variants import Variant, get_variant
 
 THREADS = 2  # for each contender, whatever the machine has
-
-
-@dataclass(frozen=True)
-class Artefacts:
-    """A variant's name, and the folders that each side's conversion has left."""
-
-    variant: str
-    ours: Path
-    plain: Path
-
+BATCHES = (1, 8)
 
 # images, float32 NHWC -> a function of nothing that computes their logits, float32 [B, classes]
 Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
+Folders = Mapping[str, Path]  # of the SavedModels, by the side or kind of export
 
 
-def saved_model(folder: Path, side: str, frozen: bool = False) -> Bind:
-    """TensorFlow, through the signature that TensorFlow Serving would call; frozen: its variables made constants."""
+def import_tensorflow() -> ModuleType:
+    """With its threads set, which can be done before it has computed anything only."""
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
-    loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
+    return tf
+
+
+def saved_model(folder: Path, axes: tuple[int, ...] = (0, 1, 2, 3), frozen: bool = False) -> Bind:
+    """TensorFlow, through the signature that TensorFlow Serving would call; frozen: its variables made constants."""
+    tf = import_tensorflow()
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    loaded = tf.saved_model.load(str(folder))
     serve = loaded.signatures["serving_default"]
     if frozen:
         constant = convert_variables_to_constants_v2(serve)
         serve = lambda inputs: {"logits": constant(inputs)[0]}  # noqa: E731
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
-        inputs = tf.constant(np.ascontiguousarray(images.transpose(AXES[side])))
+        inputs = tf.constant(np.ascontiguousarray(images.transpose(axes)))
         # `loaded` in the default argument: a signature alone does not keep its variables alive.
         return lambda _loaded=loaded: serve(inputs=inputs)["logits"].numpy()
 
     return bind
 
 
-def pytorch(variant: str) -> Bind:
+def pytorch(variant: Variant) -> Bind:
     """PyTorch eager in inference mode, in its usual layout."""
     import torch
 
     torch.set_num_threads(THREADS)
-    model, _ = load(get_variant(variant, "convmixer"))
+    model, _ = torch_model(variant)
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
         inputs = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-        def run() -> np.ndarray:
-            with torch.inference_mode():
-                return model(inputs).numpy()
-
-        return run
+        return torch.inference_mode()(lambda: model(inputs).numpy())
 
     return bind
 
@@ -86,37 +82,50 @@ def onnx_runtime(file: Path) -> Bind:
     return bind
 
 
-CONTENDERS: dict[str, Callable[[Artefacts], Bind]] = {
-    "ours": lambda artefacts: saved_model(artefacts.ours, "ours"),
-    "frozen": lambda artefacts: saved_model(artefacts.ours, "ours", frozen=True),
-    "plain": lambda artefacts: saved_model(artefacts.plain, "plain"),
-    "pytorch": lambda artefacts: pytorch(artefacts.variant),
-    "onnxruntime": lambda artefacts: onnx_runtime(artefacts.plain / ONNX_FILE),
+def jax_jit(variant: Variant) -> Bind:
+    """`jax.jit` of the source model, weights and images in JAX's own memory."""
+    keep_to_cores(THREADS)  # JAX has no setting for its threads: it takes as many as there are processors to run on
+    import jax
+
+    predict, parameters = flax_model(variant)
+    predict, parameters = jax.jit(predict), jax.device_put(parameters)
+
+    def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
+        inputs = jax.device_put(images)
+        return lambda: np.asarray(predict(parameters, inputs))
+
+    return bind
+
+
+CONTENDERS: dict[str, dict[str, Callable[[Variant, Folders], Bind]]] = {
+    "convmixer": {
+        "ours": lambda _, folders: saved_model(folders["ours"] / SAVED_MODEL),
+        "frozen": lambda _, folders: saved_model(folders["ours"] / SAVED_MODEL, frozen=True),
+        "plain": lambda _, folders: saved_model(folders["plain"] / SAVED_MODEL, AXES["plain"]),
+        "pytorch": lambda variant, _: pytorch(variant),
+        "onnxruntime": lambda _, folders: onnx_runtime(folders["plain"] / ONNX_FILE),
+    },
+    "mixer": {
+        "xla": lambda _, folders: saved_model(folders["xla"]),
+        "plain": lambda _, folders: saved_model(folders["plain"]),
+        "jax": lambda variant, _: jax_jit(variant),
+    },
 }
 
 
-def prepare(contender: str, artefacts: Artefacts, batches: tuple[int, ...]) -> Callable[[str, int], object]:
+def prepare(contender: str, name: str, folders: Folders) -> Callable[[str, int], object]:
     """For a contender's process: the function `command("logits" or "time", batch)`.
 
-    "logits" gives the array; "time" gives (seconds of one inference, input and output in NumPy's or the framework's
-    own memory; seconds of processor time, of all threads, since the last command).
+    "logits" gives the array, "time" the seconds of one inference, input and output in NumPy's or the framework's own
+    memory.
     """
-    return timed(CONTENDERS[contender](artefacts), get_variant(artefacts.variant).image_size, batches)
-
-
-def timed(bind: Bind, image_size: int, batches: tuple[int, ...]) -> Callable[[str, int], object]:
-    """The function that `prepare` returns, for a model that is ready: images of noise, square, `image_size` pixels."""
-    images = noise(max(batches), image_size)
-    runs = {batch: bind(images[:batch]) for batch in batches}
-    last = time.process_time()
+    variant = get_variant(name)
+    bind, images = CONTENDERS[variant.family][contender](variant, folders), noise(max(BATCHES), variant.image_size)
+    runs = {batch: bind(images[:batch]) for batch in BATCHES}
 
     def command(what: str, batch: int) -> object:
-        nonlocal last
-        idle = time.process_time() - last
         started = time.perf_counter()
         logits = runs[batch]()
-        seconds = time.perf_counter() - started
-        last = time.process_time()
-        return logits if what == "logits" else (seconds, idle)
+        return logits if what == "logits" else time.perf_counter() - started
 
     return command

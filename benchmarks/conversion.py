@@ -15,22 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
+from benchmarks.exports import noise, torch_model
 from benchmarks.processes import Worker
-from utils.checkpoints import loading
-from utils.machine.measure import Stages, reset_peak_memory
+from utils.machine.measure import Stages, peak_memory_mb, reset_peak_memory
 from utils.models.variants import Variant, get_variant
 from utils.parity.comparison import Report, compare_outputs
 
 if TYPE_CHECKING:
     from torch import nn
 
-SEED = 0  # of the synthetic weights and of the images
-WEIGHTS = f"synthetic, seed {SEED}: of the official files' format and size, not the official values"
 ONNX_FILE = "model.onnx"  # what the plain side leaves beside its SavedModel; ONNX Runtime reads it
 SAVED_MODEL = "saved_model"
 WARM_UP = "convmixer_tiny"
-_MB = 1_000_000
 
 # (variant, PyTorch model, its weights, empty folder, stage timer): leaves folder/SAVED_MODEL
 Conversion = Callable[[Variant, "nn.Module", Mapping[str, np.ndarray], Path, Stages], None]
@@ -115,20 +113,19 @@ def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
     variant, convert = get_variant(variant_name, "convmixer"), SIDES[side]
     with tempfile.TemporaryDirectory() as folder:
         warm_up = get_variant(WARM_UP, "convmixer")
-        model, weights = load(warm_up)
+        model, weights = torch_model(warm_up)
         convert(warm_up, model, weights, Path(folder), Stages())
         _check(model, warm_up, side, Path(folder))
-    imports_mb = memory_mb("VmRSS")
-    model, weights = load(variant)
+    imports_mb = memory_mb()
+    model, weights = torch_model(variant)
 
     def measure(folder: Path) -> dict[str, Any]:
-        stages, model_mb = Stages(), memory_mb("VmRSS")
-        if not reset_peak_memory():
-            raise RuntimeError("peak memory cannot be measured here: /proc/self/clear_refs, of Linux, is needed")
+        stages, model_mb = Stages(), memory_mb()
+        count_peak_memory()
         started = time.perf_counter()
         convert(variant, model, weights, folder, stages)
         seconds = time.perf_counter() - started
-        peak_mb = memory_mb("VmHWM")
+        peak_mb = peak_memory_mb()
         return {
             "seconds": seconds,
             "stages": dict(stages.seconds),
@@ -140,29 +137,15 @@ def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
     return measure
 
 
-def load(variant: Variant) -> tuple[nn.Module, dict[str, np.ndarray]]:
-    """The PyTorch model with its synthetic weights, and these as arrays (which share the model's memory)."""
-    from utils.models.convmixer import build_convmixer
-
-    checkpoint = loading.resolve(variant, "synthetic", SEED, progress=False)
-    weights = loading.read_convmixer(checkpoint.path, variant)
-    return build_convmixer(variant.architecture, weights), weights
+def memory_mb() -> float:
+    """Resident memory of this process in MB of 1,000,000 bytes."""
+    return psutil.Process().memory_info().rss / 1e6
 
 
-def memory_mb(key: str) -> float:
-    """Resident memory of this process in MB of 1,000,000 bytes, now ("VmRSS") or at most since a reset ("VmHWM").
-
-    Not from getrusage: what that reports starts at the peak of the process that started this one.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024 / _MB  # "kB" there are KiB
-    raise RuntimeError(f"/proc/self/status has no {key}; Linux is needed to measure memory")
-
-
-def noise(count: int, image_size: int) -> np.ndarray:
-    """The images that everything here runs on: standard normal float32 [count, image_size, image_size, 3]."""
-    return np.random.default_rng(SEED).standard_normal((count, image_size, image_size, 3), dtype=np.float32)
+def count_peak_memory() -> None:
+    """Lets `peak_memory_mb` count from here on. RuntimeError where the system cannot."""
+    if not reset_peak_memory():
+        raise RuntimeError("peak memory cannot be measured here: /proc/self/clear_refs, of Linux, is needed")
 
 
 def _check(model: nn.Module, variant: Variant, side: str, folder: Path) -> float:

@@ -6,24 +6,19 @@ compared before anything is timed. Leaves `decoding` in assets/tables.
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks import machine, tables
+from benchmarks import command, tables
+from utils.images.photographs import sample_files
 from utils.machine.cores import usable_cores
 from utils.models.variants import Preprocessing, get_variant
 from utils.tables import markdown
 
-ROOT = Path(__file__).resolve().parent.parent
-TABLES = ROOT / "assets" / "tables"
 OURS = "in the SavedModel: `tf.map_fn`, 32 at a time"
 FILES = 32
 CAMERA = (4000, 3000)  # pixels: 12 megapixels, what a telephone takes
@@ -36,7 +31,7 @@ def files(batch: str) -> list[bytes]:
     """32 JPEG files: the shipped photographs in turn, as they are ("web"), or every fourth at 12 megapixels."""
     from PIL import Image
 
-    found = [path.read_bytes() for path in sorted((ROOT / "assets" / "images").glob("*.jpg"))]
+    found = list(sample_files().values())
     chosen = [found[number % len(found)] for number in range(FILES)]
     if batch == "camera":
         large = io.BytesIO()
@@ -108,37 +103,28 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: medians, a row for each batch and contender."""
     headings = ["batch", "way", "ms an image", "processor time, ms an image", "ours / this"]
     lines = []
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["batch"], row["contender"]), []).append(row)
+    groups = tables.grouped(rows, "batch", "contender")
     for (batch, name), group in groups.items():
-        seconds, cpu = (median(row[key] for row in group) for key in ("seconds", "cpu_seconds"))
-        ours = median(row["seconds"] for row in groups[batch, OURS])
-        lines.append(
-            [batch, name, f"{1000 * seconds / FILES:.1f}", f"{1000 * cpu / FILES:.1f}", f"{ours / seconds:.2f}"]
-        )
+        seconds, cpu = (tables.median_of(group, key) for key in ("seconds", "cpu_seconds"))
+        milliseconds = [f"{1000 * each / FILES:.1f}" for each in (seconds, cpu)]
+        ours = tables.median_of(groups[batch, OURS], "seconds")
+        lines.append([batch, name, *milliseconds, f"{ours / seconds:.2f}"])
     return markdown(headings, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the table, print it."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, help="rounds (9)")
-    parser.add_argument("--quick", action="store_true", help="one round, into exports/tables")
-    parser.add_argument("--output-dir", type=Path, help="where the table goes (assets/tables)")
+    parser = command.parser("decoding", __doc__, quick="one round", repeats="rounds (9)")
     options = parser.parse_args(arguments)
-    notes = machine.description("decoding", arguments, ("tensorflow", "pillow", "numpy")) | {
+    notes = command.notes("decoding", arguments, ("tensorflow", "pillow", "numpy")) | {
         "method": (
             f"{FILES} JPEG files to float32 [{FILES}, 224, 224, 3] on {usable_cores()} cores, medians, "
             "taking turns, results compared before; web: the shipped photographs (0.2 megapixels); "
             "camera: every fourth of them at 12 megapixels"
         )
     }
-    collected = samples(options.repeats or (1 if options.quick else 9), get_variant("mixer_b16_i1k").preprocessing)
-    folder = options.output_dir or (Path("exports", "tables") if options.quick else TABLES)
-    path = tables.write(folder, "decoding", "From image bytes to a batch", notes, table(collected), collected)
-    print(f"{table(collected)}\n\n{path}")
+    rows = samples(options.repeats or (1 if options.quick else 9), get_variant("mixer_b16_i1k").preprocessing)
+    command.leave(options, "decoding", "From image bytes to a batch", notes, table, rows)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,13 @@ import argparse
 import base64
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks import releases
+from utils import release
+from utils.batch import report as batch_report
 from utils.models.variants import VARIANTS, Variant
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,9 +28,12 @@ PICTURES = {"report.plot()": ("parity", "photographs")}  # what a cell's source 
 TABLES: dict[str, Callable[[], str]] = {
     "variants_convmixer": lambda: variants_table("convmixer"),
     "variants_mixer": lambda: variants_table("mixer"),
-    "releases": lambda: releases.releases_table(RUNS),
-    "batch": lambda: releases.batch_table(RUNS),
+    "releases": lambda: releases_table(RUNS),
+    "batch": lambda: batch_table(RUNS),
 }
+# name in assets/tables: where a batch leaves it in its output folder
+BATCH_FILES = {"releases.json": Path(release.INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}
+NOT_YET = "*`make release` and `python -m benchmarks.docs exports` write this table; no run has written it yet.*"
 _BLOCK = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -62,6 +68,36 @@ def _row(variant: Variant) -> str:
     return f"| `{variant.name}` | {variant.parameters:,} | {trained_on} | {top1} | {file} |"
 
 
+def keep_batch(output_dir: Path, tables: Path) -> list[Path]:
+    """Copies what a batch left in `output_dir`; returns the copies. FileNotFoundError where there was no batch."""
+    return [Path(shutil.copyfile(output_dir / source, tables / name)) for name, source in BATCH_FILES.items()]
+
+
+def releases_table(tables: Path) -> str:
+    """Every artefact of the last batch that was kept, with the latencies that were measured; no smaller files."""
+    index = _read(tables / "releases.json")
+    if not index:
+        return NOT_YET
+    entries = [entry for entry in index["artefacts"] if not entry["derived_from"]]
+    return release.table(entries, latencies(tables))
+
+
+def batch_table(tables: Path) -> str:
+    """Time, memory and disk of that batch."""
+    report = _read(tables / "batch.json")
+    return batch_report.table(report) if report else NOT_YET
+
+
+def latencies(tables: Path) -> dict[str, float]:
+    """Seconds of the fastest inference of one image, by artefact, of `benchmarks.release_latency`."""
+    measured = _read(tables / "release_latency.json") or {"samples": []}
+    return {sample["name"]: sample["seconds"] for sample in measured["samples"]}
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def extract_pictures(notebook: Path) -> list[Path]:
     """Writes the pictures of an executed conversion notebook; returns their paths."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -81,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.docs", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="an executed notebook, or a batch's folder")
     for run in parser.parse_args(arguments).runs:
-        print(*(releases.keep(run, RUNS) if run.is_dir() else extract_pictures(run)), sep="\n")
+        print(*(keep_batch(run, RUNS) if run.is_dir() else extract_pictures(run)), sep="\n")
     for page in sorted(PAGES.glob("*.md")):
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -6,20 +6,19 @@ right or with a fault, are then judged.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.faults import Fault
-from utils.export import jax_to_tf, saved_model
+from benchmarks.faults import NONE, Fault
+from utils.export import jax_to_tf, plain_mixer, saved_model
 from utils.export.function import ExportedFunction
 from utils.export.onnx_to_tf import export_tensorflow
 from utils.export.torch_to_onnx import export_onnx
 from utils.images.photographs import pillow_preprocess, sample_photographs
 from utils.models import convmixer, mlp_mixer
-from utils.models.variants import Variant
+from utils.models.variants import OUTPUTS, Variant
 from utils.notebook.parameters import preprocessing_for
 from utils.parity import comparison
 from utils.parity.proof import Proof
@@ -27,14 +26,22 @@ from utils.parity.references import References
 
 
 class Subject:
-    """One checkpoint: weights by canonical key, `head` "classification" or "fe", at `size` pixels."""
+    """One checkpoint: weights by canonical key, `head` "classification" or "fe", at `size` pixels.
+
+    operations: of a Mixer's exports, "xla" or "plain".
+    """
 
     def __init__(
-        self, variant: Variant, weights: dict[str, np.ndarray], head: str = "classification", size: int | None = None
+        self,
+        variant: Variant,
+        weights: dict[str, np.ndarray],
+        head: str = "classification",
+        size: int | None = None,
+        operations: str = "xla",
     ) -> None:
-        self.variant, self.weights, self.head = variant, weights, head
+        self.variant, self.weights, self.head, self.operations = variant, weights, head, operations
         self.size = size or variant.image_size
-        self.output = "logits" if head == "classification" else "features"
+        self.output = OUTPUTS[head]
         preprocessing = preprocessing_for(variant, self.size)
         photographs = {
             title: pillow_preprocess(photograph, preprocessing) for title, photograph in sample_photographs(2).items()
@@ -44,11 +51,11 @@ class Subject:
         positions = variant.architecture.positions(self.size, self.size)
         self.proof = Proof(self.family.source, self.output, inputs, positions, References(), keep=True)
 
-    def report(self, fault: Fault | None = None, training: bool = True) -> comparison.Report:
+    def report(self, fault: Fault = NONE, training: bool = True) -> comparison.Report:
         """All rows for an export, with a fault planted or none; without `training` those of inference alone."""
-        with fault.patches() if fault else nullcontext():  # around the export alone: the truth knows no fault
+        with fault.patches():  # around the export alone: the truth knows no fault
             exported = self.family.export(fault)
-        loaded = _Loaded(exported, ignores_training=bool(fault and fault.ignores_training))
+        loaded = _Loaded(exported, fault.ignores_training)
         candidate, proof = saved_model.Candidate(loaded, exported.axes), self.proof
         rows = proof.compare_variables(candidate)
         for name, batch in proof.inputs.items():
@@ -62,7 +69,7 @@ class Subject:
 class _Loaded:
     """An export as if it had been loaded from disk."""
 
-    def __init__(self, exported: ExportedFunction, ignores_training: bool = False) -> None:
+    def __init__(self, exported: ExportedFunction, ignores_training: bool) -> None:
         self._model = saved_model.ReusableModel(exported)
         self.variables, self.trainable_variables = self._model.variables, self._model.trainable_variables
         self._ignores_training = ignores_training
@@ -79,13 +86,12 @@ class _ConvMixer:
         self.source = convmixer.Source(model)
         self.graph = export_onnx(model, subject.output).SerializeToString()
 
-    def export(self, fault: Fault | None) -> ExportedFunction:
+    def export(self, fault: Fault = NONE) -> ExportedFunction:
         import onnx
 
         graph = onnx.load_from_string(self.graph)
         weights = {key: value.copy() for key, value in self.subject.weights.items()}
-        if fault:
-            fault.plant(graph, weights)
+        fault.plant(graph, weights)
         return export_tensorflow(graph, weights, self.subject.size, self.subject.output)
 
 
@@ -96,16 +102,16 @@ class _Mixer:
         self.weights = mlp_mixer.select_parameters(model, subject.weights)
         self.source = mlp_mixer.Source(model, self.weights)
 
-    def export(self, fault: Fault | None) -> ExportedFunction:
+    def export(self, fault: Fault = NONE) -> ExportedFunction:
         architecture = self.subject.variant.architecture
         weights = {key: np.array(value) for key, value in self.weights.items()}
-        if fault:
-            architecture = replace(architecture, **fault.architecture(architecture))
-            fault.plant(None, weights)
-        predict = mlp_mixer.predict_function(mlp_mixer.build(architecture, self.subject.head))
-        change = fault.inputs if fault else lambda inputs: inputs
+        fault.plant(None, weights)
+        changed = replace(architecture, **fault.architecture(architecture))
+        if self.subject.operations == "plain":
+            return plain_mixer.export(changed, self.subject.head, weights)
+        predict = mlp_mixer.predict_function(mlp_mixer.build(changed, self.subject.head))
         return jax_to_tf.export(
-            lambda parameters, inputs: predict(parameters, change(inputs)),
+            lambda parameters, inputs: predict(parameters, fault.inputs(inputs)),
             weights,
             (self.subject.size, self.subject.size, 3),
             self.subject.output,

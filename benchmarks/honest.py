@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.steps import JaxStep, torch_step
 from utils.images.photographs import pillow_preprocess, sample_photographs
 from utils.models.variants import Variant
 from utils.notebook.parameters import preprocessing_for
@@ -49,8 +50,25 @@ def trained(variant: Variant, seed: int, steps: int = 20) -> Weights:
         crops = [pictures[k][y : y + size, x : x + size] for k, (y, x) in zip(labels, corners, strict=True)]
         return np.stack(crops), labels
 
-    start = default(variant, seed)
-    return (_train_torch if variant.family == "convmixer" else _train_jax)(variant, start, batch, steps)
+    weights = default(variant, seed)
+    if variant.family == "convmixer":
+        import torch
+
+        from utils.models.convmixer import build_convmixer
+
+        model = build_convmixer(variant.architecture, weights).requires_grad_().train()
+        step = torch_step(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
+    else:
+        import optax
+
+        from utils.models.mlp_mixer import build, predict_function
+
+        predict = predict_function(build(variant.architecture))
+        step = JaxStep(lambda trained, _, images: predict(trained, images), weights, optax.adam(1e-3))
+    for _ in range(steps):
+        step(*batch())
+    left = model.state_dict() if variant.family == "convmixer" else step.trained
+    return {key: np.array(value) for key, value in left.items()}
 
 
 def scaled(variant: Variant, seed: int) -> Weights:
@@ -100,43 +118,3 @@ KINDS: dict[str, Callable[[Variant, int], Weights]] = {
     "biased": biased,
     "tied": tied,
 }
-
-
-def _train_torch(variant: Variant, weights: Weights, batch: Callable, steps: int) -> Weights:
-    import torch
-
-    from utils.models.convmixer import build_convmixer
-
-    model = build_convmixer(variant.architecture, weights).requires_grad_().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(steps):
-        images, labels = batch()
-        loss = torch.nn.functional.cross_entropy(
-            model(torch.from_numpy(images).permute(0, 3, 1, 2)), torch.from_numpy(labels)
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return {key: value.detach().numpy().copy() for key, value in model.state_dict().items()}
-
-
-def _train_jax(variant: Variant, weights: Weights, batch: Callable, steps: int) -> Weights:
-    import jax
-    import optax
-
-    from utils.models.mlp_mixer import build, predict_function
-
-    predict, optimizer = predict_function(build(variant.architecture)), optax.adam(1e-3)
-
-    @jax.jit
-    def step(parameters: dict, state: tuple, images: jax.Array, labels: jax.Array) -> tuple:
-        def loss(p: dict) -> jax.Array:
-            return optax.softmax_cross_entropy_with_integer_labels(predict(p, images), labels).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(parameters), state)
-        return optax.apply_updates(parameters, updates), state
-
-    state = optimizer.init(weights)
-    for _ in range(steps):
-        weights, state = step(weights, state, *batch())
-    return {key: np.array(value) for key, value in weights.items()}

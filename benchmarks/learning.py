@@ -6,20 +6,17 @@ assets/tables: validation accuracy and seconds, as the notebooks' own manifests 
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, tables
+from benchmarks import command
 from utils.convert import ROOT, convert
 from utils.notebook import execution
 from utils.tables import markdown
 
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 VARIANTS = ("convmixer_tiny", "mixer_tiny")
 RUNS = (("tf_keras", False), ("tf_keras", True), ("keras_3", True))  # Keras, whether the backbone is trained
 SETTINGS = {"dataset": "digits", "epochs": 10, "batch_size": 32, "learning_rate": 0.1, "seed": 0}
@@ -60,21 +57,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the notebooks, write the table, print it."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
+    parser = command.parser("learning", __doc__)
     parser.add_argument("--variants", nargs="+", default=VARIANTS, help=f"else {', '.join(VARIANTS)}")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
-    notes = machine.description("learning", arguments, PACKAGES) | {
+    notes = command.notes("learning", arguments, PACKAGES) | {
         "weights": "of the extractors: synthetic, seed 0, so all that is known of digits was learned here",
         "settings": ", ".join(f"{name} {value}" for name, value in SETTINGS.items()),
     }
-    collected = []
-    for sample in samples(options.variants):
-        collected.append(sample)
-        print(sample, flush=True)
-    path = tables.write(options.output_dir, "learning", "Fine-tuning on the digits", notes, table(collected), collected)
-    print(f"\n{table(collected)}\n\n{path}")
+    rows = command.shown(samples(options.variants))
+    command.leave(options, "learning", "Fine-tuning on the digits", notes, table, rows)
 
 
 if __name__ == "__main__":

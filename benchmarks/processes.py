@@ -6,16 +6,17 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self
+from unittest import mock
 
 # For every process. The GPU is hidden because the comparison is of CPUs, and not all contenders would use it.
 COMMON = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
 
 _STARTING = threading.Lock()  # the environment is one for all threads
+_PREPARED: list[Callable] = []  # in the process: the function that `prepare` returned
 
 
 class Worker:
@@ -31,77 +32,49 @@ class Worker:
         self, name: str, prepare: Callable[..., Callable], *arguments: Any, environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, prepare, arguments), name=name, daemon=True)
-        with _STARTING, _environment({**COMMON, **(environment or {})}):
-            self._process.start()
-        theirs.close()  # or its end would be noticed by nobody
-        self._prepared = False
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        # Set here while it starts: libraries read some of them before any Python code runs.
+        with _STARTING, mock.patch.dict(os.environ, {**COMMON, **(environment or {})}):
+            self._prepared = self._pool.submit(_prepare, prepare, arguments)
 
     def ready(self) -> Self:
         """Wait until the process is prepared; several may prepare at a time."""
-        if not self._prepared:
-            self._receive()
-            self._prepared = True
+        self._result(self._prepared)
         return self
 
     def __call__(self, *arguments: Any) -> Any:
         """The result of one call in the process; everyone else waits."""
         self.ready()
-        self._connection.send(arguments)
-        return self._receive()
+        return self._result(self._pool.submit(_call, arguments))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _type: type | None, _value: BaseException | None, _traceback: TracebackType | None) -> None:
-        self._connection.close()  # its loop ends at the end of file
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
-    def _receive(self) -> Any:
+    def _result(self, future: Future) -> Any:
         try:
-            failed, result = self._connection.recv()
-        except EOFError:
-            self._process.join(10)
-            raise RuntimeError(f"the process for {self.name} ended with exit code {self._process.exitcode}") from None
+            failed, result = future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(f"the process for {self.name} died: killed, or out of memory") from None
         if failed:
             raise RuntimeError(f"the process for {self.name} failed:\n{result}")
         return result
 
 
-def _serve(connection: Connection, prepare: Callable[..., Callable], arguments: tuple) -> None:
+def _prepare(prepare: Callable[..., Callable], arguments: tuple) -> tuple[bool, Any]:
+    failed, result = _tried(prepare, arguments)
+    _PREPARED.append(result)
+    return (True, result) if failed else (False, None)
+
+
+def _call(arguments: tuple) -> tuple[bool, Any]:
+    return _tried(_PREPARED[0], arguments)
+
+
+def _tried(function: Callable, arguments: tuple) -> tuple[bool, Any]:
     try:
-        call = prepare(*arguments)
-        connection.send((False, None))
-        while (message := _next(connection)) is not None:
-            connection.send((False, call(*message)))
-    except BrokenPipeError:  # nobody wants the result any more
-        return
+        return False, function(*arguments)
     except BaseException:
-        connection.send((True, traceback.format_exc()))
-
-
-def _next(connection: Connection) -> tuple | None:
-    try:
-        return connection.recv()
-    except EOFError:
-        return None
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set in this process while another one starts: libraries read some of them before any Python code runs."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        return True, traceback.format_exc()

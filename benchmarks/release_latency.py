@@ -9,44 +9,43 @@ Leaves `release_latency` in assets/tables, as .md and .json; the table in docs/r
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import tables
-from benchmarks.machine import description
+import numpy as np
+
+from benchmarks import command
+from benchmarks.contenders import THREADS, import_tensorflow
+from benchmarks.processes import Worker
 from utils.artefact.contents import read_manifest
 from utils.tables import markdown
 
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
-THREADS = 2
 WARM_UP, REPEATS, ROUNDS = 3, 5, 3
 
 
-def measure(folder: Path) -> list[float]:
-    """Seconds of each timed call of the SavedModel in `folder` with one image of noise, in this process."""
-    import numpy as np
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+def prepare(folder: Path) -> Callable[[], list[float]]:
+    """For a `Worker`: gives the seconds of each timed call of the SavedModel in `folder` with one image of noise."""
+    tf = import_tensorflow()
+    model = tf.saved_model.load(str(folder))
+    serve = model.signatures["serving_default"]
     _, *shape = serve.structured_input_signature[1]["inputs"].shape
     size = [length or 224 for length in shape]  # a ConvMixer may take any
     image = tf.constant(np.random.default_rng(0).standard_normal((1, *size)), tf.float32)
-    seconds = []
-    for _ in range(WARM_UP + REPEATS):
-        started = time.perf_counter()
-        for output in serve(inputs=image).values():
-            output.numpy()
-        seconds.append(time.perf_counter() - started)
-    return seconds[WARM_UP:]
+
+    def measure(_loaded: object = model) -> list[float]:  # a signature alone does not keep its variables alive
+        seconds = []
+        for _ in range(WARM_UP + REPEATS):
+            started = time.perf_counter()
+            for output in serve(inputs=image).values():
+                output.numpy()
+            seconds.append(time.perf_counter() - started)
+        return seconds[WARM_UP:]
+
+    return measure
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
@@ -54,12 +53,8 @@ def samples(folder: Path) -> list[dict[str, Any]]:
     unpacked = [path for path in sorted(folder.glob("*.json")) if (folder / path.stem / "saved_model.pb").is_file()]
     calls: dict[str, list[float]] = {read_manifest(path)["name"]: [] for path in unpacked}
     for name in [*calls] * ROUNDS:
-        command = [sys.executable, "-m", "benchmarks.release_latency", "--measure", str(folder / name)]
-        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{name} could not be measured:\n{done.stderr}")
-        calls[name] += json.loads(done.stdout.splitlines()[-1])
+        with Worker(name, prepare, folder / name, environment={"TF_ENABLE_ONEDNN_OPTS": "1"}) as worker:
+            calls[name] += worker()
         print(f"{name}: {1000 * min(calls[name]):.0f} ms", file=sys.stderr, flush=True)
     return [{"name": name, "seconds": min(seconds), "calls": seconds} for name, seconds in calls.items()]
 
@@ -75,22 +70,16 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the table, print it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.release_latency", description=__doc__.splitlines()[0])
+    parser = command.parser("release_latency", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with artefacts, unpacked")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.measure:
-        print(json.dumps(measure(options.folder)))
-        return
-    notes = description("release_latency", ["FOLDER"], ("tensorflow", "numpy")) | {
-        "weights": "synthetic where the name says so: of the official files' format and size, not their values",
+    notes = command.notes("release_latency", ["FOLDER"], ("tensorflow", "numpy")) | {
+        "weights": command.SYNTHETIC,
         "method": f"one image through serving_default, {THREADS} threads, oneDNN on, the fastest of {ROUNDS} rounds "
         f"of {REPEATS} calls after {WARM_UP}; a process for each artefact, one after the other",
     }
     found = samples(options.folder)
-    path = tables.write(options.output_dir, "release_latency", "Latency of each artefact", notes, table(found), found)
-    print(f"{table(found)}\n\n{path}")
+    command.leave(options, "release_latency", "Latency of each artefact", notes, table, found)
 
 
 if __name__ == "__main__":

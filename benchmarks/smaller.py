@@ -6,18 +6,14 @@ as .md (the table) and .json (all figures). Nothing is computed here: the figure
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tables
-from benchmarks.machine import description
+from benchmarks import command
 from utils.tables import markdown
 
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 OUTPUTS = ("logits", "features")
 
 
@@ -58,20 +54,17 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the manifests, write the table, print it."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.smaller", description=__doc__.splitlines()[0])
+    parser = command.parser("smaller", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="with published artefacts")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
     found = [sample for folder in options.folders for sample in samples(folder)]
-    described = description("smaller", ["FOLDER"])
+    described = command.notes("smaller", ["FOLDER"])
     notes = {key: value for key, value in described.items() if key in ("versions", "date", "command")} | {
-        "weights": "synthetic where the name says so: of the official files' format and size, not their values",
+        "weights": command.SYNTHETIC,
         "method": "relative error of the outputs on the golden inputs, to those of the source framework; top-1 where "
         "the source's margin exceeds the tolerance (empty where it never does); the tolerance is each file's own",
     }
-    path = tables.write(options.output_dir, "smaller", "Smaller files", notes, table(found), found)
-    print(f"{table(found)}\n\n{path}")
+    command.leave(options, "smaller", "Smaller files", notes, table, found)
 
 
 if __name__ == "__main__":

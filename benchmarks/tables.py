@@ -33,59 +33,63 @@ class Target:
 CONVERSION_TARGETS = {"seconds": Target(4, at_least=True), "peak_mb": Target(0.5)}
 TO_PYTORCH = {("1", 1): Target(1.2), ("1", 8): Target(0.9), ("0", 1): Target(1.4), ("0", 8): Target(1.4)}
 TO_PLAIN = Target(1)  # never slower
+SWITCH = {"1": "on", "0": "off", None: "n/a"}  # what TF_ENABLE_ONEDNN_OPTS is
 
 
 def conversion_table(samples: Sequence[Sample]) -> str:
     """Time and peak memory by variant, then where the time goes."""
     rows, stages = [], []
-    for variant in _in_order(s["variant"] for s in samples):
-        ours, plain = (
-            [s for s in samples if s["variant"] == variant and s["side"] == side] for side in ("ours", "plain")
-        )
-        seconds, memory = ([_median(side, key) for side in (ours, plain)] for key in ("seconds", "peak_mb"))
-        for what, (mine, theirs), ratio, unit, target in (
-            ("time", seconds, seconds[1] / seconds[0], "s", CONVERSION_TARGETS["seconds"]),
-            ("peak memory", memory, memory[0] / memory[1], "MB", CONVERSION_TARGETS["peak_mb"]),
-        ):
+    sides = grouped(samples, "variant", "side")
+    for variant in dict.fromkeys(s["variant"] for s in samples):
+        ours, plain = sides[variant, "ours"], sides[variant, "plain"]
+        for what, key, unit, digits in (("time", "seconds", "s", 1), ("peak memory", "peak_mb", "MB", 0)):
+            target = CONVERSION_TARGETS[key]
+            mine, theirs = (median_of(side, key) for side in (ours, plain))
+            ratio, met = verdict(theirs / mine if target.at_least else mine / theirs, target)[0::2]
             name = "plain / ours" if target.at_least else "ours / plain"
-            figures = [f"{x:.1f} {unit}" if unit == "s" else f"{x:.0f} {unit}" for x in (mine, theirs)]
-            rows.append([variant, what, *figures, f"{name} {ratio:.2f}", *_verdict(ratio, target)])
+            figures = [f"{x:.{digits}f} {unit}" for x in (mine, theirs)]
+            rows.append([variant, what, *figures, f"{name} {ratio}", str(target), met])
         for stage in ours[0]["stages"]:
             figures = [f"{median(s['stages'][stage] for s in side):.1f} s" for side in (ours, plain)]
             stages.append([variant, stage, *figures])
-    return "\n\n".join(
-        [
-            markdown(["variant", "", "ours", "plain onnx-tf", "ratio", "target", "met"], rows),
-            "Where the time goes:",
-            markdown(["variant", "stage", "ours", "plain onnx-tf"], stages),
-        ]
-    )
+    head = markdown(["variant", "", "ours", "plain onnx-tf", "ratio", "target", "met"], rows)
+    return f"{head}\n\nWhere the time goes:\n\n{markdown(['variant', 'stage', 'ours', 'plain onnx-tf'], stages)}"
 
 
 def latency_table(samples: Sequence[Sample]) -> str:
     """Median milliseconds of one inference, a row for each variant, batch and setting of oneDNN."""
     rows = []
-    for variant in _in_order(s["variant"] for s in samples):
-        for batch in _in_order(s["batch"] for s in samples):
-            here = [s for s in samples if s["variant"] == variant and s["batch"] == batch]
-            pytorch, runtime = (_latency(here, contender, None) for contender in ("pytorch", "onnxruntime"))
-            for onednn in ("1", "0"):
-                ours, frozen, plain = (_latency(here, name, onednn) for name in ("ours", "frozen", "plain"))
-                rows.append(
-                    [
-                        variant,
-                        str(batch),
-                        {"1": "on", "0": "off"}[onednn],
-                        *(f"{1000 * x:.1f}" for x in (ours, frozen, plain, pytorch, runtime)),
-                        f"{ours / pytorch:.2f}",
-                        *_verdict(ours / pytorch, TO_PYTORCH.get((onednn, batch))),
-                        f"{ours / plain:.2f}",
-                        *_verdict(ours / plain, TO_PLAIN),
-                    ]
-                )
+    runs = {
+        key: median_of(g, "seconds") for key, g in grouped(samples, "variant", "batch", "contender", "onednn").items()
+    }
+    for variant, batch in grouped(samples, "variant", "batch"):
+        for onednn in ("1", "0"):
+            ours, frozen, plain = (runs[variant, batch, name, onednn] for name in ("ours", "frozen", "plain"))
+            pytorch, runtime = (runs[variant, batch, name, None] for name in ("pytorch", "onnxruntime"))
+            figures = [f"{1000 * x:.1f}" for x in (ours, frozen, plain, pytorch, runtime)]
+            to_pytorch = verdict(ours / pytorch, TO_PYTORCH.get((onednn, batch)))
+            rows.append([variant, str(batch), SWITCH[onednn], *figures, *to_pytorch, *verdict(ours / plain, TO_PLAIN)])
     contenders = ["ours, ms", "ours frozen, ms", "plain onnx-tf, ms", "PyTorch, ms", "ONNX Runtime, ms"]
     ratios = ["ours / PyTorch", "target", "met", "ours / plain", "target", "met"]
     return markdown(["variant", "batch", "oneDNN", *contenders, *ratios], rows)
+
+
+def grouped(samples: Iterable[Sample], *keys: str) -> dict[tuple, list[Sample]]:
+    """The samples by these values of theirs, in the order in which each first comes."""
+    groups: dict[tuple, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(tuple(sample[key] for key in keys), []).append(sample)
+    return groups
+
+
+def median_of(samples: Iterable[Sample], key: str) -> float:
+    """Of those that have it."""
+    return median(sample[key] for sample in samples if key in sample)
+
+
+def verdict(ratio: float, target: Target | None) -> list[str]:
+    """Three cells: the ratio, the target if there is one, and whether it is met."""
+    return [f"{ratio:.2f}", *(["", ""] if target is None else [str(target), "yes" if target.met(ratio) else "no"])]
 
 
 def write(folder: Path, name: str, title: str, notes: Mapping[str, str], table: str, samples: Sequence[Sample]) -> Path:
@@ -101,22 +105,6 @@ def write(folder: Path, name: str, title: str, notes: Mapping[str, str], table: 
     write_text(folder / f"{name}.json", f'{{"notes": {json.dumps(notes, indent=1)},\n"samples": [\n{rounded}\n]}}\n')
     write_text(folder / f"{name}.md", "\n".join(lines))
     return folder / f"{name}.md"
-
-
-def _latency(samples: Iterable[Sample], contender: str, onednn: str | None) -> float:
-    return _median([s for s in samples if (s["contender"], s["onednn"]) == (contender, onednn)], "seconds")
-
-
-def _median(samples: Iterable[Sample], key: str) -> float:
-    return median(sample[key] for sample in samples)
-
-
-def _verdict(ratio: float, target: Target | None) -> list[str]:
-    return ["", ""] if target is None else [str(target), "yes" if target.met(ratio) else "no"]
-
-
-def _in_order(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
 
 
 def _rounded(value: Any) -> Any:

@@ -6,24 +6,22 @@ model under PyTorch or JAX, each with its own framework's optimizer. Leaves `tra
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import machine, tables
-from benchmarks.conversion import SEED, WEIGHTS
-from utils.checkpoints import loading
+from benchmarks import command
+from benchmarks.exports import KINDS, SEED, WEIGHTS, exported, flax_model, torch_model
+from benchmarks.steps import JaxStep, Step, tensorflow_step, torch_step
 from utils.machine.devices import keep_triton_out
 from utils.models.variants import VARIANTS, Variant, get_variant
 from utils.tables import markdown
 
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 DEFAULT_VARIANTS = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny", "convmixer_1024_20", "mixer_b16_i1k"]
 STEPS, MOMENTUM = 10, 0.9
 BATCH, BATCH_OF_FULL_SIZE = 8, 2
@@ -32,8 +30,7 @@ LEARNING_RATE, LEARNING_RATE_OF_FULL_SIZE = 3e-3, 3e-5
 LOSS_TOLERANCE, WEIGHTS_TOLERANCE = 1e-4, 1e-3
 PACKAGES = ("torch", "jax", "flax", "optax", "tensorflow", "tf_keras", "onnx-tf", "numpy")
 
-# What is trained: the family's kinds of export, each with the modes in which it computes differently.
-KINDS = {"convmixer": ("onnx-tf",), "mixer": ("xla", "plain")}
+# In which a family's exports compute differently.
 MODES = {"convmixer": (("moving statistics", False), ("batch's statistics", True)), "mixer": (("none", True),)}
 
 
@@ -48,8 +45,7 @@ class Run:
 def task(variant: Variant, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """The batch of every step, the same, so that the loss falls: float32 [batch, size, size, 3] and int64 [batch]."""
     rng = np.random.default_rng(SEED)
-    size = variant.image_size
-    images = rng.standard_normal((batch, size, size, 3), dtype=np.float32)
+    images = rng.standard_normal((batch, variant.image_size, variant.image_size, 3), dtype=np.float32)
     return images, rng.integers(0, variant.architecture.classes, batch)
 
 
@@ -58,71 +54,40 @@ def learning_rate(variant: Variant) -> float:
     return LEARNING_RATE if variant.testing else LEARNING_RATE_OF_FULL_SIZE
 
 
+def _losses(step: Step, images: np.ndarray, labels: np.ndarray) -> list[float]:
+    return [step(images, labels) for _ in range(STEPS)]
+
+
 def train_export(folder: Path, images: np.ndarray, labels: np.ndarray, training: bool, rate: float) -> Run:
     """Ten steps of tf_keras's SGD on the SavedModel in `folder`, called with `training`."""
-    import tensorflow as tf
-    import tf_keras
-
     from utils.export.saved_model import load_model, name_of
 
     model = load_model(folder)
-    optimizer = tf_keras.optimizers.SGD(rate, momentum=MOMENTUM)
-
-    @tf.function(autograph=False)
-    def step(batch: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = model(batch, training=training)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits))
-        variables = model.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return loss
-
-    losses = [float(step(tf.constant(images), tf.constant(labels))) for _ in range(STEPS)]
+    step = tensorflow_step(lambda batch: model(batch, training=training), model.trainable_variables, rate, MOMENTUM)
+    losses = _losses(step, images, labels)
     return Run(losses, {name_of(variable): variable.numpy() for variable in model.variables})
 
 
-def train_torch(model: Any, images: np.ndarray, labels: np.ndarray, training: bool, rate: float) -> Run:
-    """Ten steps of torch.optim.SGD on the source model, in train or in eval mode."""
-    import torch
+def train_source(
+    variant: Variant, images: np.ndarray, labels: np.ndarray, training: bool
+) -> tuple[dict[str, np.ndarray], Run]:
+    """The weights at the start, and ten steps of torch.optim.SGD, in train or eval mode, or of optax.sgd."""
+    rate = learning_rate(variant)
+    if variant.family == "convmixer":
+        import torch
 
-    model.train(training)
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=MOMENTUM)
-    inputs, truth, losses = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels), []
-    for _ in range(STEPS):
-        loss = torch.nn.functional.cross_entropy(model(inputs), truth)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    return Run(losses, {name: array for name, array in state.items() if not name.endswith("num_batches_tracked")})
-
-
-def train_jax(
-    predict: Callable, parameters: Mapping[str, np.ndarray], images: np.ndarray, labels: np.ndarray, rate: float
-) -> Run:
-    """Ten steps of optax.sgd on the source model."""
-    import jax
-    import jax.numpy as jnp
+        model, _ = torch_model(variant)
+        state = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+        start = {name: tensor.numpy().copy() for name, tensor in state.items()}
+        optimizer = torch.optim.SGD(model.train(training).parameters(), rate, momentum=MOMENTUM)
+        losses = _losses(torch_step(model, optimizer), images, labels)
+        return start, Run(losses, {name: tensor.numpy() for name, tensor in state.items()})
     import optax
 
-    optimizer = optax.sgd(rate, momentum=MOMENTUM)
-
-    @jax.jit
-    def step(weights: dict, state: Any, batch: jax.Array, truth: jax.Array) -> tuple[dict, Any, jax.Array]:
-        def loss_of(weights: dict) -> jax.Array:
-            return optax.softmax_cross_entropy_with_integer_labels(predict(weights, batch), truth).mean()
-
-        loss, gradients = jax.value_and_grad(loss_of)(weights)
-        updates, state = optimizer.update(gradients, state)
-        return optax.apply_updates(weights, updates), state, loss
-
-    weights = {name: jnp.asarray(array) for name, array in parameters.items()}
-    state, losses = optimizer.init(weights), []
-    for _ in range(STEPS):
-        weights, state, loss = step(weights, state, images, labels)
-        losses.append(float(loss))
-    return Run(losses, {name: np.asarray(array) for name, array in weights.items()})
+    predict, start = flax_model(variant)
+    step = JaxStep(lambda trained, _, batch: predict(trained, batch), start, optax.sgd(rate, momentum=MOMENTUM))
+    losses = _losses(step, images, labels)
+    return start, Run(losses, {name: np.asarray(array) for name, array in step.trained.items()})
 
 
 def compare(start: Mapping[str, np.ndarray], source: Run, export: Run) -> dict[str, Any]:
@@ -159,63 +124,22 @@ def samples(names: Sequence[str], batch: int | None = None) -> Iterator[dict[str
         variant = get_variant(name)
         images, labels = task(variant, batch or (BATCH if variant.testing else BATCH_OF_FULL_SIZE))
         for mode, training in MODES[variant.family]:
-            start, source = _train_source(variant, images, labels, training)
+            start, source = train_source(variant, images, labels, training)
             for kind in KINDS[variant.family]:
                 with tempfile.TemporaryDirectory() as scratch:
-                    folder, axes = _save(variant, kind, Path(scratch))
+                    folder, axes = save(variant, kind, Path(scratch))
                     export = train_export(folder, images, labels, training, learning_rate(variant))
                 back = {n: a.transpose(np.argsort(axes[n])) if n in axes else a for n, a in export.weights.items()}
                 row = compare(start, source, Run(export.losses, back))
                 yield {"variant": name, "export": kind, "batch_norm": mode, "batch": len(images), **row}
 
 
-def _train_source(
-    variant: Variant, images: np.ndarray, labels: np.ndarray, training: bool
-) -> tuple[dict[str, np.ndarray], Run]:
-    start = _weights(variant)
-    if variant.family == "convmixer":
-        from utils.models.convmixer import build_convmixer
-
-        copies = {name: array.copy() for name, array in start.items()}
-        model = build_convmixer(variant.architecture, copies)
-        return start, train_torch(model, images, labels, training, learning_rate(variant))
-    from utils.models import mlp_mixer
-
-    model = mlp_mixer.build(variant.architecture)
-    start = mlp_mixer.select_parameters(model, start)
-    return start, train_jax(mlp_mixer.predict_function(model), start, images, labels, learning_rate(variant))
-
-
-def _weights(variant: Variant) -> dict[str, np.ndarray]:
-    path = loading.resolve(variant, "synthetic", SEED, progress=False).path
-    read = loading.read_convmixer if variant.family == "convmixer" else loading.read_mixer
-    return read(path, variant)
-
-
-def _save(variant: Variant, kind: str, scratch: Path) -> tuple[Path, Mapping[str, tuple[int, ...]]]:
+def save(variant: Variant, kind: str, scratch: Path) -> tuple[Path, Mapping[str, tuple[int, ...]]]:
     """The classifier's SavedModel, and the axes of the variables that it stores in another order."""
     from utils.export.saved_model import save_model
 
-    weights = _weights(variant)
-    if kind == "onnx-tf":
-        from utils.export.onnx_to_tf import export_tensorflow
-        from utils.export.torch_to_onnx import export_onnx
-        from utils.models.convmixer import build_convmixer
-
-        graph = export_onnx(build_convmixer(variant.architecture, weights), "logits")
-        exported = export_tensorflow(graph, weights, variant.image_size, "logits")
-    else:
-        from utils.export import jax_to_tf, plain_mixer
-        from utils.models import mlp_mixer
-
-        model = mlp_mixer.build(variant.architecture)
-        parameters = mlp_mixer.select_parameters(model, weights)
-        if kind == "plain":
-            exported = plain_mixer.export(variant.architecture, "classification", parameters)
-        else:
-            shape = (variant.image_size, variant.image_size, 3)
-            exported = jax_to_tf.export(mlp_mixer.predict_function(model), parameters, shape, "logits")
-    return save_model(exported, scratch / "model"), exported.axes
+    made = exported(variant, kind)
+    return save_model(made, scratch / "model"), made.axes
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -234,13 +158,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train both sides, write the table, print it. Exit status 1 when a row does not pass."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training_parity", description=__doc__.splitlines()[0])
+    parser = command.parser("training_parity", __doc__)
     known = sorted(VARIANTS)
     parser.add_argument("--variants", nargs="+", choices=known, default=DEFAULT_VARIANTS, help="all tiny, two in full")
-    parser.add_argument("--output-dir", type=Path, default=TABLES, help="where the table goes (assets/tables)")
     options = parser.parse_args(arguments)
-    notes = machine.description("training_parity", arguments, PACKAGES) | {
+    notes = command.notes("training_parity", arguments, PACKAGES) | {
         "weights": WEIGHTS,
         "method": (
             f"{STEPS} steps of SGD, learning rate {LEARNING_RATE:g} ({LEARNING_RATE_OF_FULL_SIZE:g} at full size), "
@@ -250,22 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "variables together, relative to that alone"
         ),
     }
-    collected = []
-    for sample in samples(options.variants):
-        collected.append(sample)
-        print(
-            {key: sample[key] for key in ("variant", "export", "batch_norm", "loss", "weights", "change")}, flush=True
-        )
-    path = tables.write(
-        options.output_dir,
-        "training_parity",
-        "Ten training steps, export against source",
-        notes,
-        table(collected),
-        collected,
-    )
-    print(f"\n{table(collected)}\n\n{path}")
-    return 0 if all(row["passed"] for row in collected) else 1
+    rows = command.shown(samples(options.variants))
+    command.leave(options, "training_parity", "Ten training steps, export against source", notes, table, rows)
+    return 0 if all(row["passed"] for row in rows) else 1
 
 
 if __name__ == "__main__":

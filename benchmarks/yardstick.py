@@ -7,22 +7,19 @@ of models of full size in `yardstick_full_size`.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, tables
+from benchmarks import command
 from benchmarks.honest import KINDS
 from benchmarks.processes import Worker
 from utils.parity import comparison
 from utils.tables import markdown
 
-TABLES = Path(__file__).resolve().parent.parent / "assets" / "tables"
 HEADINGS = (
     *("variant", "checkpoint", "head", "pixels"),
     *("honest export errs, oneDNN on", "off", "at worst in"),
@@ -112,16 +109,14 @@ def judged(case: Case, with_faults: bool) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 where an honest export was refused or a fault passed."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.yardstick", description=__doc__.splitlines()[0])
+    parser = command.parser("yardstick", __doc__)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="of these alone")
     parser.add_argument("--full-size", action="store_true", help="models of full size, not tiny ones")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of checkpoints")
     parser.add_argument("--without-faults", action="store_true")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
-    parser.add_argument("--output-dir", type=Path, default=TABLES)
     options = parser.parse_args(arguments)
-    notes = machine.description("yardstick", arguments) | {
+    notes = command.notes("yardstick", arguments) | {
         "weights": "made here, by kind: see benchmarks/honest.py",
         "method": "the gate of the conversion notebooks, before saving; errors against float64, relative L2, as "
         "multiples of the source framework's own float32",
@@ -137,8 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         samples = list(pool.map(shown, cases))
-    path = tables.write(options.output_dir, name, "The gate's margins", notes, table(samples), samples)
-    print(f"{table(samples)}\n\n{path}")
+    command.leave(options, name, "The gate's margins", notes, table, samples)
     return 0 if all(sample["passed"] and not sample["slipped"] for sample in samples) else 1
 
 

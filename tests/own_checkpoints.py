@@ -10,8 +10,8 @@ import torch
 from utils.checkpoints.loading import Checkpoint
 
 
-def state_dict():
-    return torch.load(tiny.GOLDEN / "convmixer_tiny.timm.pth.tar", weights_only=True)["state_dict"]
+def state_dict(name="convmixer_tiny"):
+    return torch.load(tiny.GOLDEN / f"{name}.timm.pth.tar", weights_only=True)["state_dict"]
 
 
 def flax():
@@ -46,6 +46,13 @@ def custom(path):
 def saved(tmp_path, content, **options):
     torch.save(content, tmp_path / "own.pth.tar", **options)
     return tmp_path / "own.pth.tar"
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for key, array in wanted.items():
+        np.testing.assert_array_equal(found[key], array, err_msg=key)
+        assert found[key].dtype in (np.float32, np.int64)
 
 
 def training_file(**more):

@@ -2,10 +2,12 @@
 
 import dataclasses
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import tiny
 
+from utils.checkpoints import http
 from utils.models.variants import Source, get_variant
 
 CONTENT = (tiny.GOLDEN / "convmixer_tiny.timm.pth.tar").read_bytes()
@@ -41,6 +43,20 @@ class Server:
 
     def paths(self):
         return [path for path, _ in self.requests]
+
+
+@contextmanager
+def running(monkeypatch, count):
+    """So many servers, and a client that is quick to ask again, in small pieces, and knows no proxy."""
+    monkeypatch.setattr(http, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(http, "CHUNK_BYTES", 1024)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    servers = [Server() for _ in range(count)]
+    yield servers
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
 
 
 def respond(handler, body, status=200, length=None, **headers):

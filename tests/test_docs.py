@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 
-from benchmarks import releases
+from benchmarks import docs
 from benchmarks.docs import ROOT, TABLES, filled
 from utils.models.variants import VARIANTS
 
@@ -180,11 +180,11 @@ def test_releases_show_the_latency_that_was_measured_of_each(tmp_path):
     seconds = {"classification_xla": 0.15, "classification_plain": 0.3, "fe_xla": 0.14}
     samples = [{"name": name, "seconds": value} for name, value in seconds.items()]
     (tmp_path / "release_latency.json").write_text(json.dumps({"samples": samples}))
-    assert releases.releases_table(tmp_path) == releases.batch_table(tmp_path) == releases.NOT_YET
-    releases.keep(batch, tmp_path)
-    table = releases.releases_table(tmp_path).splitlines()
+    assert docs.releases_table(tmp_path) == docs.batch_table(tmp_path) == docs.NOT_YET
+    docs.keep_batch(batch, tmp_path)
+    table = docs.releases_table(tmp_path).splitlines()
     assert "`classification_plain` | official | 1,000 | 5.0 MB | 1.0e-06 |  | 300 ms | ≥ 2.14" in table[2]
     assert "150 ms" in next(line for line in table if "classification_xla" in line)
     assert "140 ms" in next(line for line in table if "fe_xla" in line)
     assert not any(" ms" in line for line in table if "fe_plain" in line)  # not measured
-    assert "| mixer, plain | 2 | 2.0 min | 60 s | 900 MB | 0.01 GB | 0.02 GB |" in releases.batch_table(tmp_path)
+    assert "| mixer, plain | 2 | 2.0 min | 60 s | 900 MB | 0.01 GB | 0.02 GB |" in docs.batch_table(tmp_path)

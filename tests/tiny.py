@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from utils.checkpoints.loading import read_convmixer, read_mixer
+from utils.checkpoints.loading import read
 from utils.models.variants import OUTPUTS, get_variant
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
@@ -28,17 +28,17 @@ def architecture(name):
     return get_variant(name).architecture
 
 
-def weights(name, layout="timm"):
+def weights(name):
     """Checked arrays of the golden checkpoint; read anew, so that a test may change them."""
-    read = read_convmixer(GOLDEN / f"{name}.{layout}.pth.tar", get_variant(name))
-    return {key: array.copy() for key, array in read.items()}
+    found = read(GOLDEN / f"{name}.timm.pth.tar", get_variant(name))
+    return {key: array.copy() for key, array in found.items()}
 
 
-def source(name, head="classification", layout="timm"):
+def source(name, head="classification"):
     """The PyTorch model, with weights of its own."""
     from utils.models.convmixer import build_convmixer
 
-    return build_convmixer(architecture(name), weights(name, layout), head)
+    return build_convmixer(architecture(name), weights(name), head)
 
 
 @functools.cache
@@ -64,8 +64,8 @@ def exported(name, head="classification", image_size=None):
 
 def mixer_weights():
     """Checked arrays of the golden Mixer's checkpoint; read anew, so that a test may change them."""
-    read = read_mixer(GOLDEN / "mixer_tiny.npz", get_variant("mixer_tiny"))
-    return {key: array.copy() for key, array in read.items()}
+    found = read(GOLDEN / "mixer_tiny.npz", get_variant("mixer_tiny"))
+    return {key: array.copy() for key, array in found.items()}
 
 
 def mixer(head="classification", operations="xla"):

@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_set_up_cell_s_clone_comes_from_this_checkout(tmp_path):
-    before = os.environ.get("JUPYTER_PATH")
     with simulation._pretended(tmp_path):
         subprocess.run(
             ["git", "clone", "--quiet", "--depth", "1", simulation.REPOSITORY],
@@ -21,7 +20,6 @@ def test_the_set_up_cell_s_clone_comes_from_this_checkout(tmp_path):
             env=os.environ | {"HOME": str(tmp_path / "home")},
             check=True,
         )
-    assert os.environ.get("JUPYTER_PATH") == before
     here = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     there = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=tmp_path / "mixers-to-tensorflow", capture_output=True, text=True, check=True
@@ -71,18 +69,8 @@ def test_the_table_tells_what_ran_and_what_was_installed():
         "seconds": 61.4,
     }
     row = simulation.table([sample]).splitlines()[-1]
-    assert row == "| 2026.01 | 2.19.0 | 2.9.0 |  |  |  | a.ipynb | ParityError: a / b | onnx 1.23.2 | 61 |"
+    assert row == "| 2026.01 | 2.19.0 | 2.9.0 |  |  |  | a.ipynb | ParityError: a \\| b | onnx 1.23.2 | 61 |"
 
 
 def test_every_notebook_is_run():
-    assert [path for path, _ in simulation.notebooks(Path("exports"))] == [
-        ROOT / name
-        for name in (
-            "conversion_convmixer.ipynb",
-            "conversion_mlpmixer.ipynb",
-            "classification.ipynb",
-            "fine-tune.ipynb",
-        )
-        if (ROOT / name).is_file()
-    ]
-    assert {path.name for path, _ in simulation.notebooks(Path("exports"))} == {p.name for p in ROOT.glob("*.ipynb")}
+    assert {path for path, _ in simulation.notebooks(Path("exports"))} == set(ROOT.glob("*.ipynb"))

@@ -56,7 +56,7 @@ def test_table_has_a_row_for_each_version_and_says_why_one_fails():
         {"version": "2.2", "artefact": "a", **good},
     ]
     assert compat.table(samples).splitlines()[2:] == [
-        "| 2.1 | output: Cannot / deserialize |",
+        "| 2.1 | output: Cannot \\| deserialize |",
         "| 2.2 | yes (1e-07, 2e-07) |",
     ]
     assert [compat.failures(samples, version) for version in ("2.1", "2.2")] == [["a"], []]

@@ -10,18 +10,17 @@ import pytest
 import tiny
 from own_checkpoints import timm_mixer
 from safetensors.numpy import save
-from server import Server, files, not_found, respond
+from server import files, not_found, respond, running
 
-from utils.checkpoints import http as transfer
 from utils.checkpoints.download import fetch
-from utils.checkpoints.loading import load, read_mixer, recorded_hashes, resolve
+from utils.checkpoints.loading import load, read, recorded_hashes, resolve
 from utils.errors import CheckpointError, CheckpointUnavailable
 from utils.models.variants import VARIANTS, Source, get_variant
 
 CONTENT = save(timm_mixer())
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FIXED = f"/timm/tiny/resolve/{COMMIT}/model.safetensors"
+MAIN, FIXED = (f"/timm/tiny/resolve/{revision}/model.safetensors" for revision in ("main", COMMIT))
 KEPT = ["mixer_tiny.timm_mixer.safetensors", "mixer_tiny.timm_mixer.safetensors.json"]
 
 
@@ -32,19 +31,13 @@ def hub_headers(sha256=SHA256):
 @pytest.fixture
 def servers(monkeypatch):
     """The authors' host and the Hub, on two ports of this machine; the Hub serves the file as huggingface.co does."""
-    monkeypatch.setattr(transfer, "BACKOFF_SECONDS", 0.01)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    authors, hub = Server(), Server()
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    hub.answers["/timm/tiny/resolve/main/model.safetensors"] = lambda handler: respond(handler, b"", **hub_headers())
-    hub.answers[FIXED] = lambda handler: respond(handler, CONTENT, ETag='"x"')
-    handler = hub.http.RequestHandlerClass
-    handler.do_HEAD = handler.do_GET
-    yield authors, hub
-    for server in (authors, hub):
-        server.http.shutdown()
-        server.http.server_close()
+    with running(monkeypatch, 2) as (authors, hub):
+        monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")  # a slash at the end is no part of the address
+        hub.answers[MAIN] = lambda handler: respond(handler, b"", **hub_headers())
+        hub.answers[FIXED] = lambda handler: respond(handler, CONTENT, ETag='"x"')
+        handler = hub.http.RequestHandlerClass
+        handler.do_HEAD = handler.do_GET
+        yield authors, hub
 
 
 def variant(authors, *more):
@@ -77,19 +70,13 @@ def test_mirror_serves_when_the_authors_host_does_not(servers, tmp_path, reason)
     assert recorded_hashes(row, "official", 0, tmp_path) == {SHA256}
 
 
-def test_slash_at_the_end_of_the_endpoint_is_no_part_of_the_address(servers, tmp_path, monkeypatch):
-    authors, hub = servers
-    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
-    assert fetch(variant(authors.url), tmp_path, progress=False).url == hub.url + FIXED
-
-
 def test_authors_host_comes_first(servers, tmp_path):
     authors, hub = servers
     authors.answers["/npz"] = lambda handler: respond(handler, (tiny.GOLDEN / "mixer_tiny.npz").read_bytes())
     found = fetch(variant(authors.url), tmp_path, progress=False)
     assert found.url == f"{authors.url}/npz"
     assert hub.requests == []
-    assert read_mixer(found.path, get_variant("mixer_tiny"))
+    assert read(found.path, get_variant("mixer_tiny"))
 
 
 def test_host_that_failed_is_not_asked_for_another_file(servers, tmp_path):
@@ -126,11 +113,10 @@ def test_mirror_that_answers_with_a_page_is_refused(servers, tmp_path):
         fetch(variant(authors.url), tmp_path, progress=False)
     # Whose hash is the page's own: the mirror then has a page under the file's name.
     sha256 = hashlib.sha256(page).hexdigest()
-    address = "/timm/tiny/resolve/main/model.safetensors"
-    hub.answers[address] = lambda handler: respond(handler, b"", **hub_headers(sha256))
+    hub.answers[MAIN] = lambda handler: respond(handler, b"", **hub_headers(sha256))
     with pytest.raises(CheckpointError, match="what was downloaded is a web page"):
         fetch(variant(authors.url), tmp_path, progress=False)
-    hub.answers[address] = lambda handler: respond(handler, page)
+    hub.answers[MAIN] = lambda handler: respond(handler, page)
     with pytest.raises(CheckpointUnavailable, match="names no SHA-256"):
         fetch(variant(authors.url), tmp_path, progress=False)
     assert files(tmp_path) == []
@@ -139,17 +125,16 @@ def test_mirror_that_answers_with_a_page_is_refused(servers, tmp_path):
 @pytest.mark.parametrize("fault", ["absent", "server error", "unreachable", "offline"])
 def test_mirror_that_fails_too_is_named_beside_the_authors_host(servers, tmp_path, monkeypatch, fault):
     authors, hub = servers
-    address = "/timm/tiny/resolve/main/model.safetensors"
     if fault == "absent":
         headers = {"X-Error-Code": "EntryNotFound"}
-        hub.answers[address] = lambda handler: respond(handler, b"", status=404, **headers)
+        hub.answers[MAIN] = lambda handler: respond(handler, b"", status=404, **headers)
     elif fault == "server error":
-        hub.answers[address] = lambda handler: respond(handler, b"", status=500)
+        hub.answers[MAIN] = lambda handler: respond(handler, b"", status=500)
     elif fault == "unreachable":
         monkeypatch.setenv("HF_ENDPOINT", closed_port())
     else:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        hub.answers[address] = not_found
+        hub.answers[MAIN] = not_found
     with pytest.raises(CheckpointUnavailable, match=r"/npz: HTTP 404; https://huggingface\.co/x: .*synthetic"):
         fetch(variant(authors.url), tmp_path, progress=False)
     assert files(tmp_path) == []

@@ -1,7 +1,6 @@
 """The SavedModel as its users meet it: TensorFlow, TF Hub, both Keras, the command line; and writing it whole."""
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -38,61 +37,29 @@ def directory(saved):
 # --- loading
 
 
-def test_loaded_by_tensorflow_it_has_the_reusable_interface(directory):
-    model = tf.saved_model.load(directory)
-    assert tiny.relative_error(model(images()), tiny.expected(NAME)["logits"]) <= TOLERANCE
-    assert tiny.relative_error(model(images(), training=False), tiny.expected(NAME)["logits"]) <= TOLERANCE
-    assert len(model.trainable_variables) == TRAINABLE
-    assert len(model.variables) == TRAINABLE + 14
+@pytest.mark.parametrize("load", ["tensorflow", "tensorflow_hub"])
+def test_loaded_it_has_the_reusable_interface(directory, load):
+    model = tf.saved_model.load(directory) if load == "tensorflow" else pytest.importorskip(load).load(directory)
+    for logits in (model(images()), model(images(), training=False)):
+        assert tiny.relative_error(logits, tiny.expected(NAME)["logits"]) <= TOLERANCE
+    assert (len(model.trainable_variables), len(model.variables)) == (TRAINABLE, TRAINABLE + 14)
     assert list(model.regularization_losses) == []
     found = model.signatures["serving_default"](inputs=images())
     assert list(found) == ["logits"]
     assert tiny.relative_error(found["logits"], tiny.expected(NAME)["logits"]) <= TOLERANCE
 
 
-def test_feature_extractor_s_signature_gives_features(saved):
-    model = saved_model.load_model(saved(NAME, "fe", None))
-    found = model.signatures["serving_default"](inputs=images())
-    assert list(found) == ["features"]
-    assert tiny.relative_error(found["features"], tiny.expected(NAME)["features"]) <= TOLERANCE
-
-
-def test_loaded_by_hub_it_gives_the_same(directory):
-    hub = pytest.importorskip("tensorflow_hub")
-    model = hub.load(directory)
-    assert tiny.relative_error(model(images()), tiny.expected(NAME)["logits"]) <= TOLERANCE
-    assert len(model.trainable_variables) == TRAINABLE
-
-
-@pytest.fixture
-def keras_2_model(directory):
+def test_hub_keras_layer_predicts_without_moving_anything_and_trains_every_weight_and_the_statistics(directory):
     hub, tf_keras = pytest.importorskip("tensorflow_hub"), pytest.importorskip("tf_keras")
-    layer = hub.KerasLayer(directory, trainable=True)
-    model = tf_keras.Sequential([tf_keras.Input((48, 48, 3)), layer])
+    model = tf_keras.Sequential([tf_keras.Input((48, 48, 3)), hub.KerasLayer(directory, trainable=True)])
     model.compile(tf_keras.optimizers.SGD(0.01), "mse")
-    return model
-
-
-def test_hub_keras_layer_sees_every_weight_and_the_statistics_as_not_trainable(keras_2_model):
-    assert len(keras_2_model.trainable_weights) == TRAINABLE
-    assert len(keras_2_model.non_trainable_weights) == 14
-    found = keras_2_model.predict(images().numpy(), verbose=0)
+    assert (len(model.trainable_weights), len(model.non_trainable_weights)) == (TRAINABLE, 14)
+    before = values(model.variables)
+    found = model.predict(images().numpy(), verbose=0)
     assert tiny.relative_error(found, tiny.expected(NAME)["logits"]) <= TOLERANCE
-
-
-def test_a_training_step_through_hub_keras_layer_moves_every_weight_and_the_statistics(keras_2_model):
-    before = {variable.name: variable.numpy() for variable in keras_2_model.variables}
-    keras_2_model.fit(images().numpy(), np.eye(4, 10, dtype=np.float32), epochs=1, batch_size=4, verbose=0)
-    still = [v.name for v in keras_2_model.variables if np.array_equal(v.numpy(), before[v.name])]
-    assert len(before) == TRAINABLE + 14
-    assert still == []
-
-
-def test_prediction_through_hub_keras_layer_moves_no_statistics(keras_2_model):
-    before = values(keras_2_model.variables)
-    keras_2_model.predict(images().numpy(), verbose=0)
-    for value, found in zip(before, values(keras_2_model.variables), strict=True):
-        np.testing.assert_array_equal(found, value)
+    assert all(map(np.array_equal, values(model.variables), before))
+    model.fit(images().numpy(), np.eye(4, 10, dtype=np.float32), epochs=1, batch_size=4, verbose=0)
+    assert not any(map(np.array_equal, values(model.variables), before))
 
 
 def test_keras_3_layer_of_the_signature_sees_every_trainable_weight_and_trains_it(directory):
@@ -108,52 +75,7 @@ def test_keras_3_layer_of_the_signature_sees_every_trainable_weight_and_trains_i
     before = values(layer.trainable_weights)
     model.compile(keras.optimizers.SGD(0.01), "mse")
     model.fit(images().numpy(), np.eye(4, 10, dtype=np.float32), epochs=1, batch_size=4, verbose=0)
-    for value, found in zip(before, values(layer.trainable_weights), strict=True):
-        assert not np.array_equal(found, value)
-
-
-def test_saved_model_cli_shows_signatures_dtypes_and_the_static_last_dimension(directory):
-    command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "show", "--dir", directory, "--all"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    lines = [line.strip() for line in done.stdout.splitlines()]
-    start = lines.index("signature_def['serving_default']:")
-    shown = lines[start : start + 14]
-    for part in (
-        "inputs['inputs'] tensor_info:",
-        "shape: (-1, 48, 48, 3)",
-        "outputs['logits'] tensor_info:",
-        "shape: (-1, 10)",
-    ):
-        assert part in shown, done.stdout
-    assert shown.count("dtype: DT_FLOAT") == 2
-    assert "Function Name: '__call__'" in lines
-
-
-@pytest.mark.parametrize(("head", "output"), tiny.OUTPUTS.items())
-def test_signatures_are_described_with_dtypes_and_shapes(saved, head, output):
-    size = None if head == "fe" else 48
-    units = tiny.expected(NAME)[output].shape[1]
-    assert saved_model.describe_signatures(saved_model.load_model(saved(NAME, head, size))) == {
-        "serving_default": {
-            "inputs": {"inputs": {"dtype": "float32", "shape": [None, size, size, 3]}},
-            "outputs": {output: {"dtype": "float32", "shape": [None, units]}},
-        }
-    }
-
-
-def test_further_signatures_are_saved_beside_the_default_one(tmp_path):
-    def image_signatures(serving):
-        @tf.function(input_signature=[tf.TensorSpec([None, 8, 8, 3], tf.uint8, name="images")])
-        def serving_image(images):
-            return serving(inputs=tf.cast(images, tf.float32))
-
-        return {"serving_image": serving_image.get_concrete_function()}
-
-    path = saved_model.save_model(small(), tmp_path / "model", image_signatures)
-    described = saved_model.describe_signatures(saved_model.load_model(path))
-    assert set(described) == {"serving_default", "serving_image"}
-    assert described["serving_image"]["inputs"] == {"images": {"dtype": "uint8", "shape": [None, 8, 8, 3]}}
+    assert not any(map(np.array_equal, values(layer.trainable_weights), before))
 
 
 def test_weights_are_stored_once(directory):
@@ -172,17 +94,15 @@ def test_saving_reloads_to_a_model_that_can_be_saved_again(directory, tmp_path):
     again = saved_model.load_model(tmp_path / "again")
     # Another graph, which may be optimised to another order of sums.
     assert tiny.relative_error(again(images()), model(images()).numpy()) <= TOLERANCE
-    for value, found in zip(values(model.variables), values(again.variables), strict=True):
-        np.testing.assert_array_equal(found, value)
+    assert all(map(np.array_equal, values(model.variables), values(again.variables)))
 
 
 def test_training_pass_puts_the_statistics_back(directory):
     model = saved_model.load_model(directory)
     before = values(model.variables)
-    _, updated = saved_model.training_pass(model, images().numpy())
+    _, updated = saved_model.Candidate(model).training_pass(images().numpy())
     assert len(updated) == 14
-    for value, found in zip(before, values(model.variables), strict=True):
-        np.testing.assert_array_equal(found, value)
+    assert all(map(np.array_equal, values(model.variables), before))
 
 
 # --- writing it whole, or not at all
@@ -226,13 +146,6 @@ def test_folder_that_cannot_be_written_is_an_error_and_nothing_is_left(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission_is_an_error(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(PackagingError, match=r"model could not be written"):
-        saved_model.save_model(small(), tmp_path / "model")
-
-
 @pytest.mark.parametrize(
     "error",
     [OSError(errno.ENOSPC, "No space left on device"), tf.errors.ResourceExhaustedError(None, None, "full")],
@@ -249,18 +162,6 @@ def test_full_disk_is_said_so_and_what_was_written_is_removed(tmp_path, monkeypa
     with pytest.raises(PackagingError, match="no space is left on the disk"):
         saved_model.save_model(small(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_really_full_disk_is_an_error_and_leaves_nothing(tmp_path):
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small file system")
-    try:
-        with pytest.raises(PackagingError, match="no space is left on the disk"):
-            saved_model.save_model(small(size=500_000), tmp_path / "model")
-        assert list(tmp_path.iterdir()) == []
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"<html>not found</html>"])

@@ -6,7 +6,7 @@ import tiny
 
 from utils.export import saved_model
 from utils.export.image_signatures import image_signatures
-from utils.export.warmup import WARMUP, _varint, write_warmup
+from utils.export.warmup import WARMUP, write_warmup
 from utils.models.variants import get_variant
 
 
@@ -38,10 +38,3 @@ def test_each_signature_has_a_request_that_it_answers(folder):
         assert signature(**inputs)["logits"].shape == (1, 10)
         seen.append(request.model_spec.signature_name)
     assert seen == ["serving_default", "serving_image", "serving_image_bytes"]
-
-
-@pytest.mark.parametrize(
-    ("value", "coded"), [(0, b"\x00"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02"), (16384, b"\x80\x80\x01")]
-)
-def test_lengths_are_coded_as_protobuf_s_documentation_says(value, coded):
-    assert _varint(value) == coded

@@ -2,8 +2,8 @@
 
 import pytest
 
-from utils.errors import PackagingError
-from utils.images.labels import Label, read_labels, write_labels
+from utils.errors import PackagingError, ParameterError
+from utils.images.labels import Label, class_labels, read_labels, write_labels
 
 
 @pytest.mark.parametrize(
@@ -43,21 +43,16 @@ def test_imagenet21k_is_in_the_order_of_wordnet_ids_as_imagenet1k_is():
 
 
 def test_written_labels_are_read_back_from_the_model_folder(tmp_path):
-    path = write_labels("imagenet1k", 1000, tmp_path)
+    path = write_labels(read_labels("imagenet1k"), 1000, tmp_path)
     assert path == tmp_path / "assets.extra" / "labels.tsv"
     assert read_labels(path, 1000) == read_labels("imagenet1k")
     assert read_labels(path)[0] == Label("n01440764", read_labels("imagenet1k")[0].name)
 
 
-def test_names_beyond_ascii_survive_whatever_the_locale(tmp_path):
-    path = tmp_path / "labels.tsv"
-    path.write_bytes("n00000001\tjalapeño, œuf\n".encode())
-    assert read_labels(path) == [Label("n00000001", "jalapeño, œuf")]
-
-
 def test_labels_of_another_classifier_are_refused_with_both_counts(tmp_path):
-    with pytest.raises(PackagingError, match=r"1,000 classes; the model has 21,843"):
-        write_labels("imagenet1k", 21_843, tmp_path)
+    for refused in (lambda: read_labels("imagenet1k", 21_843), lambda: write_labels([], 21_843, tmp_path)):
+        with pytest.raises(PackagingError, match=r"classes.*; the model has 21,843"):
+            refused()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -77,3 +72,34 @@ def test_missing_file_and_unreadable_bytes_are_named(tmp_path):
         read_labels(tmp_path / "binary.tsv")
     with pytest.raises(PackagingError, match=r"cifar10"):
         read_labels("cifar10")
+
+
+# --- a user's own file
+
+
+def test_class_names_are_read_with_and_without_ids(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_bytes("\ufeffcat\r\nn1\tgreat  dog\r\na\x85b\tœuf\r\n".encode())
+    assert class_labels(path, None, 3) == [Label("class_0", "cat"), Label("n1", "great dog"), Label("a b", "œuf")]
+    assert read_labels(write_labels(class_labels(path, None, 3), 3, tmp_path))[2] == Label("a b", "œuf")
+    assert class_labels("", None, 3) is None
+    assert len(class_labels("", "imagenet1k", 1000)) == 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "labels is '.*own.txt', which cannot be read: No such file"),
+        (b"cat\n\xff\xfe\n", "not UTF-8"),
+        (b"cat\n\ndog\n", "line 2"),
+        (b"a\tb\tc\n", "line 1"),
+        (b"", "line 1"),
+        (b"cat\ndog\n", "names 2 classes, a line each, and the checkpoint has 3"),
+    ],
+    ids=["missing", "latin", "blank line", "three columns", "empty", "another count"],
+)
+def test_bad_file_of_class_names_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "own.txt").write_bytes(content)
+    with pytest.raises(ParameterError, match=message):
+        class_labels(tmp_path / "own.txt", "imagenet1k", 3)

@@ -1,8 +1,6 @@
 """Image files to arrays, by the Pillow reference."""
 
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -60,36 +58,10 @@ def test_photographs_become_what_torchvision_transforms_make_of_them(path, varia
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("crop", [32, 96, 224, 288])
-def test_any_crop_size_works(crop):
-    settings = Preprocessing(resize=crop + 9, crop=crop, mean=(127.5,) * 3, std=(127.5,) * 3)
-    found = pillow_preprocess(gradient(301, 200), settings)
-    assert found.shape == (crop, crop, 3)
-    assert -1 <= found.min() < found.max() <= 1
-
-
-def test_rows_stay_rows_and_the_crop_is_central():
-    found = pillow_preprocess(gradient(400, 100), Preprocessing(100, 50, (0.0,) * 3, (1.0,) * 3))
-    red, green = found[..., 0], found[..., 1]
-    assert (np.diff(red, axis=1) >= 0).all()
-    assert (np.diff(red, axis=0) == 0).all()
-    assert (np.diff(green, axis=0) >= 0).all()
-    assert (np.diff(green, axis=1) == 0).all()
-    assert red.mean() == pytest.approx(127.5, abs=1)
-    assert green.mean() == pytest.approx(127.5, abs=2)
-    assert np.ptp(red) < np.ptp(green) / 3  # an eighth of the width, half of the height
-
-
 def test_an_odd_border_is_split_with_halves_to_the_even_number():
     image = gradient(13, 8)  # (13 - 8) / 2 = 2.5 -> 2
     found = pillow_preprocess(image, PLAIN)
     np.testing.assert_array_equal(found, np.asarray(image, dtype=np.float32)[:, 2:10])
-
-
-def test_shrinking_averages_so_that_a_fine_pattern_turns_grey():
-    checks = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    found = pillow_preprocess(Image.fromarray(np.stack([checks] * 3, axis=-1)), PLAIN)
-    assert np.abs(found - 127.5).max() < 3  # without antialiasing every value would be 0 or 255
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -120,39 +92,28 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path):
     assert loaded.max() == 255
 
 
-def bad_files() -> dict[str, bytes]:
-    photograph = (IMAGES / "chelsea.jpg").read_bytes()
-    return {
-        "empty.jpg": b"",
-        "page.jpg": b"<!DOCTYPE html><html>Not Found</html>",
-        "truncated.jpg": photograph[: len(photograph) // 2],
-        "header_only.jpg": photograph[:40],
-        "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
-        "hollow.png": png_claiming(20, 20),
-        "bomb.png": png_claiming(10_000, 10_000),  # above the limit: Pillow only warns
-        "large_bomb.png": png_claiming(60_000, 60_000),  # above twice the limit: Pillow refuses
-    }
+PHOTOGRAPH = (IMAGES / "chelsea.jpg").read_bytes()
+BAD_FILES = {
+    "absent.jpg": (None, "no such file"),
+    "empty.jpg": (b"", "not an image that can be read"),
+    "page.jpg": (b"<!DOCTYPE html><html>Not Found</html>", "not an image that can be read"),
+    "truncated.jpg": (PHOTOGRAPH[: len(PHOTOGRAPH) // 2], "cannot be decoded"),
+    "header_only.jpg": (PHOTOGRAPH[:40], "cannot be decoded|not an image"),
+    # Pillow would know it, and start Ghostscript.
+    "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "Expected one of: JPEG"),
+    "hollow.png": (png_claiming(20, 20), "cannot be decoded"),
+    "bomb.png": (png_claiming(10_000, 10_000), "pixels"),  # above the limit: Pillow only warns
+    "large_bomb.png": (png_claiming(60_000, 60_000), "pixels"),  # above twice the limit: Pillow refuses
+}
 
 
-@pytest.mark.parametrize("name", bad_files())
+@pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_image_file_is_an_error_that_names_it(tmp_path, name):
-    path = tmp_path / name
-    path.write_bytes(bad_files()[name])
-    with pytest.raises(ParameterError, match=name) as caught:
-        load_image(path)
-    assert ("pixels" in str(caught.value)) == ("bomb" in name)
-
-
-def test_a_format_that_starts_another_program_is_not_even_opened(tmp_path):
-    path = tmp_path / "script.eps"
-    path.write_bytes(bad_files()["script.eps"])
-    with pytest.raises(ParameterError, match="Expected one of: JPEG"):  # Pillow itself would know it as EPS
-        load_image(path)
-
-
-def test_a_missing_image_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(ParameterError, match=r"nowhere\.jpg"):
-        load_image(tmp_path / "nowhere.jpg")
+    content, message = BAD_FILES[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ParameterError, match=f"{name}.*({message})"):
+        load_image(tmp_path / name)
 
 
 def test_a_long_thin_image_is_refused_before_it_fills_the_memory():
@@ -164,9 +125,3 @@ def test_a_long_thin_image_is_refused_before_it_fills_the_memory():
 def test_impossible_settings_are_errors(settings, message):
     with pytest.raises(ParameterError, match=message):
         pillow_preprocess(gradient(9, 9), settings)
-
-
-def test_importing_photographs_imports_no_framework():
-    code = "import sys, utils.images.photographs; print({'tensorflow', 'torch', 'jax'} & set(sys.modules))"
-    root = Path(__file__).parents[2]
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).strip() == "set()"

@@ -1,11 +1,10 @@
 """Where a photograph may come from, and what is said when it cannot."""
 
 import sys
-import threading
 import types
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from server import respond, running
 
 from utils.errors import ParameterError
 from utils.images import source
@@ -15,22 +14,12 @@ from utils.images.source import read_image_file
 COFFEE = sample_files()["coffee"]
 
 
-@pytest.fixture(scope="module")
-def address():
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if "coffee" in self.path else 404)
-            self.end_headers()
-            self.wfile.write(COFFEE if "coffee" in self.path else b"")
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+@pytest.fixture
+def address(monkeypatch):
+    with running(monkeypatch, 1) as (server,):
+        for path in ("/coffee.jpg", "/coffee.jpg?size=1"):
+            server.answers[path] = lambda handler: respond(handler, COFFEE)
+        yield server.url
 
 
 def test_sample_path_and_url_give_title_and_file(tmp_path, address):

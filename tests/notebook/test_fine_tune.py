@@ -16,7 +16,8 @@ import pytest
 from labelled import folder_of
 from PIL import Image
 
-from benchmarks import training as benchmark
+from benchmarks.exports import noise, prepare_export
+from benchmarks.training import build_tensorflow
 from utils.artefact.tarball import extract_tarball
 from utils.convert import ROOT
 from utils.models.variants import get_variant
@@ -137,9 +138,9 @@ def test_a_classifier_is_refused_before_any_data_are_read(tmp_path):
 @pytest.mark.slow
 def test_a_training_step_of_a_full_size_model_lowers_the_loss(tmp_path, name, kind):
     variant = get_variant(name)
-    benchmark.prepare_export(kind, name)(tmp_path / "fe")
-    step = benchmark.build_tensorflow(variant, "all", tmp_path / "fe")
-    losses = [step(benchmark.noise(2, 224), np.array([3, 7])) for _ in range(3)]
+    prepare_export(kind, name, "fe")(tmp_path / "fe")
+    step = build_tensorflow(variant, "all", tmp_path / "fe")
+    losses = [step(noise(2, 224), np.array([3, 7])) for _ in range(3)]
     assert np.isfinite(losses).all()
     assert losses[2] < losses[1] < losses[0]
 

@@ -23,8 +23,11 @@ def test_good_parameters_give_the_variant(family, tmp_path):
 @pytest.mark.parametrize(
     ("family", "wrong", "message"),
     [
-        ("convmixer", {"labels": "nowhere.txt"}, "labels is 'nowhere.txt'"),
-        ("convmixer", {"use_ema": True}, "use_ema is True"),
+        ("convmixer", {"labels": "nowhere.txt", "head": "classification"}, "labels is 'nowhere.txt', which"),
+        ("convmixer", {"labels": 3, "head": "classification"}, "labels is 3"),
+        ("convmixer", {"labels": "x"}, "has no classes"),
+        ("convmixer", {"use_ema": True}, "use_ema is True, and checkpoint is 'synthetic'"),
+        ("convmixer", {"use_ema": "yes"}, "use_ema is 'yes'"),
         ("convmixer", {"variant": "convmixer_999"}, "convmixer_768_32"),
         ("convmixer", {"variant": "mixer_b16_sam"}, r"conversion_mlpmixer\.ipynb"),
         ("convmixer", {"head": "segmentation"}, "head is 'segmentation'"),

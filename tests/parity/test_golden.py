@@ -24,10 +24,6 @@ def golden():
     return make_golden(pooled, 48, 64, 0, photographs)
 
 
-def arrays_of(golden):
-    return {name: getattr(golden, name) for name in ("coarse", "fine", "size", "outputs")}
-
-
 def packed(**arrays):
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
@@ -95,25 +91,24 @@ def test_a_source_that_gives_no_logits_is_refused(source):
         make_golden(source, 48, 48, 0, {"a": np.zeros((48, 48, 3), np.float32)})
 
 
-def damaged(golden):
-    arrays, data = arrays_of(golden), golden_bytes(golden)
-    yield "truncated", data[: len(data) // 2]
-    yield "a flipped byte", data[:100] + bytes([data[100] ^ 255]) + data[101:]
-    yield "no archive", b"<html>not found</html>"
-    yield "an array less", packed(**{key: value for key, value in arrays.items() if key != "fine"})
-    yield "an array more", packed(**arrays, more=np.zeros(1))
-    yield "another type", packed(**arrays | {"coarse": golden.coarse.astype(np.float64)})
-    yield "a pickle", packed(**arrays | {"outputs": np.array([[print]], dtype=object)})
-    yield "other counts", packed(**arrays | {"outputs": golden.outputs[:1]})
-    yield "no outputs", packed(**arrays | {"outputs": golden.outputs[:, :0]})
-    yield "outputs of NaN", packed(**arrays | {"outputs": golden.outputs * np.float32("nan")})
-    yield "a huge image", packed(**arrays | {"size": np.array([1 << 20, 1 << 20], np.int32)})
-    yield "a negative image", packed(**arrays | {"size": np.array([-1, -1], np.int32)})
-    yield "a bomb", packed(**arrays | {"outputs": np.zeros((4, 10_000_000), np.float32)})
+DAMAGED = {
+    "truncated": lambda data, arrays: data[: len(data) // 2],
+    "a flipped byte": lambda data, arrays: data[:100] + bytes([data[100] ^ 255]) + data[101:],
+    "no archive": lambda data, arrays: b"<html>not found</html>",
+    "an array less": lambda data, arrays: packed(**{key: value for key, value in arrays.items() if key != "fine"}),
+    "an array more": lambda data, arrays: packed(**arrays, more=np.zeros(1)),
+    "another type": lambda data, arrays: packed(**arrays | {"coarse": arrays["coarse"].astype(np.float64)}),
+    "a pickle": lambda data, arrays: packed(**arrays | {"outputs": np.array([[print]], dtype=object)}),
+    "other counts": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:1]}),
+    "no outputs": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:, :0]}),
+    "outputs of NaN": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"] * np.float32("nan")}),
+    "a huge image": lambda data, arrays: packed(**arrays | {"size": np.array([1 << 20, 1 << 20], np.int32)}),
+    "a negative image": lambda data, arrays: packed(**arrays | {"size": np.array([-1, -1], np.int32)}),
+    "a bomb": lambda data, arrays: packed(**arrays | {"outputs": np.zeros((4, 10_000_000), np.float32)}),
+}
 
 
-@pytest.mark.parametrize("kind", range(13))
+@pytest.mark.parametrize("kind", DAMAGED)
 def test_damaged_golden_data_are_an_error_that_names_the_file(golden, kind):
-    _, data = list(damaged(golden))[kind]
     with pytest.raises(PackagingError, match=r"golden\.npz.*Get the file again"):
-        read_golden(data, "golden.npz")
+        read_golden(DAMAGED[kind](golden_bytes(golden), vars(golden)), "golden.npz")

@@ -14,11 +14,10 @@ import tensorflow as tf
 import tiny
 
 from benchmarks import yardstick
-from benchmarks.faults import FAULTS, Fault, faults_of
+from benchmarks.faults import Fault, faults_of
 from benchmarks.gate import Subject
 from benchmarks.honest import KINDS
 from utils.errors import ParityError
-from utils.models import mlp_mixer
 from utils.models.variants import get_variant
 from utils.parity.comparison import RATIO, Report
 
@@ -62,6 +61,11 @@ def test_honest_mixer_passes(kind):
     subject(MIXER, kind).report(training=kind == "golden").require()
 
 
+@pytest.mark.parametrize("head", tiny.OUTPUTS)
+def test_honest_mixer_of_plain_operations_passes(head):
+    Subject(get_variant(MIXER), tiny.mixer_weights(), head, operations="plain").report().require()
+
+
 @pytest.mark.parametrize("name", [*tiny.NAMES, MIXER])
 def test_honest_feature_extractor_passes(name):
     subject(name, head="fe").report(training=False).require()
@@ -83,10 +87,6 @@ def test_fault_fails_parity(name, kind, fault):
         assert fault.ignores_training or fault.name == "another_momentum"
         report = subject(name, kind).report(fault)
     caught(report)
-
-
-def test_every_fault_is_of_some_family():
-    assert len({fault.name for faults in FAULTS.values() for fault in faults}) >= 25
 
 
 @pytest.mark.parametrize(
@@ -111,29 +111,6 @@ def test_one_number_changed_by_one_per_cent_fails_parity(name, key):
     assert not report.passed
     assert [row.variable for row in report.rows if row.output == "variables" and not row.passed] == [key]
     assert any(not row.passed for row in report.rows if row.output == "logits"), report.table()
-
-
-@pytest.mark.parametrize("name", tiny.NAMES)
-@pytest.mark.parametrize("key", ["blocks.1.0.fn.0.weight", "blocks.1.1.weight", "blocks.1.3.bias"])
-def test_one_weight_array_changed_by_one_per_cent_fails_parity(name, key):
-    def plant(graph, weights):
-        weights[key] *= np.float32(1.01)
-
-    caught(subject(name).report(Fault("one array", plant), training=False))
-
-
-def test_statistics_of_the_batch_in_place_of_the_moving_ones_fail_parity():
-    here = subject(GELU)
-    call = here.family.export(None).call
-    noise = here.proof.inputs["noise"]
-    found = here.proof.compare_outputs(lambda batch: call(tf.constant(batch), True).numpy(), "noise", noise)
-    assert not Report(found).passed
-
-
-def test_handler_with_another_gelu_fails_parity(monkeypatch):
-    # x * sigmoid(1.702 x), which some frameworks call GELU too
-    monkeypatch.setattr(tf.math, "erf", lambda x: tf.tanh(0.851 * np.sqrt(2) * x))
-    caught(subject(GELU).report(training=False))
 
 
 def test_variance_over_n_for_n_minus_1_fails_parity_at_a_full_size_s_count_of_positions(monkeypatch):
@@ -168,14 +145,6 @@ def test_normalisation_is_probed_whatever_the_checkpoint(name):
     (fault,) = [fault for fault in faults_of(here.variant) if fault.name == "epsilon_doubled"]
     failed = [row for row in here.report(fault, training=False).rows if not row.passed]
     assert "noise, probed" in [row.input for row in failed]
-
-
-def test_probe_changes_nothing_that_stays():
-    weights = tiny.mixer_weights()
-    before = {key: value.copy() for key, value in weights.items()}
-    mlp_mixer.with_probe(weights)
-    for key, value in weights.items():
-        np.testing.assert_array_equal(value, before[key])
 
 
 def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_swapped():

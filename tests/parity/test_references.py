@@ -123,30 +123,6 @@ def test_who_changes_a_result_changes_it_for_itself_alone():
     np.testing.assert_array_equal(logits(A), A + 1)
 
 
-@pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu"])
-def test_one_run_of_convmixer_gives_what_both_heads_give(name):
-    from utils.models import convmixer
-
-    golden = tiny.expected(name)
-    found = convmixer.outputs(tiny.source(name), golden["inputs"].copy())
-    assert sorted(found) == ["features", "logits"]
-    for output, array in found.items():
-        assert tiny.relative_error(array, golden[output]) < 1e-6
-    assert list(convmixer.outputs(tiny.source(name, "fe"), golden["inputs"].copy())) == ["features"]
-
-
-def test_one_run_of_a_mixer_gives_what_both_heads_give():
-    from utils.models import mlp_mixer
-
-    golden = tiny.expected("mixer_tiny")
-    for head, outputs in (("classification", ["features", "logits"]), ("fe", ["features"])):
-        model = mlp_mixer.build(tiny.architecture("mixer_tiny"), head)
-        found = mlp_mixer.as_outputs(model, mlp_mixer.select_parameters(model, tiny.mixer_weights()))(golden["inputs"])
-        assert sorted(found) == outputs
-        for output, array in found.items():
-            assert tiny.relative_error(array, golden[output]) < 1e-6
-
-
 def test_what_is_asked_for_later_is_computed_in_order_by_one_thread_beside_this_one():
     references, threads, order = References("sha", "variant"), set(), []
 

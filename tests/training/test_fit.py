@@ -137,7 +137,7 @@ def test_the_saved_classifier_can_be_trained_again(classifier):
     run, folder = classifier
     model = saved_model.load_model(folder)
     inputs = np.random.default_rng(2).standard_normal((4, 48, 48, 3), dtype=np.float32)
-    found = saved_model.gradients(model, inputs, training=True)
+    found = saved_model.Candidate(model).gradients(inputs, training=True)
     head = fine_tuned.HEAD_NAMES[run.extractor.variant.family]
     assert set(head) < set(found)
     assert all(gradient is not None and np.isfinite(gradient).all() for gradient in found.values())

@@ -48,8 +48,8 @@ def test_a_planted_fault_does_not_pass(tmp_path, fault):
 
     variant = get_variant("convmixer_tiny")
     images, labels = parity.task(variant, 8)
-    start, source = parity._train_source(variant, images, labels, True)
-    folder, axes = parity._save(variant, "onnx-tf", tmp_path)
+    start, source = parity.train_source(variant, images, labels, True)
+    folder, axes = parity.save(variant, "onnx-tf", tmp_path)
     if fault == "one weight changed by 1 %":
         import tiny
 

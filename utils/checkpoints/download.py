@@ -1,4 +1,4 @@
-"""Fetch an official checkpoint once, record its SHA-256, and check that on every later use.
+"""A checkpoint's file: what is known of it; official ones are fetched once, and checked by SHA-256 on every later use.
 
 Upstream publishes no hashes, so the first download is trusted (if it is whole and of the right kind) and
 remembered in a small JSON file beside it. A file gets its final name only when it is complete: it grows as
@@ -27,12 +27,30 @@ SUFFIXES = {"timm": ".pth.tar", "sequential": ".pth.tar", "flax": ".npz", "timm_
 
 
 @dataclass(frozen=True)
-class Download:
-    """A complete official file: where it is, where it came from, and its SHA-256."""
+class Checkpoint:
+    """A local file; `weights` is "official", "synthetic" or "custom", and `url` is known if official."""
 
     path: Path
-    url: str
+    weights: str
+    url: str | None
     sha256: str
+
+    @property
+    def notice(self) -> str:
+        """What whoever sees the model must be told of its weights, or nothing."""
+        return "SYNTHETIC WEIGHTS: random numbers, which recognise nothing" if self.weights == "synthetic" else ""
+
+    @property
+    def record(self) -> dict[str, str | None]:
+        """What the manifest says of the file: its address, its name (where it lay is nobody's business), its hash."""
+        return {"url": self.url, "path": self.path.name, "sha256": self.sha256}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same for people."""
+        size = f"{self.path.stat().st_size / 1e6:.2f} MB"
+        origin = self.url or "this machine"
+        return {"weights": self.weights, "file": self.path.name, "from": origin, "size": size, "SHA-256": self.sha256}
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
@@ -59,7 +77,7 @@ def official_name(variant: Variant, source: Source) -> str:
     return f"{variant.name}.{source.layout}{suffix}"
 
 
-def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Download:
+def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Checkpoint:
     """Gives the official checkpoint of a variant, downloading it at the first use.
 
     The sources are asked in their order, the next one when a file is absent or its host cannot be reached; a host that
@@ -123,23 +141,25 @@ def write_record(target: Path, origin: str, sha256: str, size: int) -> None:
     write_text(_record_path(target), text + "\n")
 
 
-def _checked(target: Path, source: Source) -> Download:
+def _checked(target: Path, source: Source) -> Checkpoint:
     """A cached file, after its hash was compared with the recorded one."""
     wrong = why_not_checkpoint(target)
     if wrong:
         raise CheckpointError(f"{target}: the cached file {wrong}. Delete it to download it again.")
-    recorded, found = recorded_sha256(target), hash_file(target)
+    recorded, found, url = recorded_sha256(target), hash_file(target), source.url
     if recorded is None:  # put there by hand, or its record was deleted to accept a new upstream file
-        write_record(target, source.url, found, target.stat().st_size)
+        write_record(target, url, found, target.stat().st_size)
     elif recorded != found:
         raise CheckpointError(
             f"{target}: the cached file is not the one that was downloaded. "
-            f"Expected SHA-256 {recorded}, found {found}. Delete it to download it again from {source.url}."
+            f"Expected SHA-256 {recorded}, found {found}. Delete it to download it again from {url}."
         )
-    return Download(target, source.url if recorded is None else _recorded(target, "origin"), found)
+    else:
+        url = _recorded(target, "origin")
+    return Checkpoint(target, "official", url, found)
 
 
-def _download(source: Source, target: Path, progress: bool) -> Download:
+def _download(source: Source, target: Path, progress: bool) -> Checkpoint:
     _remove_stale_parts(target)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -158,7 +178,7 @@ def _download(source: Source, target: Path, progress: bool) -> Download:
         part.unlink(missing_ok=True)
 
 
-def _accept(origin: str, part: Path, target: Path) -> Download:
+def _accept(origin: str, part: Path, target: Path) -> Checkpoint:
     """Gives a finished transfer from `origin` its final name, if it is good; the record is written before."""
     wrong = why_not_checkpoint(part)
     if wrong:
@@ -175,7 +195,7 @@ def _accept(origin: str, part: Path, target: Path) -> Download:
         )
     write_record(target, origin, found, part.stat().st_size)
     os.replace(part, target)
-    return Download(target, origin, found)
+    return Checkpoint(target, "official", origin, found)
 
 
 def _remove_stale_parts(target: Path) -> None:

@@ -17,6 +17,7 @@ from utils.checkpoints import synthetic
 from utils.checkpoints.archives import regular_file
 from utils.checkpoints.download import (
     SUFFIXES,
+    Checkpoint,
     cache_folder,
     fetch,
     official_name,
@@ -28,34 +29,7 @@ from utils.checkpoints.layouts import COUNTER, HEAD_KEYS, expected_shapes
 from utils.checkpoints.problems import Problems
 from utils.errors import CheckpointWarning, ParameterError
 from utils.files import hash_file
-from utils.models.variants import NOTEBOOKS, VARIANTS, Variant, customised
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A local file; `weights` is "official", "synthetic" or "custom", and `url` is known if official."""
-
-    path: Path
-    weights: str
-    url: str | None
-    sha256: str
-
-    @property
-    def notice(self) -> str:
-        """What whoever sees the model must be told of its weights, or nothing."""
-        return "SYNTHETIC WEIGHTS: random numbers, which recognise nothing" if self.weights == "synthetic" else ""
-
-    @property
-    def record(self) -> dict[str, str | None]:
-        """What the manifest says of the file: its address, its name (where it lay is nobody's business), its hash."""
-        return {"url": self.url, "path": self.path.name, "sha256": self.sha256}
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """The same for people."""
-        size = f"{self.path.stat().st_size / 1e6:.2f} MB"
-        origin = self.url or "this machine"
-        return {"weights": self.weights, "file": self.path.name, "from": origin, "size": size, "SHA-256": self.sha256}
+from utils.models.variants import VARIANTS, Variant, customised
 
 
 def resolve(
@@ -78,8 +52,7 @@ def resolve(
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ParameterError(f"seed = {seed!r} is not an integer from 0 to {2**32 - 1}.")
     if checkpoint == "official":
-        download = fetch(variant, cache_dir, progress)
-        return Checkpoint(download.path, "official", download.url, download.sha256)
+        return fetch(variant, cache_dir, progress)
     if checkpoint == "synthetic":
         return _synthetic_checkpoint(variant, seed, cache_folder(cache_dir))
     path = regular_file(checkpoint)
@@ -118,52 +91,35 @@ def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification",
     beside them. Raises CheckpointError for anything that is not as the architecture asks.
     """
     drop = HEAD_KEYS[variant.family] if head == "fe" else ()
-    return _read(checkpoint.path, variant, variant.family, drop, use_ema, custom=checkpoint.weights == "custom")
+    return _read(checkpoint.path, variant, drop, use_ema, custom=checkpoint.weights == "custom")
 
 
-def read_convmixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Reads a ConvMixer's file, PyTorch's or .safetensors, in either key layout, with the variant's own classes.
+def read(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """Reads a file of the variant's family, in any of its formats and key layouts, with the variant's own classes.
 
     `drop` names keys, exactly, that are neither needed nor returned (`layouts.HEAD_KEYS` for a feature extractor).
     Raises CheckpointError for anything that is not as the variant's architecture asks, ParameterError for an unknown
     key in `drop`; what `Loaded` has as notes is a CheckpointWarning.
     """
-    return _warned(_read(path, variant, "convmixer", drop))
-
-
-def read_mixer(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
-    """Reads a Mixer's file: .npz with flat Flax keys, PyTorch's or .safetensors with timm's; as `read_convmixer`."""
-    return _warned(_read(path, variant, "mixer", drop))
-
-
-def _warned(loaded: Loaded) -> dict[str, np.ndarray]:
+    loaded = _read(path, variant, drop)
     for note in loaded.notes:
-        warnings.warn(note, CheckpointWarning, stacklevel=3)
+        warnings.warn(note, CheckpointWarning, stacklevel=2)
     return loaded.arrays
 
 
 def _read(
-    path: str | os.PathLike,
-    variant: Variant,
-    family: str,
-    drop: Collection[str],
-    use_ema: bool = False,
-    custom: bool = False,
+    path: str | os.PathLike, variant: Variant, drop: Collection[str], use_ema: bool = False, custom: bool = False
 ) -> Loaded:
     path = regular_file(path)
-    _check_request(variant, family, drop)
+    if unknown := [key for key in drop if key not in expected_shapes(variant)]:
+        raise ParameterError(f"drop names keys that {variant.name} does not have: {', '.join(unknown)}.")
     entries = open_entries(path, variant, use_ema)
     if custom:
         variant = customised(variant, _classes(entries, variant))
-    wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in drop}
-    uncounted = _uncounted(entries, wanted) if custom else []
-    wanted = {key: shape for key, shape in wanted.items() if key not in uncounted}
+    uncounted = _uncounted(entries, expected_shapes(variant)) if custom else []
+    wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in (*drop, *uncounted)}
     problems = Problems(path, variant, _resembled(variant, entries))
-    problems.compare_keys(entries.headers, wanted, [*drop, *uncounted])
-    for key in wanted:
-        if key in entries.headers:
-            dtype = "int64" if key.endswith(COUNTER) else "float32"
-            problems.compare_array(key, (wanted[key], dtype), entries.headers[key])
+    problems.compare(entries.headers, wanted, [*drop, *uncounted])
     problems.raise_if_any()  # before anything big is unpacked
     arrays = {}
     for key, array in entries.read(list(wanted)):
@@ -203,11 +159,10 @@ def _uncounted(entries: Entries, wanted: Collection[str]) -> list[str]:
 
 def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoint:
     """The synthetic file of this variant and seed, written at the first use, or again if it was changed."""
-    write = {"convmixer": synthetic.write_convmixer, "mixer": synthetic.write_mixer}[variant.family]
     path = folder / _synthetic_name(variant, seed)
     sha256 = hash_file(path) if path.is_file() else None
     if sha256 is None or recorded_sha256(path) != sha256:
-        write(variant, path, seed)
+        synthetic.write(variant, path, seed)
         sha256 = hash_file(path)
         write_record(path, f"synthetic, seed {seed}", sha256, path.stat().st_size)
     return Checkpoint(path, "synthetic", None, sha256)
@@ -216,17 +171,6 @@ def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoi
 def _synthetic_name(variant: Variant, seed: int) -> str:
     layout = {"convmixer": "timm", "mixer": "flax"}[variant.family]
     return f"{variant.name}.synthetic-v{synthetic.FORMAT_VERSION}-seed{seed}{SUFFIXES[layout]}"
-
-
-def _check_request(variant: Variant, family: str, drop: Collection[str]) -> None:
-    if variant.family != family:
-        raise ParameterError(
-            f"variant = {variant.name!r} is of the {variant.family} family, and this reads {family} "
-            f"checkpoints. Use {NOTEBOOKS[variant.family]} for it."
-        )
-    unknown = [key for key in drop if key not in expected_shapes(variant)]
-    if unknown:
-        raise ParameterError(f"drop names keys that {variant.name} does not have: {', '.join(unknown)}.")
 
 
 def _resembled(variant: Variant, entries: Entries) -> list[str]:

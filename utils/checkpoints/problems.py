@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from utils.checkpoints.layouts import COUNTER
 from utils.errors import CheckpointError
 from utils.models.variants import Variant
 
+Headers = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype name by key
 _LISTED = 10  # of each kind; the count says how many there are
 _SHOWN = 200  # characters of one: a file may name its entries as it likes
 # What is converted to float32: the first two without loss.
@@ -29,39 +32,33 @@ class Problems:
         self.resembled = resembled  # other variants that the file's keys and shapes fit
         self._found: dict[str, list[str]] = {}
         self._foreign: list[str] = []
-        self._converted: dict[str, int] = {}
+        self._converted: Counter[str] = Counter()
 
     def add(self, kind: str, entry: str) -> None:
         """Notes one entry under a kind, such as "missing"."""
         self._found.setdefault(kind, []).append(entry)
 
-    def compare_keys(self, found: Collection[str], wanted: Collection[str], allowed: Collection[str]) -> None:
-        """Notes missing and surplus keys; `allowed` ones are neither.
+    def compare(self, found: Headers, wanted: Mapping[str, tuple[int, ...]], allowed: Collection[str]) -> None:
+        """Notes missing and surplus keys, and wrong shapes and dtypes; of `allowed` keys nothing.
 
-        A surplus one that is no part of the model (another name than its layers') is only told of, see `notes`.
+        A surplus one that is no part of the model (another name than its layers') is only told of, see `notes`; and so
+        is a dtype that can be converted to float32.
         """
         for key in wanted:
             if key not in found:
                 self.add("missing", key)
-        for key in found:
+        for key in map(str, found):
             if key not in wanted and key not in allowed:
-                self.add("surplus", str(key)) if _OWN.match(str(key)) else self._foreign.append(str(key))
-
-    def compare_array(
-        self, key: str, expected: tuple[tuple[int, ...], str], found: tuple[tuple[int, ...], str]
-    ) -> bool:
-        """Notes a wrong shape or dtype (each given as shape, dtype name); tells whether both are right.
-
-        Where float32 is expected, what can be converted to it is right.
-        """
-        converted = expected[1] == "float32" and found[1] in CONVERTED
-        if converted:
-            self._converted[found[1]] = self._converted.get(found[1], 0) + 1
-        elif found[1] != expected[1]:
-            self.add("wrongly typed", f"{key}: expected {expected[1]}, found {found[1]}")
-        if tuple(found[0]) != tuple(expected[0]):
-            self.add("misshapen", f"{key}: expected {list(expected[0])}, found {list(found[0])}")
-        return tuple(found[0]) == tuple(expected[0]) and (converted or found[1] == expected[1])
+                self.add("surplus", key) if _OWN.match(key) else self._foreign.append(key)
+        for key in filter(found.__contains__, wanted):
+            shape, dtype = found[key]
+            expected = "int64" if key.endswith(COUNTER) else "float32"
+            if expected == "float32" and dtype in CONVERTED:
+                self._converted[dtype] += 1
+            elif dtype != expected:
+                self.add("wrongly typed", f"{key}: expected {expected}, found {dtype}")
+            if tuple(shape) != wanted[key]:
+                self.add("misshapen", f"{key}: expected {list(wanted[key])}, found {list(shape)}")
 
     def check_values(self, key: str, array: np.ndarray) -> None:
         """Notes NaN, infinity, and a variance below zero."""

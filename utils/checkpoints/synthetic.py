@@ -23,8 +23,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from utils.checkpoints.layouts import COUNTER, expected_shapes, sequential_keys
-from utils.errors import CheckpointError, ParameterError
+from utils.checkpoints.layouts import COUNTER, expected_shapes
+from utils.errors import CheckpointError
 from utils.files import written_whole
 from utils.models.variants import Variant
 
@@ -42,35 +42,33 @@ _BIAS = 0.1  # standard deviation of a Mixer's biases
 _BRANCH_GAIN = 0.5  # a Mixer's branches add to the residual stream, depth after depth
 
 
-def write_convmixer(variant: Variant, path: str | os.PathLike, seed: int, layout: str = "timm") -> None:
-    """Writes a .pth.tar in the "timm" layout, wrapped as timm's trainer does, or the bare "sequential" one.
+def write(variant: Variant, path: str | os.PathLike, seed: int) -> None:
+    """Writes a ConvMixer's .pth.tar in the "timm" layout, wrapped as timm's trainer does, or a Mixer's .npz.
 
-    Raises CheckpointError when the file cannot be written, ParameterError for an unknown layout.
+    Whole or not at all; CheckpointError where that is not possible.
     """
+    try:
+        with written_whole(Path(path)) as file:
+            (_write_torch if variant.family == "convmixer" else _write_npz)(file, variant, seed)
+    except (OSError, RuntimeError) as error:  # torch.save wraps a failing write in a RuntimeError
+        raise CheckpointError(f"{path}: the synthetic checkpoint cannot be written: {error}.") from error
+
+
+def _write_torch(file: BinaryIO, variant: Variant, seed: int) -> None:
     import torch
 
-    arrays = {key: torch.from_numpy(array) for key, array in convmixer_arrays(variant, seed)}
-    if layout == "timm":
-        content: dict = {"state_dict": arrays, "epoch": 0, "arch": variant.name}
-    elif layout == "sequential":
-        content = {key: arrays[canonical] for key, canonical in sequential_keys(variant.architecture).items()}
-    else:
-        raise ParameterError(f'layout = {layout!r} is not known. Choose "timm" or "sequential".')
+    tensors = {key: torch.from_numpy(array) for key, array in convmixer_arrays(variant, seed)}
     # Saving to an open file, not to a path, keeps the file's name out of the archive's bytes.
-    _write(Path(path), lambda file: torch.save(content, file))
+    torch.save({"state_dict": tensors, "epoch": 0, "arch": variant.name}, file)
 
 
-def write_mixer(variant: Variant, path: str | os.PathLike, seed: int) -> None:
-    """Writes an .npz, uncompressed, flat Flax keys, one array in memory at a time."""
-
-    def write(file: BinaryIO) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for key, array in mixer_arrays(variant, seed):
-                # ZipFile.open with a name alone dates the member 1980: the bytes do not depend on the clock.
-                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-
-    _write(Path(path), write)
+def _write_npz(file: BinaryIO, variant: Variant, seed: int) -> None:
+    """Uncompressed, flat Flax keys, one array in memory at a time."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for key, array in mixer_arrays(variant, seed):
+            # ZipFile.open with a name alone dates the member 1980: the bytes do not depend on the clock.
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def convmixer_arrays(variant: Variant, seed: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -187,12 +185,3 @@ def _stream(seed: int, key: str) -> Callable[[tuple[int, ...]], np.ndarray]:
 def _around_one(normal: np.ndarray) -> np.ndarray:
     # Clipped at two standard deviations: a scale or variance near zero, or below, would not be plausible.
     return 1 + np.float32(_JITTER) * np.clip(normal, -2, 2)
-
-
-def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Whole or not at all; CheckpointError where that is not possible."""
-    try:
-        with written_whole(path) as file:
-            write(file)
-    except (OSError, RuntimeError) as error:  # torch.save wraps a failing write in a RuntimeError
-        raise CheckpointError(f"{path}: the synthetic checkpoint cannot be written: {error}.") from error

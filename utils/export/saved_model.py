@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,53 +157,6 @@ def as_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     return lambda inputs: model(tf.constant(inputs), training=False).numpy()
 
 
-def gradients(model: Any, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray | None]:
-    """Gradients of `sum(output ** 2) / batch` by every trainable variable of a loaded model, by variable name.
-
-    `inputs` is float32 [B, H, W, 3]. A variable that the output does not depend on gets None.
-    """
-    variables = model.trainable_variables
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(model(tf.constant(inputs), training=training) ** 2) / len(inputs)
-    found = tape.gradient(loss, variables)
-    arrays = {}
-    for index, variable in enumerate(variables):
-        # `numpy` copies: each tensor goes at once, or all would be there twice.
-        gradient, found[index] = found[index], None
-        arrays[name_of(variable)] = None if gradient is None else gradient.numpy()
-    return arrays
-
-
-def training_pass(model: Any, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Output with `training=True` for float32 [B, H, W, 3], and the statistics it leaves, by variable name.
-
-    The loaded model's own statistics are put back afterwards.
-    """
-    trainable = {name_of(v) for v in model.trainable_variables}
-    statistics = [v for v in model.variables if name_of(v) not in trainable]
-    before = [v.numpy() for v in statistics]
-    try:
-        output = model(tf.constant(inputs), training=True).numpy()
-        return output, {name_of(v): v.numpy() for v in statistics}
-    finally:
-        for variable, value in zip(statistics, before, strict=True):
-            variable.assign(value)
-
-
-@contextmanager
-def multiplied(model: Any, factor: Callable[[str], float]) -> Iterator[None]:
-    """Inside, each variable of a loaded model is multiplied by `factor` of its name; afterwards it is as it was."""
-    changed = [v for v in model.variables if factor(name_of(v)) != 1]
-    before = [v.numpy() for v in changed]
-    try:
-        for variable, value in zip(changed, before, strict=True):
-            variable.assign(value * np.float32(factor(name_of(variable))))
-        yield
-    finally:
-        for variable, value in zip(changed, before, strict=True):
-            variable.assign(value)
-
-
 class Candidate:
     """A loaded model, arrays in and arrays out, as `utils.parity.proof` compares it with its source.
 
@@ -222,21 +175,54 @@ class Candidate:
         return {name_of(variable): variable.numpy() for variable in self.model.variables}
 
     def gradients(self, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray | None]:
-        """See `gradients`."""
-        return gradients(self.model, inputs, training)
+        """Gradients of `sum(output ** 2) / batch` by every trainable variable, by its name, for float32 [B, H, W, 3].
+
+        A variable that the output does not depend on gets None.
+        """
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(self.model(tf.constant(inputs), training=training) ** 2) / len(inputs)
+        found = tape.gradient(loss, variables)
+        arrays = {}
+        for index, variable in enumerate(variables):
+            # `numpy` copies: each tensor goes at once, or all would be there twice.
+            gradient, found[index] = found[index], None
+            arrays[name_of(variable)] = None if gradient is None else gradient.numpy()
+        return arrays
 
     def training_pass(self, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """See `training_pass`."""
-        return training_pass(self.model, inputs)
+        """Output with `training=True` for float32 [B, H, W, 3], and the statistics it leaves, by variable name.
 
-    def multiplied(self, factor: Callable[[str], float]) -> AbstractContextManager[None]:
-        """See `multiplied`."""
-        return multiplied(self.model, factor)
+        The loaded model's own statistics are put back afterwards.
+        """
+        trainable = {name_of(v) for v in self.model.trainable_variables}
+        with _put_back([v for v in self.model.variables if name_of(v) not in trainable]) as statistics:
+            output = self.model(tf.constant(inputs), training=True).numpy()
+            return output, {name_of(v): v.numpy() for v in statistics}
+
+    @contextmanager
+    def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:
+        """Inside, each variable is multiplied by `factor` of its name; afterwards it is as it was."""
+        with _put_back([v for v in self.model.variables if factor(name_of(v)) != 1]) as changed:
+            for variable in changed:
+                variable.assign(variable * np.float32(factor(name_of(variable))))
+            yield
 
     def arranged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The source's arrays, in this model's axis order."""
         axes = self._axes
         return {name: array.transpose(axes[name]) if name in axes else array for name, array in arrays.items()}
+
+
+@contextmanager
+def _put_back(variables: list[tf.Variable]) -> Iterator[list[tf.Variable]]:
+    """Afterwards these have the values that they had before."""
+    before = [v.numpy() for v in variables]
+    try:
+        yield variables
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
 
 
 def name_of(variable: tf.Variable) -> str:

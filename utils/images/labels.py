@@ -79,15 +79,11 @@ def class_labels(path: str | Path, known: str | None, classes: int) -> list[Labe
     return labels
 
 
-def write_labels(labels: str | Sequence[Label], classes: int, model_dir: Path) -> Path:
-    """Put class names, a known set's or these, into a SavedModel folder as `assets.extra/labels.tsv`.
-
-    Raises as `read_labels`, and PackagingError when they are not as many as `classes`.
-    """
-    rows = read_labels(labels, classes) if isinstance(labels, str) else labels
-    if len(rows) != classes:
-        raise PackagingError(f"{len(rows):,} classes are named; the model has {classes:,}")
+def write_labels(labels: Sequence[Label], classes: int, model_dir: Path) -> Path:
+    """Put class names into a SavedModel folder as `assets.extra/labels.tsv`; PackagingError for another count."""
+    if len(labels) != classes:
+        raise PackagingError(f"{len(labels):,} classes are named; the model has {classes:,}")
     path = model_dir / "assets.extra" / "labels.tsv"
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(f"{label.wordnet_id}\t{label.name}\n" for label in rows), encoding="utf-8")
+    path.write_text("".join(f"{label.wordnet_id}\t{label.name}\n" for label in labels), encoding="utf-8")
     return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -77,7 +77,7 @@ class ConvMixer(nn.Module):
 def build_convmixer(
     architecture: ConvMixerArchitecture, weights: Mapping[str, np.ndarray], head: str = "classification"
 ) -> ConvMixer:
-    """A ConvMixer in evaluation mode with `weights`, canonical names as `checkpoints.read_convmixer` gives them.
+    """A ConvMixer in evaluation mode with `weights`, canonical names as `checkpoints.loading` gives them.
 
     The arrays become the parameters without a copy where they are writable. For the head "fe" the entries
     `head.weight` and `head.bias` are left out, by name; any other missing, extra or misshapen entry raises
@@ -86,16 +86,13 @@ def build_convmixer(
     with torch.device("meta"):  # no time or memory for an initialisation that would be overwritten
         model = ConvMixer(architecture, head)
     dropped = {"head.weight", "head.bias"} if head == "fe" else set()
-    state = {name: _as_tensor(array) for name, array in weights.items() if name not in dropped}
+    writable = {name: a if a.flags.writeable else a.copy() for name, a in weights.items() if name not in dropped}
+    state = {name: torch.from_numpy(array) for name, array in writable.items()}
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit this ConvMixer ({architecture}): {error}") from error
     return model.eval()
-
-
-def _as_tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
@@ -108,34 +105,64 @@ def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return call
 
 
-def in_float64(model: ConvMixer) -> ConvMixer:
-    """The same model in float64: the truth that float32 is measured against. The weights are float32's, exactly."""
-    return copy.deepcopy(model).double()
-
-
 def probe_factor(name: str) -> float:
-    """By what a parameter or statistic is multiplied to see the normalisation: see `with_probe`."""
+    """By what a parameter or statistic is multiplied so that each BatchNorm's epsilon decides what comes out of it.
+
+    Whether another epsilon shows otherwise depends on the checkpoint: with variances of 1000 it is lost in rounding.
+    """
     if name.endswith("running_var"):
         return 2.0**-20
     return 2.0**-10 if re.search(r"(stem\.2|fn\.2|blocks\.\d+\.3)\.weight$", name) else 1.0
 
 
-def with_probe(model: ConvMixer) -> ConvMixer:
-    """The same model with variances so small that each BatchNorm's epsilon decides what comes out of it.
+class Source:
+    """The model in float32, and with the very same weights in float64; methods as `utils.parity.proof` asks for them.
 
-    Whether another epsilon shows depends on the checkpoint: with variances of 1000 it is lost in rounding. An export
-    whose variables are multiplied alike must give what this gives.
+    Nothing changes the model: whatever would is done with a copy.
     """
-    copied = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, tensor in copied.state_dict().items():
-            if (factor := probe_factor(name)) != 1:
-                tensor.mul_(factor)
-    return copied
+
+    framework, one_core, kinks, statistics, twins = "PyTorch", True, True, True, False
+    probe_factor = staticmethod(probe_factor)
+
+    def __init__(self, model: ConvMixer) -> None:
+        self._models = {"float32": model, "float64": copy.deepcopy(model).double()}
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Parameters and moving statistics, in PyTorch's axis order."""
+        return _floats(self._models["float32"].state_dict().items())
+
+    def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> dict[str, np.ndarray]:
+        """`features` and, of a classifier, `logits`, by one run."""
+        model = self._models[dtype]
+        if probed:
+            model = copy.deepcopy(model)
+            with torch.no_grad():
+                for name, tensor in model.state_dict().items():
+                    if (factor := probe_factor(name)) != 1:
+                        tensor.mul_(factor)
+        return _outputs(model, inputs)
+
+    def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+        """In PyTorch's axis order, by parameter name."""
+        model = self._models[dtype]
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        with _one_thread():
+            loss = (model(_nchw(inputs, model)) ** 2).sum() / len(inputs)
+            found = torch.autograd.grad(loss, parameters)
+        return {name: gradient.numpy() for name, gradient in zip(names, found, strict=True)}
+
+    def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The outputs, and the BatchNorm statistics by name."""
+        trained = copy.deepcopy(self._models[dtype]).train()
+        return _outputs(trained, inputs), _floats(trained.named_buffers())
+
+    @staticmethod
+    def comparable(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+        """The same: none vanishes."""
+        return dict(gradients)
 
 
-def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """`features` and, of a classifier, `logits`, by one run on float32 [B, H, W, 3]; in the model's own dtype."""
+def _outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
     with torch.inference_mode(), _one_thread():
         features = model.features(_nchw(inputs, model))
         found = {"features": features}
@@ -144,59 +171,9 @@ def outputs(model: ConvMixer, inputs: np.ndarray) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in found.items()}
 
 
-def gradients(model: nn.Module, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """Gradients of `sum(output ** 2) / batch` by every parameter, in PyTorch's axis order, by parameter name.
-
-    `inputs` is float32 [B, H, W, 3]; the model's own dtype and mode (train or eval) are kept.
-    """
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    with _one_thread():
-        loss = (model(_nchw(inputs, model)) ** 2).sum() / len(inputs)
-        found = torch.autograd.grad(loss, parameters)
-    return {name: gradient.numpy() for name, gradient in zip(names, found, strict=True)}
-
-
-def training_pass(model: ConvMixer, inputs: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """`outputs` in train mode for float32 [B, H, W, 3], and the BatchNorm statistics that they leave, by name.
-
-    In the model's own dtype, on a copy: the model's statistics and mode stay as they are.
-    """
-    trained = copy.deepcopy(model).train()
-    found = outputs(trained, inputs)
-    return found, {n: b.numpy() for n, b in trained.named_buffers() if b.is_floating_point()}
-
-
-class Source:
-    """The model in float32 and float64, as `utils.parity.proof` asks for it."""
-
-    framework, one_core, kinks, statistics, twins = "PyTorch", True, True, True, False
-    probe_factor = staticmethod(probe_factor)
-
-    def __init__(self, model: ConvMixer) -> None:
-        self._models = {"float32": model, "float64": in_float64(model)}
-
-    def variables(self) -> dict[str, np.ndarray]:
-        """Parameters and moving statistics, in PyTorch's axis order."""
-        state = self._models["float32"].state_dict()
-        return {name: tensor.numpy() for name, tensor in state.items() if tensor.is_floating_point()}
-
-    def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> dict[str, np.ndarray]:
-        """See `outputs` and `with_probe`."""
-        model = self._models[dtype]
-        return outputs(with_probe(model) if probed else model, inputs)
-
-    def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-        """See `gradients`."""
-        return gradients(self._models[dtype], inputs)
-
-    def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """See `training_pass`."""
-        return training_pass(self._models[dtype], inputs)
-
-    @staticmethod
-    def comparable(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
-        """The same: none vanishes."""
-        return dict(gradients)
+def _floats(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """Without the counters of batches."""
+    return {name: tensor.numpy() for name, tensor in tensors if tensor.is_floating_point()}
 
 
 @contextmanager

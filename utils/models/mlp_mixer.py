@@ -20,10 +20,6 @@ from utils.errors import CheckpointError, ParameterError
 from utils.models.variants import HEADS, MixerArchitecture
 
 Arrays = dict[str, jax.Array]
-HEAD_PARAMETERS = (
-    "head/kernel",
-    "head/bias",
-)  # what a feature extractor leaves out of a classifier's checkpoint
 
 
 class MlpBlock(nn.Module):
@@ -106,7 +102,7 @@ def select_parameters(model: MlpMixer, arrays: Mapping[str, Any]) -> dict[str, A
     missing. Raises CheckpointError that lists missing keys, unexpected keys and wrong shapes.
     """
     shapes = parameter_shapes(model)
-    dropped = HEAD_PARAMETERS if model.head == "fe" else ()
+    dropped = ("head/kernel", "head/bias") if model.head == "fe" else ()
     problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in arrays]
     problems += [f"unexpected {key}" for key in arrays if key not in shapes and key not in dropped]
     problems += [
@@ -137,24 +133,6 @@ def as_function(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.
     return lambda inputs: np.asarray(predict(parameters, inputs))
 
 
-def as_outputs(
-    model: MlpMixer, parameters: Mapping[str, Any], float64: bool = False
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The model as a function of float32 [B, H, W, 3] that gives `features` and, of a classifier, `logits`.
-
-    float64: compute and give float64, the truth that float32 is measured against. Images go one by one, as every other
-    size of batch would have to be compiled anew.
-    """
-
-    def call(inputs: np.ndarray) -> dict[str, np.ndarray]:
-        with jax.enable_x64(float64):
-            there = jax.device_put(dict(parameters))
-            found = [_outputs(model, float64, there, image[np.newaxis]) for image in inputs]
-            return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
-
-    return call
-
-
 @partial(jax.jit, static_argnums=(0, 1))
 def _outputs(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Array) -> dict[str, jax.Array]:
     parameters, inputs = _in(float64, (parameters, inputs))
@@ -167,18 +145,6 @@ def _outputs(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Arr
     )
     (tokens,) = state["intermediates"][before_head]["__call__"]
     return {"features": jnp.mean(tokens, axis=1), "logits": logits}
-
-
-def gradients(
-    model: MlpMixer, parameters: Mapping[str, Any], inputs: np.ndarray, float64: bool = False
-) -> dict[str, np.ndarray]:
-    """Gradients of `sum(output ** 2) / batch` by every parameter, by key, for float32 [B, H, W, 3].
-
-    float64: compute and give float64.
-    """
-    with jax.enable_x64(float64):  # for this computation alone: the rest of the process stays in float32
-        found = _gradients(model, float64, dict(parameters), inputs)
-        return {key: np.asarray(value) for key, value in found.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -194,17 +160,12 @@ def _in(float64: bool, arrays: Any) -> Any:
 
 
 def probe_factor(key: str) -> float:
-    """By what a parameter is multiplied to see the normalisation: see `with_probe`."""
-    return 2.0**-10 if key.startswith("stem/") or "/Dense_1/" in key else 1.0
+    """By what a parameter is multiplied so that each LayerNorm's epsilon decides much of what comes out of it.
 
-
-def with_probe(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The same parameters, with a stream between the blocks so small that each LayerNorm's epsilon decides much.
-
-    Whether another epsilon shows depends on the checkpoint: where tokens vary by far more, it is lost in rounding. An
-    export whose variables are multiplied alike must give what these give.
+    The stream between the blocks is then very small. Whether another epsilon shows otherwise depends on the checkpoint:
+    where tokens vary by far more, it is lost in rounding.
     """
-    return {key: np.asarray(value) * np.float32(probe_factor(key)) for key, value in parameters.items()}
+    return 2.0**-10 if key.startswith("stem/") or "/Dense_1/" in key else 1.0
 
 
 def without_influence(key: str) -> bool:
@@ -231,7 +192,10 @@ def join_vanishing(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.n
 
 
 class Source:
-    """The model in float32 and float64, as `utils.parity.proof` asks for it."""
+    """The model in float32 and, with the very same weights, in float64; methods as `utils.parity.proof` asks for them.
+
+    JAX computes in float64 for these calls alone: the rest of the process stays in float32.
+    """
 
     framework, one_core, kinks, statistics, twins = "JAX", False, False, False, True
     probe_factor = staticmethod(probe_factor)
@@ -245,13 +209,22 @@ class Source:
         return {key: np.asarray(value) for key, value in self._parameters.items()}
 
     def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> dict[str, np.ndarray]:
-        """See `as_outputs` and `with_probe`."""
-        parameters = with_probe(self._parameters) if probed else self._parameters
-        return as_outputs(self._model, parameters, dtype == "float64")(inputs)
+        """`features` and, of a classifier, `logits`. Images go one by one: another batch would be compiled anew."""
+        parameters = self.variables()
+        if probed:
+            parameters = {key: value * np.float32(probe_factor(key)) for key, value in parameters.items()}
+        float64 = dtype == "float64"
+        with jax.enable_x64(float64):
+            there = jax.device_put(parameters)
+            found = [_outputs(self._model, float64, there, image[np.newaxis]) for image in inputs]
+            return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
 
     def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-        """See `gradients`."""
-        return gradients(self._model, self._parameters, inputs, dtype == "float64")
+        """By key."""
+        float64 = dtype == "float64"
+        with jax.enable_x64(float64):
+            found = _gradients(self._model, float64, dict(self._parameters), inputs)
+            return {key: np.asarray(value) for key, value in found.items()}
 
     def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The outputs, and no statistics: a Mixer has neither BatchNorm nor dropout."""

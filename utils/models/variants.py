@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from utils.errors import ParameterError
 from utils.models.papers import FAMILIES, MIXER_FOLDERS, PAPERS
@@ -132,10 +133,13 @@ class Variant:
         return self.preprocessing.crop
 
 
-# timm's `_cfg` of ConvMixer: crop_pct 0.96, bicubic, IMAGENET_DEFAULT_MEAN and _STD (there in [0, 1]).
-_IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
-# vision_transformer scales pixels to [-1, 1]; 0.875 is the central fraction of Inception-style evaluation.
-_SIGNED_UNIT = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}
+# By family, the share of the shorter side that is kept, and the scaling. timm's `_cfg` of ConvMixer: crop_pct 0.96,
+# bicubic, IMAGENET_DEFAULT_MEAN and _STD (there in [0, 1]). vision_transformer scales pixels to [-1, 1]; 0.875 is the
+# central fraction of Inception-style evaluation.
+_EVALUATION = {
+    "convmixer": (0.96, {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}),
+    "mixer": (0.875, {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}),
+}
 
 _CONVMIXER_RELEASES = "https://github.com/tmp-iclr/convmixer/releases/download/"
 _MIXER_BUCKET = "https://storage.googleapis.com/mixer_models/"
@@ -167,16 +171,19 @@ def _mirrors(name: str, layout: str) -> tuple[Source, ...]:
     return (Source(url, layout, "timm's copy", repository, file),)
 
 
-def _convmixer(
-    name: str, file: str, architecture: ConvMixerArchitecture, parameters: int, top1: float, top1_source: str
+def _row(
+    name: str,
+    family: str,
+    architecture: ConvMixerArchitecture | MixerArchitecture,
+    parameters: int,
+    top1: float | None,
+    top1_source: str,
+    sources: tuple[Source, ...] = (),
+    image_size: int = 224,
+    **facts: Any,
 ) -> Variant:
-    # timm's own release first: it is what timm and its descendants download.
-    sources = (
-        Source(_CONVMIXER_RELEASES + "timm-v1.0/" + file, "timm"),
-        Source(_CONVMIXER_RELEASES + "v1.0/" + file, "sequential"),
-        *_mirrors(name, "timm"),
-    )
-    preprocessing = Preprocessing(resize=233, crop=224, **_IMAGENET)  # floor(224 / 0.96)
+    share, scaling = _EVALUATION[family]
+    preprocessing = Preprocessing(resize=math.floor(image_size / share), crop=image_size, **scaling)
     return Variant(
         name=name,
         architecture=architecture,
@@ -185,50 +192,34 @@ def _convmixer(
         parameters=parameters,
         top1=top1,
         top1_source=top1_source,
-        labels="imagenet1k",
-        trained_on="ImageNet-1k",
-        **FAMILIES["convmixer"],
-        **PAPERS["convmixer"],
+        **FAMILIES[family],
+        **facts,
     )
 
 
-def _mixer(
-    name: str, folder: str, size: str, patch_size: int, parameters: int, top1: float | None, top1_source: str
-) -> Variant:
-    labels = MIXER_FOLDERS[folder]["labels"]
-    return Variant(
-        name=name,
-        architecture=MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[labels], image_size=224),
-        preprocessing=Preprocessing(resize=256, crop=224, **_SIGNED_UNIT),  # 224 / 0.875
-        sources=(
-            Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax"),
-            *_mirrors(name, "timm_mixer"),
-        ),
-        parameters=parameters,
-        top1=top1,
-        top1_source=top1_source,
-        **FAMILIES["mixer"],
-        **MIXER_FOLDERS[folder],
+def _convmixer(name: str, file: str, architecture: ConvMixerArchitecture, *figures: Any) -> Variant:
+    # timm's own release first: it is what timm and its descendants download.
+    sources = (
+        Source(_CONVMIXER_RELEASES + "timm-v1.0/" + file, "timm"),
+        Source(_CONVMIXER_RELEASES + "v1.0/" + file, "sequential"),
+        *_mirrors(name, "timm"),
     )
+    facts = {"labels": "imagenet1k", "trained_on": "ImageNet-1k", **PAPERS["convmixer"]}
+    return _row(name, "convmixer", architecture, *figures, sources, **facts)
+
+
+def _mixer(name: str, folder: str, size: str, patch_size: int, *figures: Any) -> Variant:
+    facts = MIXER_FOLDERS[folder]
+    architecture = MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[facts["labels"]], image_size=224)
+    source = Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax")
+    return _row(name, "mixer", architecture, *figures, (source, *_mirrors(name, "timm_mixer")), **facts)
 
 
 def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture, parameters: int) -> Variant:
     family = "convmixer" if isinstance(architecture, ConvMixerArchitecture) else "mixer"
-    resize, scaling = {"convmixer": (50, _IMAGENET), "mixer": (54, _SIGNED_UNIT)}[family]  # 48 / 0.96, 48 / 0.875
-    return Variant(
-        name=name,
-        architecture=architecture,
-        preprocessing=Preprocessing(resize, 48, **scaling),
-        sources=(),
-        parameters=parameters,
-        top1=None,
-        top1_source="none: random weights, for tests and dry runs",
-        labels=None,
-        trained_on="nothing: random weights, for tests and dry runs",
-        testing=True,
-        **FAMILIES[family],
-        **PAPERS[family],
-    )
+    random = "random weights, for tests and dry runs"
+    facts = {"labels": None, "trained_on": f"nothing: {random}", "testing": True, **PAPERS[family]}
+    return _row(name, family, architecture, parameters, None, f"none: {random}", image_size=48, **facts)
 
 
 _CONVMIXER_README = "https://github.com/locuslab/convmixer#evaluation"

@@ -44,42 +44,22 @@ def plot(rows: Sequence[Row], passed: bool) -> Figure:
     return figure
 
 
-def _position(row: Row) -> float:
-    return _shown(row.figure)
-
-
 def _shown(value: float) -> float:
     return _CEILING if math.isnan(value) else min(max(value, _FLOOR), _CEILING)
 
 
 def _draw_lane(axes: Axes, y: int, rows: Sequence[Row]) -> None:
     many = len(rows) > 1
+    look = {"markeredgewidth": 0, "clip_on": False, "zorder": 3}
     for index, row in enumerate(sorted(rows, key=lambda row: row.passed)):
         offset = ((index * 0.618) % 1 - 0.5) * 0.3 if many else 0  # spread, so that many dots stay visible
         if row.source is not None:
             offset += 0.2  # the export below, the source above
-            axes.plot(
-                _shown(row.source),
-                y + offset - 0.4,
-                marker="D",
-                markersize=3 if many else 5,
-                alpha=0.45 if many else 1,
-                color=_SOURCE,
-                markeredgewidth=0,
-                clip_on=False,
-                zorder=3,
-            )
-        axes.plot(
-            _position(row),
-            y + offset,
-            marker="o" if math.isfinite(row.figure) else "X",
-            markersize=4 if many else 7,
-            alpha=0.45 if many and row.passed else 1,
-            color=_PASS if row.passed else _FAIL,
-            markeredgewidth=0,
-            clip_on=False,
-            zorder=3,
-        )
+            size, alpha = (3, 0.45) if many else (5, 1)
+            axes.plot(_shown(row.source), y + offset - 0.4, "D", markersize=size, alpha=alpha, color=_SOURCE, **look)
+        size, alpha = (4, 0.45 if row.passed else 1) if many else (7, 1)
+        marker, color = "o" if math.isfinite(row.figure) else "X", _PASS if row.passed else _FAIL
+        axes.plot(_shown(row.figure), y + offset, marker, markersize=size, alpha=alpha, color=color, **look)
 
 
 def _draw_tolerances(axes: Axes, tolerances: Sequence[float]) -> None:
@@ -110,17 +90,8 @@ def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
         size = len(list(group))
         if start:
             axes.axhline(start - 0.5, color="#d9dce1", linewidth=0.8)
-        axes.text(
-            1.015,
-            start + size / 2 - 0.5,
-            output,
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            ha="left",
-            color=_TEXT,
-            fontweight="bold",
-            fontsize=9,
-        )
+        right = {"transform": axes.get_yaxis_transform(), "va": "center", "ha": "left"}
+        axes.text(1.015, start + size / 2 - 0.5, output, color=_TEXT, fontweight="bold", fontsize=9, **right)
         start += size
 
 
@@ -148,11 +119,11 @@ def _mark_worst(axes: Axes, lanes: Sequence[tuple[tuple[str, str, int], list[Row
     label = f"worst: {what}" + (f", {worst.variable}" if worst.variable else "")
     low, high = axes.get_xlim()
     # Towards the side with room.
-    right = math.log(_position(worst) / low) > 0.6 * math.log(high / low)
+    right = math.log(_shown(worst.figure) / low) > 0.6 * math.log(high / low)
     axes.annotate(
         label,
-        (_position(worst), y),
-        xytext=(-12 if right else 12, 0),
+        (_shown(worst.figure), y),
+        (-12 if right else 12, 0),
         textcoords="offset points",
         ha="right" if right else "left",
         va="center",

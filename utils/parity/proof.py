@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -104,8 +104,8 @@ class Proof:
         runs = [*((dtype, self._noise) for dtype in DTYPES)]
         if source.kinks:
             runs.append(("float32", comparison.jittered(self._noise)))
-        self._gradients = [_once(partial(self._gradient_run, dtype, inputs)) for dtype, inputs in runs]
-        self._training = [_once(partial(self._training_run, dtype)) for dtype in DTYPES]
+        self._gradients = [cache(partial(self._gradient_run, dtype, inputs)) for dtype, inputs in runs]
+        self._training = [cache(partial(self._training_run, dtype)) for dtype in DTYPES]
 
     def begin(self) -> None:
         """Starts all of it in a thread, in the order in which it will be asked for.
@@ -199,15 +199,3 @@ class Proof:
 
 
 _STATISTIC = "statistic "  # before its name, where it is remembered beside outputs
-
-
-def _once(run: Callable[[], object]) -> Callable[[], object]:
-    """The same, computed when it is first asked for."""
-    found: list = []
-
-    def call() -> object:
-        if not found:
-            found.append(run())
-        return found[0]
-
-    return call

@@ -76,7 +76,7 @@ class References:
 
         `run` is called where nobody has called one of the same dtype with the same array that gave this output.
         """
-        return lambda inputs: self._remembered(f"outputs, {dtype}", inputs, run, name)[name]
+        return lambda inputs: self.arrays(f"outputs, {dtype}", inputs, run, name)[name]
 
     def arrays(
         self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str = ""
@@ -86,15 +86,12 @@ class References:
         wanted: an array that must be among what is remembered. With none, what is found is as large as the model, and
         only the folder keeps it.
         """
-        return dict(self._remembered(what, inputs, run, wanted))
-
-    def _remembered(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str) -> Outputs:
         key = self._key(what, inputs)
         found = self._known.get(key) or self._read(key)
         if found is None or (wanted and wanted not in found):
             found = {**(found or {}), **run(inputs.copy())}
             self._write(key, found)
-        if not wanted:  # as large as the model, and not asked for again here
+        if not wanted:
             return found
         self._known[key] = found
         return {name: array.copy() for name, array in found.items()}

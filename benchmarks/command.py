@@ -1,0 +1,92 @@
+"""A benchmark's command: its options, what its tables must say of where and how they were made, and leaving them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import tables
+from utils.machine.cores import usable_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ROOT / "assets" / "tables"
+PACKAGES = ("torch", "tensorflow", "onnx", "onnx-tf", "onnxruntime", "numpy")
+SYNTHETIC = "synthetic where the name says so: of the official files' format and size, not their values"
+
+
+def parser(benchmark: str, doc: str, quick: str = "", repeats: str = "") -> argparse.ArgumentParser:
+    """With `--output-dir`, and with `--quick` and `--repeats` where their help is given.
+
+    benchmark: the module's name in this package. doc: its docstring.
+    """
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark}", description=doc.splitlines()[0])
+    made.add_argument("--output-dir", type=Path, help="where the table goes (assets/tables)")
+    if repeats:
+        made.add_argument("--repeats", type=_positive, help=repeats)
+    if quick:
+        made.add_argument("--quick", action="store_true", help=f"{quick}, into exports/tables")
+    return made
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def notes(benchmark: str, arguments: Sequence[str] | None, packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Processor, cores, system, load, versions, date and command, by the words to print them under.
+
+    arguments: of the command, None for those of this process. packages: whose versions matter to it.
+    """
+    one, five, _ = os.getloadavg()
+    words = sys.argv[1:] if arguments is None else arguments
+    versions = [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]
+    return {
+        "machine": f"{_processor()}, {usable_cores()} cores, {platform.system()}",
+        "load average before the run": f"{one:.1f} in the last minute, {five:.1f} in the last five",
+        "versions": ", ".join(versions),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": shlex.join([Path(sys.executable).name, "-m", f"benchmarks.{benchmark}", *words]),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (" ".join(line.partition(":")[2].split()) for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def shown(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """All samples, each told as it comes, by its labels and figures: a full run takes many minutes."""
+    collected = []
+    for sample in samples:
+        told = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in sample.items()}
+        print(", ".join(f"{key} {value}" for key, value in told.items() if not isinstance(value, dict)), flush=True)
+        collected.append(sample)
+    return collected
+
+
+def leave(
+    options: argparse.Namespace,
+    name: str,
+    title: str,
+    notes: Mapping[str, str],
+    table: Callable[[Sequence[Any]], str],
+    samples: Sequence[Any],
+) -> None:
+    """Writes `name`.md and `name`.json where the options say, and prints the table."""
+    folder = options.output_dir or (Path("exports", "tables") if getattr(options, "quick", False) else TABLES)
+    path = tables.write(folder, name, title, notes, table(samples), samples)
+    print(f"\n{table(samples)}\n\n{path}", flush=True)
