@@ -1,8 +1,10 @@
 """Published tiny artefacts, as the notebooks leave them: real models, with golden data from their source frameworks."""
 
+import manifests
 import tiny
 
-from utils.artefact.staging import Staging, build_manifest, installed_versions
+from utils.artefact.manifest import installed_versions
+from utils.artefact.staging import Staging
 from utils.export import saved_model
 from utils.export.warmup import write_warmup
 from utils.models.variants import get_variant
@@ -10,12 +12,12 @@ from utils.parity import comparison
 from utils.parity.golden import make_golden, write_golden
 
 
-def publish(folder, name="convmixer_tiny", head="classification", operations="xla"):
+def publish(folder, name="convmixer_tiny", head="classification", operations="xla", signatures=None):
     """Folder, tarball and manifest of `name` in `folder`; the golden outputs come from PyTorch or Flax."""
     exported, source = tiny.mixer(head, operations) if name == "mixer_tiny" else _convmixer(name, head)
     artefact = f"{name}_{head}" + ("_plain" if operations == "plain" else "")
     with Staging(folder, artefact) as staging:
-        saved_model.save_model(exported, staging.model_dir)
+        saved_model.save_model(exported, staging.model_dir, signatures)
         golden = make_golden(source, 48, 48, 0)
         write_golden(staging.model_dir, golden)
         write_warmup(staging.model_dir, 48)
@@ -26,19 +28,15 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
         report = comparison.Report(rows)
         report.require()
         return staging.publish(
-            build_manifest(
+            manifests.manifest(
+                staging.files,
                 name=artefact,
                 variant=get_variant(name),
                 head=head,
-                weights="custom",
-                source={"url": None, "path": "tiny", "sha256": "ab" * 32},
                 versions=installed_versions(["tensorflow"]) | exported.extra_versions,
                 parameters=get_variant(name).parameters,
                 signatures=saved_model.describe_signatures(reloaded),
                 parity=report.to_json(),
-                seconds={"save": 1.0},
-                peak_memory_mb=1.0,
-                files=staging.files,
             )
         )
 
