@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-from utils.artefact.staging import Staging, build_manifest
+from utils.artefact.manifest import build_manifest
+from utils.artefact.staging import Staging
 from utils.models.variants import VARIANTS
 
 NAME = "convmixer_tiny_classification"
-
-
 VARIANT = VARIANTS["convmixer_tiny"]
-
-
 ROW = {
     "output": "logits",
     "input": "noise",
@@ -23,14 +20,15 @@ ROW = {
     "tolerance": 1e-5,
     "passed": True,
 }
-
-
 GRADIENTS = [
     ROW | {"output": "gradients", "batch": 3, "top1": None, "top5": None, "tolerance": 1e-4, "relative_l2": value}
     for value in (2e-7, 5.5e-6, 1e-7)
 ]
-
-
+TRAINING = {
+    "history": {"val_accuracy": [0.5, 0.93214, 0.9], "loss": [2.0, 0.3, 0.1]},
+    "best_epoch": 2,
+    "dataset": "digits",
+}
 TENSORS = {
     "inputs": {"inputs": {"dtype": "float32", "shape": [None, 48, 48, 3]}},
     "outputs": {"logits": {"dtype": "float32", "shape": [None, 10]}},
