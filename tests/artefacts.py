@@ -12,12 +12,12 @@ from utils.parity import comparison
 from utils.parity.golden import make_golden, write_golden
 
 
-def publish(folder, name="convmixer_tiny", head="classification", operations="xla"):
+def publish(folder, name="convmixer_tiny", head="classification", operations="xla", signatures=None):
     """Folder, tarball and manifest of `name` in `folder`; the golden outputs come from PyTorch or Flax."""
     exported, source = tiny.mixer(head, operations) if name == "mixer_tiny" else _convmixer(name, head)
     artefact = f"{name}_{head}" + ("_plain" if operations == "plain" else "")
     with Staging(folder, artefact) as staging:
-        saved_model.save_model(exported, staging.model_dir)
+        saved_model.save_model(exported, staging.model_dir, signatures)
         golden = make_golden(source, 48, 48, 0)
         write_golden(staging.model_dir, golden)
         write_warmup(staging.model_dir, 48)

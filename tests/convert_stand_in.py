@@ -12,16 +12,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from utils.artefact.manifest import build_manifest
+import manifests
+
 from utils.artefact.staging import Staging
 from utils.checkpoints.loading import resolve
 from utils.convert import _parser
 from utils.models.variants import artefact_name, get_variant
 from utils.parity.references import FOLDER_VARIABLE
 
-ROW = {"output": "logits", "input": "noise", "batch": 8, "max_abs": 3e-6, "relative": 1e-6, "rmse": 4e-7, "top1": 1.0,
-       "top5": 1.0, "tolerance": 1e-5, "passed": True, "variable": "", "relative_l2": None, "reason": ""}  # fmt: skip
-GRADIENTS = ROW | {"output": "gradients", "top1": None, "top5": None, "tolerance": 1e-4, "relative_l2": 3e-6}
+ROW = manifests.ROW | {"relative": 1e-6}
+GRADIENTS = manifests.GRADIENTS[0] | {"relative_l2": 3e-6}
 # In a process of its own, as a notebook's kernel is, and in the middle of an artefact.
 KERNEL = """
 import sys, time
@@ -35,7 +35,7 @@ time.sleep(300)
 """
 
 
-def convert(options, name, seconds=0.5):
+def convert(options, name):
     variant = get_variant(options.variant)
     source = resolve(variant, options.checkpoint, options.seed)
     output = "logits" if options.head == "classification" else "features"
@@ -44,7 +44,8 @@ def convert(options, name, seconds=0.5):
         staging.model_dir.mkdir(parents=True)
         (staging.model_dir / "saved_model.pb").write_bytes(name.encode() * 100)
         staging.unpacked_candidate()
-        manifest = build_manifest(
+        manifest = manifests.manifest(
+            staging.files,
             name=name,
             variant=variant,
             head=options.head,
@@ -54,9 +55,6 @@ def convert(options, name, seconds=0.5):
             parameters=variant.parameters,
             signatures={"serving_default": {"inputs": {"inputs": tensor}, "outputs": {output: tensor}}},
             parity={"passed": True, "tolerance": {output: 1e-5}, "rows": [ROW | {"output": output}, GRADIENTS]},
-            seconds={"load": seconds},
-            peak_memory_mb=1000 * seconds,
-            files=staging.files,
             settings={"image_size": variant.image_size, "seed": options.seed}
             | ({"operations": options.operations} if options.operations else {}),
         )

@@ -22,49 +22,45 @@ def folder_of(root, classes):
     return root
 
 
+def store_tfds(folder, name, version, classes, splits):
+    """A data set in the format of TensorFlow Datasets; splits: lists of (image or its path, class) by name."""
+    import tensorflow_datasets as tfds
+
+    features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(names=classes)}
+    examples = {
+        split: [(key, {"image": image, "label": label}) for key, (image, label) in enumerate(pairs)]
+        for split, pairs in splits.items()
+    }
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version=version,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets=examples,
+        data_dir=folder,
+        disable_shuffling=True,
+    )
+
+
 def coloured_images():
     """24 noisy images of three colours."""
     rng = np.random.default_rng(0)
     labels = np.arange(24) % 3
-    pixels = [
-        np.clip(rng.normal(90, 40, (50, 50, 3)) + 60 * np.eye(3)[label], 0, 255).astype(np.uint8) for label in labels
-    ]
-    train, validation = np.arange(16), np.arange(16, 24)
-    return LabelledImages(
-        "colours",
-        ("red", "green", "blue"),
-        Split(lambda i: pixels[train[i]], labels[train]),
-        Split(lambda i: pixels[validation[i]], labels[validation]),
-        GENTLE,
-        (),
-        "fingerprint",
-    )
-
-
-def settings_for(kind, output_dir, **changed):
-    values = {
-        "model": str(extractors.published(kind).folder),
-        "dataset": "digits",
-        "epochs": EPOCHS,
-        "batch_size": BATCH,
-        "learning_rate": 0.02,
-        "train_backbone": True,
-        "image_size": 0,
-        "output_dir": str(output_dir),
-        "seed": 1,
-        "keras": "tf_keras",
-    }
-    return check_training(TrainingSettings(**values | changed))
+    pixels = np.clip(rng.normal(90, 40, (24, 50, 50, 3)) + 60 * np.eye(3)[labels, None, None], 0, 255).astype(np.uint8)
+    parts = (Split(pixels[part].__getitem__, labels[part]) for part in (slice(16), slice(16, 24)))
+    return LabelledImages("colours", ("red", "green", "blue"), *parts, GENTLE, (), "fingerprint")
 
 
 class Run:
-    """What the notebook does, up to the trained model."""
+    """What the notebook does, up to the trained model; `changed` are settings."""
 
-    def __init__(self, kind, images, output_dir, **changed):
-        self.settings = settings_for(kind, output_dir, **changed)
-        self.extractor = open_extractor(self.settings.model, 0)
-        steps = len(images.train) // self.settings.batch_size * self.settings.epochs
-        self.trainable = keras_worlds.build(self.settings, self.extractor.folder, 48, 3, steps)
+    def __init__(self, kind, images, output_dir, float16=False, **changed):
+        model = str(extractors.published(kind).folder)
+        values = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.02, "train_backbone": True, "image_size": 0}
+        values |= {"output_dir": str(output_dir), "seed": 1, "keras": "tf_keras"} | changed
+        self.settings = check_training(TrainingSettings(model, "digits", **values))
+        self.extractor = open_extractor(model, 0)
+        steps = len(images.train) // BATCH * self.settings.epochs
+        self.trainable = keras_worlds.build(self.settings, self.extractor.folder, 48, 3, steps, float16)
         self.images = images
         self.before = self.trainable.values()[0]
 
@@ -72,7 +68,7 @@ class Run:
         self.state = fit.open_state(self.trainable, self.settings, "name", self.images, self.extractor.files)
         self.resumed = self.state.epochs_done
         preprocessing = self.extractor.preprocessing
-        self.history = fit.train(self.trainable, self.settings, self.images, preprocessing, self.state, False)
+        self.history = fit.train(self.trainable, self.settings, self.images, preprocessing, self.state)
         return self
 
     def moved(self):

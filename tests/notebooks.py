@@ -5,9 +5,11 @@ import os
 
 import papermill
 import pytest
+import tiny
 
 from utils.artefact.tarball import extract_tarball
 from utils.convert import ROOT
+from utils.models.variants import get_variant
 
 
 def run(notebook, folder, **parameters):
@@ -24,15 +26,14 @@ def run(notebook, folder, **parameters):
     return json.loads(written.read_text(encoding="utf-8"))
 
 
-def assert_stops(notebook, folder, message, **parameters):
-    """The notebook ends in one of our errors, which says `message`, and leaves nothing in output_dir."""
-    with pytest.raises(papermill.PapermillExecutionError) as error:
+def assert_stops(notebook, folder, message, error="Error", **parameters):
+    """The notebook ends in an error of that name, which says `message`, and leaves nothing in output_dir."""
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
         run(notebook, folder, **parameters)
-    assert error.value.ename.endswith("Error")
-    assert message in error.value.evalue
+    assert caught.value.ename.endswith(error)
+    assert message in caught.value.evalue
     exports = folder / "exports"
     assert not exports.is_dir() or os.listdir(exports) == []
-    return error.value
 
 
 def text_of(notebook):
@@ -46,11 +47,53 @@ def manifest_of(folder, name):
     return json.loads((folder / "exports" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def labels_of(folder, name):
+    """The class names of an artefact in `folder`'s exports."""
+    lines = (folder / "exports" / name / "assets.extra" / "labels.tsv").read_text(encoding="utf-8").splitlines()
+    return [line.split("\t")[1] for line in lines]
+
+
 def load(folder, name):
     """The model of an artefact in `folder`'s exports, from its tarball."""
     import tensorflow as tf
 
     return tf.saved_model.load(str(extract_tarball(folder / "exports" / f"{name}.tar.gz", folder / "unpacked")))
+
+
+def assert_computes_what_upstream_computed(folder, notebook, name, variant, head):
+    """What a conversion of a golden checkpoint leaves and shows; returns its manifest and its model."""
+    manifest, model, output = manifest_of(folder, name), load(folder, name), tiny.OUTPUTS[head]
+    golden = tiny.expected(variant)
+    assert tiny.relative_error(model(golden["inputs"], training=False).numpy(), golden[output]) <= 1e-5
+    assert manifest["weights"] == "custom"
+    assert manifest["parity"]["passed"]
+    rows = manifest["parity"]["rows"]
+    compared = {"variables", output, "gradients", *(f"{output}, {s}" for s in ("training mode", *SIGNATURES))}
+    assert {row["output"] for row in rows} - {"moving statistics"} == compared  # which a Mixer has none of
+    assert {row["batch"] for row in rows} == {0, 1, 2, 3}
+    assert manifest["preprocessing_parity"]["passed"]
+    shown = text_of(notebook)
+    assert "image/png" in shown
+    assert "SYNTHETIC" not in shown
+    assert '"name": "stderr"' not in shown  # no warnings
+    return manifest, model
+
+
+SIGNATURES = ("serving_image", "serving_image_bytes")
+
+
+def assert_full_size(folder, notebook, name, variant):
+    """What the conversion of a full-size synthetic checkpoint leaves and shows; returns its manifest."""
+    manifest, record = manifest_of(folder, name), get_variant(variant)
+    assert manifest["weights"] == "synthetic"
+    assert manifest["parameters"] == record.parameters
+    assert 0 < manifest["parity"]["ratio"]["logits"] < 10
+    assert len(labels_of(folder, name)) == record.architecture.classes
+    shown = text_of(notebook)
+    assert manifest["parity"]["sentence"] in shown.replace("&#x27;", "'")
+    assert "parity passed" in shown
+    assert shown.count("SYNTHETIC WEIGHTS") >= 2
+    return manifest
 
 
 def with_fault(notebook, folder, line, fault):

@@ -37,7 +37,7 @@ WINGS = {
     "models": Wing("errors", "flax jax numpy torch"),
     "machine": Wing("errors", lazily="packaging tensorflow tensorflow_hub"),
     "checkpoints": Wing("errors files models", "numpy", lazily="huggingface_hub pooch requests safetensors torch"),
-    "images": Wing("errors files models", "PIL numpy tensorflow", lazily="google requests"),
+    "images": Wing("errors files models", "PIL numpy tensorflow", lazily="google requests tensorflow_datasets"),
     "parity": Wing("errors files tables", "numpy", lazily="matplotlib"),
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
     "artefact": Wing("errors files images machine models parity tables"),
@@ -52,18 +52,16 @@ WINGS = {
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
     "training": Wing(
         "artefact errors export images machine models notebook",
-        "numpy tensorflow tqdm",
-        lazily="keras matplotlib sklearn tensorflow_datasets tf_keras",
+        "PIL numpy tensorflow tqdm",
+        lazily="keras matplotlib sklearn tf_keras",
     ),
     "evaluate": Wing(
         "artefact checkpoints command errors export files images machine models tables",
         "PIL numpy",
-        lazily="tensorflow tensorflow_datasets tqdm",
+        lazily="tensorflow tqdm",
     ),
     "convert": Wing("checkpoints command errors models notebook parity"),
-    "batch": Wing(
-        "artefact checkpoints command errors machine models notebook parity release tables", "psutil", lazily="tqdm"
-    ),
+    "batch": Wing("artefact checkpoints command errors machine models notebook parity release tables", "psutil tqdm"),
 }
 
 # Which modules may import a framework at all, by their names or by a whole wing's.

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -25,7 +26,9 @@ head = "classification"  #@param
 checkpoint = "official"  #@param
 image_size = 224  #@param
 output_dir = "exports"  #@param
-seed = 0  #@param"""
+seed = 0  #@param
+labels = ""  #@param
+use_ema = False  #@param"""
 WRITES_ARTEFACTS = f"""\
 import json, pathlib
 out = pathlib.Path(output_dir)
@@ -33,6 +36,7 @@ name = f"{{variant}}_{{head}}" + ("_synthetic" if checkpoint == "synthetic" else
 (out / name).mkdir(parents=True)
 (out / f"{{name}}.tar.gz").write_bytes(b"tar")
 seen = dict(variant=variant, head=head, checkpoint=checkpoint, image_size=image_size, seed=seed)
+seen |= dict(labels=labels, use_ema=use_ema)
 manifest = dict(weights=checkpoint, seen=seen, parity={REPORT.to_json()!r})
 (out / f"{{name}}.json").write_text(json.dumps(manifest))"""
 
@@ -58,20 +62,6 @@ def run(output_dir, *options):
     return convert.main(["--variant", "convmixer_tiny", "--output-dir", str(output_dir), *options])
 
 
-def test_labels_and_average_reach_the_notebook_as_absolute_paths(notebook, tmp_path, monkeypatch):
-    notebook(WRITES_ARTEFACTS.replace("seed=seed)", "labels=labels, use_ema=use_ema)"))
-    path = tmp_path / "conversion_convmixer.ipynb"
-    made = nbformat.read(path, as_version=4)
-    made.cells[0].source += '\nlabels = ""\nuse_ema = False'
-    nbformat.write(made, path)
-    (tmp_path / "own.pth").touch()
-    (tmp_path / "own.txt").write_text("cat\n")
-    monkeypatch.chdir(tmp_path)
-    assert run("out", "--checkpoint", "own.pth", "--labels", "own.txt", "--use-ema") == 0
-    seen = json.loads((tmp_path / "out" / "convmixer_tiny_classification.json").read_text())["seen"]
-    assert (seen["labels"], seen["use_ema"]) == (str(tmp_path / "own.txt"), True)
-
-
 def left_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
 
@@ -84,18 +74,27 @@ def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(not
     assert left_in(tmp_path / "out") == [name, f"{name}.ipynb", f"{name}.json", f"{name}.tar.gz"]
     executed = nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4)
     assert all(cell.execution_count for cell in executed.cells)
-    manifest = json.loads((tmp_path / "out" / f"{name}.json").read_text())
-    assert manifest["seen"] == {
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["seen"] == {
         "variant": "convmixer_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": 48, "seed": 7,
+        "labels": "", "use_ema": False,
     }  # fmt: skip
     printed, said = capfd.readouterr()
     assert "IPKernelApp" not in said  # the kernel's own log is no news
-    for made in (f"{name}/", f"{name}.tar.gz", f"{name}.json", f"{name}.ipynb"):
-        assert str(tmp_path / "out" / made) in printed
+    made = [str(tmp_path / "out" / each) for each in (f"{name}/", f"{name}.tar.gz", f"{name}.json", f"{name}.ipynb")]
+    for shown in (*made, "3.5e-07", "parity passed", "SYNTHETIC"):
+        assert shown in printed
     assert left_in(tmp_path / "tmp") == []
-    assert "3.5e-07" in printed
-    assert "parity passed" in printed
-    assert "SYNTHETIC" in printed
+
+
+def test_labels_and_average_reach_the_notebook_as_absolute_paths(notebook, tmp_path, monkeypatch):
+    notebook(WRITES_ARTEFACTS)
+    (tmp_path / "own.pth").touch()
+    (tmp_path / "own.txt").write_text("cat\n")
+    monkeypatch.chdir(tmp_path)
+    assert run("out", "--checkpoint", "own.pth", "--labels", "own.txt", "--use-ema") == 0
+    seen = json.loads((tmp_path / "out" / "convmixer_tiny_classification.json").read_text())["seen"]
+    assert (seen["checkpoint"], seen["labels"]) == (str(tmp_path / "own.pth"), str(tmp_path / "own.txt"))
+    assert seen["use_ema"] is True
 
 
 def test_our_own_error_is_one_message_and_leaves_no_file(notebook, tmp_path, capsys):
@@ -109,22 +108,19 @@ def test_our_own_error_is_one_message_and_leaves_no_file(notebook, tmp_path, cap
     assert left_in(tmp_path / "out") == []
 
 
-def test_missing_notebook_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(convert, "ROOT", tmp_path)
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (None, "conversion_convmixer.ipynb is not there"),
+        ("{}['missing']", "error: KeyError: 'missing'\n"),
+        ("pass", "did not write"),
+    ],
+)
+def test_any_other_failure_is_named_by_its_kind(notebook, tmp_path, capsys, code, said):
+    if code:
+        notebook(code)
     assert run(tmp_path / "out", "--checkpoint", "synthetic") == 1
-    assert f"error: {tmp_path / 'conversion_convmixer.ipynb'} is not there" in capsys.readouterr().err
-
-
-def test_any_other_error_is_named_by_its_kind(notebook, tmp_path, capsys):
-    notebook("{}['missing']")
-    assert run(tmp_path / "out", "--checkpoint", "synthetic") == 1
-    assert "error: KeyError: 'missing'\n" in capsys.readouterr().err
-
-
-def test_notebook_that_wrote_nothing_is_an_error(notebook, tmp_path, capsys):
-    notebook("pass")
-    assert run(tmp_path / "out", "--checkpoint", "synthetic") == 1
-    assert "did not write" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert left_in(tmp_path / "out") == []
 
 
@@ -140,14 +136,7 @@ def test_interrupt_reaches_the_cell_and_leaves_nothing(notebook, tmp_path, signu
         "import sys, pathlib; from utils import convert; convert.ROOT = pathlib.Path(sys.argv[1]);"
         "sys.exit(convert.main(sys.argv[2:]))"
     )
-    options = [
-        "--variant",
-        "convmixer_tiny",
-        "--checkpoint",
-        "synthetic",
-        "--output-dir",
-        str(tmp_path / "out"),
-    ]
+    options = ["--variant", "convmixer_tiny", "--checkpoint", "synthetic", "--output-dir", str(tmp_path / "out")]
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), *options],
         cwd=Path(__file__).resolve().parent.parent,
@@ -172,53 +161,41 @@ def test_interrupt_reaches_the_cell_and_leaves_nothing(notebook, tmp_path, signu
     assert left_in(tmp_path / "out") == left_in(tmp_path / "tmp") == []
 
 
-def resolving(monkeypatch, error=None):
-    asked = []
-
-    def resolve(variant, checkpoint, seed):
-        asked.append((variant.name, checkpoint))
-        if error:
-            raise error
-
-    monkeypatch.setattr(loading, "resolve", resolve)
-    return asked
+@pytest.fixture
+def resolve(monkeypatch):
+    """Stands for the download: succeeds, unless it is given an error."""
+    fetched = Mock()
+    monkeypatch.setattr(loading, "resolve", fetched)
+    return fetched
 
 
-def test_auto_is_official_where_it_can_be_had(monkeypatch, capsys):
-    asked = resolving(monkeypatch)
-    assert convert.choose_checkpoint(get_variant("convmixer_768_32"), "auto", 0) == "official"
-    assert asked == [("convmixer_768_32", "official")]
+ROW = get_variant("convmixer_768_32")
+
+
+def test_auto_is_official_where_it_can_be_had_and_else_loudly_synthetic(resolve, capsys):
+    assert convert.choose_checkpoint(ROW, "auto", 0) == "official"
+    resolve.assert_called_once_with(ROW, "official", 0)
     assert capsys.readouterr().err == ""
-
-
-def test_auto_is_loudly_synthetic_where_the_official_file_cannot_be_had(monkeypatch, capsys):
-    resolving(monkeypatch, CheckpointUnavailable("the host did not answer"))
-    assert convert.choose_checkpoint(get_variant("convmixer_768_32"), "auto", 0) == "synthetic"
+    resolve.side_effect = CheckpointUnavailable("the host did not answer")
+    assert convert.choose_checkpoint(ROW, "auto", 0) == "synthetic"
     said = capsys.readouterr().err
     assert "SYNTHETIC WEIGHTS for convmixer_768_32" in said
     assert "the host did not answer" in said
     assert len(said.strip().splitlines()) > 4
 
 
-def test_auto_never_takes_other_weights_for_a_damaged_download(notebook, monkeypatch, tmp_path, capsys):
+def test_auto_never_takes_other_weights_for_a_damaged_download(notebook, resolve, tmp_path, capsys):
     notebook("pass")
-    resolving(monkeypatch, CheckpointError("SHA-256 is 12, 34 was recorded"))
+    resolve.side_effect = CheckpointError("SHA-256 is 12, 34 was recorded")
     assert convert.main(["--variant", "convmixer_768_32", "--output-dir", str(tmp_path / "out")]) == 1
     assert "error: SHA-256 is 12, 34 was recorded" in capsys.readouterr().err
     assert left_in(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("checkpoint", ["official", "synthetic", ""])
-def test_a_chosen_keyword_is_passed_on_without_a_look(monkeypatch, checkpoint):
-    asked = resolving(monkeypatch, AssertionError("must not be asked"))
-    assert convert.choose_checkpoint(get_variant("convmixer_768_32"), checkpoint, 0) == checkpoint
-    assert asked == []
-
-
-def test_local_file_is_the_callers_wherever_the_notebook_runs(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    chosen = convert.choose_checkpoint(get_variant("convmixer_768_32"), "my.pth.tar", 0)
-    assert chosen == str(tmp_path / "my.pth.tar")
+def test_a_chosen_keyword_is_passed_on_without_a_look(resolve, checkpoint):
+    assert convert.choose_checkpoint(ROW, checkpoint, 0) == checkpoint
+    resolve.assert_not_called()
 
 
 @pytest.mark.parametrize(
@@ -232,16 +209,10 @@ def test_local_file_is_the_callers_wherever_the_notebook_runs(monkeypatch, tmp_p
         ({"use_ema": True, "checkpoint": "official"}, "use_ema is True"),
     ],
 )
-def test_wrong_parameter_stops_before_any_download(notebook, monkeypatch, tmp_path, options, said):
+def test_wrong_parameter_stops_before_any_download(notebook, resolve, tmp_path, options, said):
     notebook("pass")
-    asked = resolving(monkeypatch)
-    right = {
-        "variant": "convmixer_768_32",
-        "head": "fe",
-        "checkpoint": "auto",
-        "output_dir": tmp_path / "out",
-    }
+    right = {"variant": "convmixer_768_32", "head": "fe", "checkpoint": "auto", "output_dir": tmp_path / "out"}
     with pytest.raises(ParameterError, match=said):
         convert.convert(**(right | options))
-    assert asked == []
+    resolve.assert_not_called()
     assert left_in(tmp_path / "out") == []

@@ -2,28 +2,25 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import stat
 import subprocess
 import sys
-import threading
-import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from server import Server, respond
+from wheels import write_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = (
     "Makefile",
     ".ci",
-    "requirements.txt",
-    "requirements-dev.txt",
-    "requirements-onnx-tf.txt",
-    "constraints.txt",
     "pyproject.toml",
+    "constraints.txt",
+    *(path.name for path in ROOT.glob("requirements*.txt")),
 )
 TORCH = next(line for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines() if line.startswith("torch=="))
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -68,55 +65,34 @@ def interpreter(folder, version, ensurepip="true", name="stub"):
 def make(folder, *arguments, **environment):
     # Whoever runs the tests may have set some of the Makefile's own variables, or some of pip's.
     own = re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    own += ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "TORCH_INDEX"]
+    own += ["MAKEFLAGS", "MFLAGS", "MAKELEVEL"]
     inherited = {name: value for name, value in os.environ.items() if name not in own and not name.startswith("PIP_")}
-    inherited |= {"PIP_CONFIG_FILE": os.devnull, "TORCH_INDEX": ""}
-    return subprocess.run(
-        ["make", "--no-print-directory", *arguments],
-        cwd=folder,
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = ["make", "--no-print-directory", *arguments]
+    environment = inherited | {"PIP_CONFIG_FILE": os.devnull, "TORCH_INDEX": ""} | environment
+    environment = {name: value for name, value in environment.items() if value is not None}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-class Index(SimpleHTTPRequestHandler):
-    """Serves a folder, and keeps the paths that it was asked for."""
-
-    asked: list[str]
-
-    def do_GET(self):
-        self.asked.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *_):
-        pass
+def set_up(checkout, *arguments):
+    return make(checkout, "setup", f"PYTHON={interpreter(checkout, '3.12.1')}", *arguments)
 
 
 @pytest.fixture
-def index(tmp_path):
-    """An index of packages on this machine: (its folder, what it was asked for, its address)."""
-    folder, asked = tmp_path / "index", []
-    folder.mkdir()
-    handler = partial(type("Asked", (Index,), {"asked": asked}), directory=folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, asked, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def index():
+    """An index of packages on this machine."""
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
 
 
-def offer(folder, name, version, requires=""):
-    """Puts the least that pip takes for a wheel into an index."""
-    info, wheel = f"{name}-{version}.dist-info", folder / name / f"{name}-{version}-py3-none-any.whl"
-    wheel.parent.mkdir()
-    with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-    (wheel.parent / "index.html").write_text(f'<a href="{wheel.name.replace("+", "%2B")}">{wheel.name}</a>')
+def offer(index, folder, name, version, requires=""):
+    """Puts a wheel into an index."""
+    wheel = write_wheel(folder, name, version, requires)
+    quoted = wheel.name.replace("+", "%2B")
+    page, content = f'<a href="{quoted}">{wheel.name}</a>'.encode(), wheel.read_bytes()
+    index.answers[f"/{name}/"] = lambda handler: respond(handler, page, **{"Content-Type": "text/html"})
+    index.answers[f"/{name}/{quoted}"] = lambda handler: respond(handler, content)
 
 
 def installs(folder):
@@ -134,36 +110,32 @@ def test_help_is_the_default_and_names_every_target():
     assert [line for line in lines if len(line) > 100] == []
 
 
-def test_convert_passes_every_variable_on_as_one_word():
-    done = make(
-        ROOT, "-n", "convert", "VARIANT=mixer_tiny", "HEAD=fe", "CHECKPOINT=my files/it's.npz",
+def words(folder, *arguments, **environment):
+    """Of the last command that make would run, as a shell splits it."""
+    command = make(folder, "-n", *arguments, **environment).stdout.replace("\\\n", " ").splitlines()[-1]
+    return shlex.split(command)[1:]
+
+
+def test_convert_passes_every_variable_on_as_one_word_and_leaves_the_rest_to_the_notebook():
+    assert words(
+        ROOT, "convert", "VARIANT=mixer_tiny", "HEAD=fe", "CHECKPOINT=my files/it's.npz",
         "OUTPUT_DIR=a  b", "IMAGE_SIZE=0", "SEED=7", "OPERATIONS=plain",
-    )  # fmt: skip
-    command = done.stdout.replace("\\\n", " ").splitlines()[-1]
-    printed = subprocess.run(
-        ["sh", "-c", "shift_to() { printf '%s\\n' \"$@\"; }; shift_to " + command],
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    assert printed[1:] == [
+    ) == [
         "-m", "utils.convert", "--variant", "mixer_tiny", "--head", "fe", "--checkpoint", "my files/it's.npz",
         "--output-dir", "a  b", "--image-size", "0", "--seed", "7", "--operations", "plain",
     ]  # fmt: skip
-
-
-def test_convert_alone_takes_the_default_model_and_leaves_the_rest_to_the_notebook():
-    command = make(ROOT, "-n", "convert").stdout
-    assert "'convmixer_768_32'" in command
-    assert "'auto'" in command
-    assert not any(option in command for option in ("--image-size", "--seed", "--operations"))
+    assert words(ROOT, "convert") == [
+        "-m", "utils.convert", "--variant", "convmixer_768_32", "--head", "classification", "--checkpoint", "auto",
+        "--output-dir", "exports",
+    ]  # fmt: skip
 
 
 def test_release_passes_its_variables_on_and_never_mixes_official_with_synthetic_weights():
-    command = make(ROOT, "-n", "release", "VARIANTS=mixer_tiny, convmixer", "JOBS=2", "BATCH_ARGS=--dry-run").stdout
-    for option in ("--variants 'mixer_tiny, convmixer'", "--checkpoint 'official'", "--jobs '2'", "--dry-run"):
-        assert option in command.replace("\\\n", " ")
-    assert "--memory-mb" not in command
-    assert "--checkpoint 'synthetic'" in make(ROOT, "-n", "release", "CHECKPOINT=synthetic").stdout
+    assert words(ROOT, "release", "VARIANTS=mixer_tiny, convmixer", "JOBS=2", "BATCH_ARGS=--dry-run") == [
+        "-m", "utils.batch", "--variants", "mixer_tiny, convmixer", "--heads", "all", "--checkpoint", "official",
+        "--output-dir", "exports", "--jobs", "2", "--dry-run",
+    ]  # fmt: skip
+    assert "synthetic" in words(ROOT, "release", "CHECKPOINT=synthetic")
 
 
 @pytest.mark.parametrize(
@@ -200,8 +172,7 @@ def test_python_on_path_that_fails_is_passed_over_for_the_next(checkout):
 
 
 def test_second_setup_does_nothing_and_a_changed_pin_installs_again(checkout):
-    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
-    first = make(checkout, "setup", option)
+    first = set_up(checkout)
     assert first.returncode == 0, first.stderr
     assert installs(checkout) == [
         "venv",
@@ -209,12 +180,12 @@ def test_second_setup_does_nothing_and_a_changed_pin_installs_again(checkout):
         "-m pip install --quiet --no-deps -r requirements-onnx-tf.txt",
         "-m pip install --quiet --no-deps --no-build-isolation -e .",
     ]
-    second = make(checkout, "setup", option)
+    second = set_up(checkout)
     assert (second.stdout, second.stderr, len(installs(checkout))) == ("", "", 4)
     for changes, name in enumerate(("requirements-dev.txt", "constraints.txt"), 1):
         with (checkout / name).open("a", encoding="utf-8") as file:
             file.write("# changed\n")
-        make(checkout, "setup", option)
+        set_up(checkout)
         assert installs(checkout)[1 + 3 * changes :] == installs(checkout)[1:4]  # into the environment that is there
 
 
@@ -232,73 +203,59 @@ def linux(checkout, monkeypatch):
     return uname
 
 
-def test_on_linux_pytorch_and_nothing_else_comes_from_the_index_of_its_cpu_build(checkout, index, linux):
-    folder, asked, address = index
-    offer(folder, "torch", TORCH.removeprefix("torch==") + "+cpu", "Requires-Dist: requests\n")
-    offer(folder, "requests", "99.0")
-    done = make(checkout, "setup", f"PYTHON={interpreter(checkout, '3.12.1')}", f"TORCH_INDEX={address}")
+def test_on_linux_pytorch_and_nothing_else_comes_from_the_index_of_its_cpu_build(checkout, tmp_path, index, linux):
+    offer(index, tmp_path, "torch", TORCH.removeprefix("torch==") + "+cpu", "requests")
+    offer(index, tmp_path, "requests", "99.0")
+    done = set_up(checkout, f"TORCH_INDEX={index.url}")
     assert done.returncode == 0, done.stderr
     assert "default index" not in done.stdout
-    assert [path.name for path in (checkout / "stub installed").iterdir()] == [
-        f"{TORCH.replace('==', '-')}+cpu.dist-info"
-    ]
-    assert {path.split("/")[1] for path in asked} == {"torch"}
-    assert installs(checkout)[1].endswith(f"--index-url {address} {TORCH}")
+    installed = {path.name for path in (checkout / "stub installed").iterdir()} - {"__pycache__"}
+    assert installed == {"torch.py", f"{TORCH.replace('==', '-')}+cpu.dist-info"}
+    assert {path.split("/")[1] for path in index.paths()} == {"torch"}
+    assert installs(checkout)[1].endswith(f"--index-url {index.url} {TORCH}")
     assert installs(checkout)[2].endswith("-r requirements.txt -r requirements-dev.txt -c constraints.txt")
 
 
 @pytest.mark.parametrize("why", ["not there", "empty", "other version"])
 def test_where_that_index_does_not_give_it_pytorch_comes_from_the_default_one_and_setup_says_so(
-    checkout, index, linux, why
+    checkout, tmp_path, index, linux, why
 ):
-    folder, _, address = index
+    address = index.url
     if why == "other version":
-        offer(folder, "torch", "1.0+cpu")
+        offer(index, tmp_path, "torch", "1.0+cpu")
     if why == "not there":
         with socket.create_server(("127.0.0.1", 0)) as closed:
             address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
-    done = make(checkout, "setup", option, f"TORCH_INDEX={address}")
+    done = set_up(checkout, f"TORCH_INDEX={address}")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{address} does not give {TORCH}: PyTorch comes from the default index" in done.stdout
     assert [line.startswith("-m pip install") for line in installs(checkout)] == [False, True, True, True, True]
     assert "--retries 0 --timeout 10 " in installs(checkout)[1]  # a silent server is not waited for
-    assert make(checkout, "setup", option, f"TORCH_INDEX={address}").stdout == ""  # nor asked a second time
+    assert set_up(checkout, f"TORCH_INDEX={address}").stdout == ""  # nor asked a second time
 
 
 def test_elsewhere_and_where_cuda_is_wanted_the_default_index_is_the_only_one(checkout, linux):
-    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
-    make(checkout, "setup", option, "TORCH_INDEX=")
+    set_up(checkout)
     linux.write_text("#!/bin/sh\necho Darwin\n")
-    make(checkout, "setup", option, "VENV=.venv-mac", "TORCH_INDEX=http://127.0.0.1")
+    set_up(checkout, "VENV=.venv-mac", "TORCH_INDEX=http://127.0.0.1")
     assert len(installs(checkout)) == 8
     assert "--index-url" not in " ".join(installs(checkout))
 
 
 def test_the_index_is_pytorch_s_unless_another_is_named():
-    assert make(ROOT, "-n", "setup", TORCH_INDEX="").stdout.endswith(" ''\n")
-    environment = {name: value for name, value in os.environ.items() if name != "TORCH_INDEX"}
-    done = subprocess.run(
-        ["make", "--no-print-directory", "-n", "setup"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.endswith(" 'https://download.pytorch.org/whl/cpu'\n")
+    assert words(ROOT, "setup")[-1] == ""
+    assert words(ROOT, "setup", TORCH_INDEX=None)[-1] == "https://download.pytorch.org/whl/cpu"
 
 
 # --- what is left behind
 
 
 def test_setup_that_was_cut_off_is_begun_anew(checkout):
-    option = f"PYTHON={interpreter(checkout, '3.12.1')}"
     (checkout / "pip.log.fail").touch()
-    assert make(checkout, "setup", option).returncode != 0
+    assert set_up(checkout).returncode != 0
     assert not (checkout / ".venv/.ready").exists()
     (checkout / "pip.log.fail").unlink()
-    done = make(checkout, "setup", option)
+    done = set_up(checkout)
     assert "cut off" in done.stdout
     assert done.returncode == 0
     assert installs(checkout).count("venv") == 2

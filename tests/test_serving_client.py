@@ -2,13 +2,12 @@
 
 import base64
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from server import Server, respond
 
 from utils.export import saved_model
 from utils.export.image_signatures import image_signatures
@@ -26,38 +25,23 @@ def served(request, tmp_path_factory):
     exported = tiny.exported("convmixer_tiny", request.param, 48)
     model = saved_model.load_model(saved_model.save_model(exported, folder, image_signatures(PREPROCESSING)))
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if self.path != "/v1/models/tiny:predict":
-                self.answer(404, {"error": f"Servable not found for request: {self.path}"})
-                return
-            # One input, so each instance is that input's value; an object {"b64": …} stands for bytes.
-            values = [base64.b64decode(instance["b64"], validate=True) for instance in body["instances"]]
-            signature = model.signatures[body["signature_name"]]
-            (argument,) = signature.structured_input_signature[1]
-            found = {
-                name: value.numpy().tolist() for name, value in signature(**{argument: tf.constant(values)}).items()
-            }
-            # Of several outputs, each prediction is an object; of one, its value.
-            rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
-            self.answer(200, {"predictions": rows if len(found) > 1 else next(iter(found.values()))})
+    def answer(handler):
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        # One input, so each instance is that input's value; an object {"b64": …} stands for bytes.
+        values = [base64.b64decode(instance["b64"], validate=True) for instance in body["instances"]]
+        signature = model.signatures[body["signature_name"]]
+        (argument,) = signature.structured_input_signature[1]
+        found = {name: value.numpy().tolist() for name, value in signature(**{argument: tf.constant(values)}).items()}
+        # Of several outputs, each prediction is an object; of one, its value.
+        rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+        predictions = rows if len(found) > 1 else next(iter(found.values()))
+        respond(handler, json.dumps({"predictions": predictions}).encode())
 
-        def answer(self, status, content):
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield tiny.OUTPUTS[request.param], model, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    server = Server()
+    server.answers["/v1/models/tiny:predict"] = answer
+    yield tiny.OUTPUTS[request.param], model, server.url
+    server.http.shutdown()
+    server.http.server_close()
 
 
 def test_files_of_different_sizes_in_one_request_give_what_the_model_gives(served):
@@ -73,10 +57,9 @@ def test_files_of_different_sizes_in_one_request_give_what_the_model_gives(serve
 
 def test_the_command_prints_a_line_for_each_file(served, tmp_path, capsys):
     output, _, address = served
-    paths = []
-    for name, content in sample_files().items():
-        paths.append(tmp_path / f"{name}.jpg")
-        paths[-1].write_bytes(content)
+    paths = [tmp_path / f"{name}.jpg" for name in sample_files()]
+    for path, content in zip(paths, sample_files().values(), strict=True):
+        path.write_bytes(content)
     assert main([address, "tiny", *map(str, paths)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in lines] == [str(path) for path in paths]
@@ -84,9 +67,9 @@ def test_the_command_prints_a_line_for_each_file(served, tmp_path, capsys):
 
 
 def test_a_refusal_and_a_silent_server_are_errors_in_the_server_s_words(served, tmp_path, capsys):
-    with pytest.raises(ServingError, match=r"HTTP 404.*Servable not found"):
+    with pytest.raises(ServingError, match=r"refused the request \(HTTP 404\): Not Found"):
         predict(served[2], "other", [b""])
-    assert main(["http://127.0.0.1:9", "tiny", str(tmp_path)]) == 1
     (tmp_path / "a.png").write_bytes(b"x")
-    assert main(["http://127.0.0.1:9", "tiny", str(tmp_path / "a.png")]) == 1
+    for path in (tmp_path, tmp_path / "a.png"):
+        assert main(["http://127.0.0.1:9", "tiny", str(path)]) == 1
     assert "Is TensorFlow Serving running there?" in capsys.readouterr().err

@@ -23,30 +23,13 @@ def actionlint(*paths):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_actionlint_finds_nothing():
+def test_actionlint_finds_nothing_and_would_find_a_fault(tmp_path):
     assert len(WORKFLOWS) == 3
     done = actionlint(*WORKFLOWS)
     assert (done.stdout, done.returncode) == ("", 0), done.stderr
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "said"),
-    [
-        ("needs.plan.outputs.matrix", "needs.plan.outputs.rows", "rows"),
-        ("needs: [test, plan]", "needs: [test, plans]", "plans"),
-        ("${{ matrix.head }}", "${{ matrix.head }", "}}"),
-        ("runs-on:", "run-on:", "run-on"),
-        ("if-no-files-found", "if-none-found", "if-none-found"),
-        ("contents: write", "contents: writes", "writes"),
-    ],
-)
-def test_actionlint_would_find_a_fault(tmp_path, right, wrong, said):
     text = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
-    assert right in text
-    (tmp_path / "release.yml").write_text(text.replace(right, wrong))
-    done = actionlint(tmp_path / "release.yml")
-    assert done.returncode == 1
-    assert said in done.stdout
+    (tmp_path / "release.yml").write_text(text.replace("needs.plan.outputs.matrix", "needs.plan.outputs.rows"))
+    assert "rows" in actionlint(tmp_path / "release.yml").stdout
 
 
 def load(path):
@@ -61,51 +44,36 @@ RELEASE = load(ROOT / ".github/workflows/release.yml")
 
 def leaks(workflow):
     """Reasons why this release could publish although a job did not pass, or a job has more rights than it needs."""
-    jobs, found = workflow["jobs"], []
+    jobs, text = workflow["jobs"], json.dumps(workflow)
     publishing = [name for name, job in jobs.items() if "gh release" in json.dumps(job)]
-    if publishing != ["publish"]:
-        found.append(f"published by {publishing}")
+    found = [f"published by {publishing}"] if publishing != ["publish"] else []
     if missing := set(jobs) - {"publish"} - set(jobs["publish"]["needs"]):
         found.append(f"publish does not need {sorted(missing)}")
     conditions = [str(part.get("if", "")) for job in jobs.values() for part in (job, *job.get("steps", []))]
     found += [f"condition {c}" for c in conditions if re.search(r"always|failure|cancelled|success|!", c)]
-    if "continue-on-error" in json.dumps(workflow):
-        found.append("continue-on-error")
-    if "|| true" in json.dumps(workflow):
-        found.append("|| true")
+    found += [word for word in ("continue-on-error", "|| true") if word in text]
     rights = {name: job["permissions"] for name, job in jobs.items() if "permissions" in job}
     if workflow.get("permissions") != {"contents": "read"} or rights != {"publish": {"contents": "write"}}:
         found.append(f"permissions {rights}")
     return found
 
 
-def test_a_release_is_published_by_one_job_that_needs_all_others():
-    assert leaks(RELEASE) == []
-
-
-def plant(*path, value):
-    workflow = copy.deepcopy(RELEASE)
-    part = workflow
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    return workflow
-
-
 @pytest.mark.parametrize(
-    ("workflow", "said"),
+    ("place", "value", "said"),
     [
-        (plant("jobs", "publish", "needs", value=["test", "plan"]), "publish does not need ['convert']"),
-        (plant("jobs", "publish", "if", value="always()"), "condition always()"),
-        (plant("jobs", "publish", "if", value="${{ !cancelled() }}"), "condition ${{ !cancelled() }}"),
-        (plant("jobs", "convert", "continue-on-error", value=True), "continue-on-error"),
-        (plant("jobs", "convert", "steps", 4, "run", value="convert || true"), "|| true"),
-        (plant("jobs", "convert", "permissions", value={"contents": "write"}), "permissions"),
-        (plant("permissions", value="write-all"), "permissions"),
-        (plant("jobs", "convert", "steps", 4, "run", value="gh release upload"), "published by"),
+        ("publish needs", ["test", "plan"], "publish does not need ['convert']"),
+        ("publish if", "always()", "condition always()"),
+        ("publish if", "${{ !cancelled() }}", "condition ${{ !cancelled() }}"),
+        ("convert continue-on-error", True, "continue-on-error"),
+        ("convert run", "convert || true", "|| true"),
+        ("convert permissions", {"contents": "write"}, "permissions"),
+        ("convert run", "gh release upload", "published by"),
     ],
 )
-def test_a_leak_in_the_release_would_be_found(workflow, said):
+def test_a_release_is_published_by_one_job_that_needs_all_others_and_a_leak_would_be_found(place, value, said):
+    assert leaks(RELEASE) == []
+    workflow, (job, key) = copy.deepcopy(RELEASE), place.split()
+    workflow["jobs"][job][key] = value
     assert [leak for leak in leaks(workflow) if leak.startswith(said)]
 
 
@@ -135,10 +103,9 @@ def test_the_release_has_the_verifier_and_reads_no_file_that_nothing_made():
 
 
 def test_the_release_converts_official_checkpoints_only():
-    commands = [step.get("run", "") for step in RELEASE["jobs"]["convert"]["steps"]]
-    (command,) = [command for command in commands if "utils.batch" in command]
-    assert "--checkpoint official" in command
-    assert "synthetic" not in (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    text = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+    assert re.search(r"utils\.batch .*\n? .*--checkpoint official", text)
+    assert "synthetic" not in text
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -183,9 +150,7 @@ def test_the_matrix_is_every_official_artefact_once():
 
 
 def test_the_plan_needs_nothing_installed_and_prints_one_line():
-    code = (
-        f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_module('utils.release', run_name='__main__')"
-    )
+    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_module('utils.release', {{}}, '__main__')"
     command = [sys.executable, "-I", "-S", "-c", code, "--matrix"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1
@@ -194,10 +159,8 @@ def test_the_plan_needs_nothing_installed_and_prints_one_line():
 
 def test_the_workflow_s_commands_are_modules_of_this_repository():
     text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
-    modules = set(re.findall(r"python -m (utils\.\w+)", text))
-    assert modules >= {"utils.batch", "utils.smaller", "utils.verify", "utils.release"}
-    files = [ROOT / module.replace(".", "/") for module in modules]
-    missing = [
-        str(file) for file in files if not (file.with_suffix(".py").is_file() or (file / "__main__.py").is_file())
-    ]
-    assert missing == []
+    modules = set(re.findall(r"python -m utils\.(\w+)", text))
+    assert modules >= {"batch", "smaller", "verify", "release"}
+    here = {path.stem for path in (ROOT / "utils").glob("*.py")}
+    here |= {path.parent.name for path in (ROOT / "utils").glob("*/__main__.py")}
+    assert modules - here == set()

@@ -1,7 +1,7 @@
 """Evaluation on a folder made of the photographs, whose right answers are known by how it was made.
 
-PyTorch or Flax, on images that Pillow prepared step by step here, ranks the classes of every image; the file is then
-put into the folder of the class at a chosen rank. How many are right, and among the first five, follows.
+PyTorch or Flax, on images that Pillow prepared, ranks the classes of every image; the file is then put into the folder
+of the class at a chosen rank. How many are right, and among the first five, follows.
 """
 
 import functools
@@ -9,23 +9,24 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import artefacts
 import numpy as np
 import pytest
 import tiny
+from labelled import store_tfds
 from PIL import Image
 
-from utils.artefact.manifest import build_manifest
-from utils.artefact.tarball import write_tarball
 from utils.errors import EvaluationError
 from utils.evaluate import batches as evaluation_batches
 from utils.evaluate import command
 from utils.evaluate import data as evaluation_data
-from utils.evaluate import model as evaluation_model
+from utils.evaluate.model import find_checkpoint
 from utils.evaluate.progress import Progress
 from utils.export.image_signatures import image_signatures
-from utils.export.saved_model import save_model
-from utils.files import hash_file, hash_files
+from utils.files import hash_file
+from utils.images.photographs import load_image, pillow_preprocess
 from utils.models.variants import get_variant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,32 +50,20 @@ CHECKPOINTS = {
     "convmixer_tiny_relu": tiny.GOLDEN / "convmixer_tiny_relu.timm.pth.tar",
     "mixer_tiny": tiny.GOLDEN / "mixer_tiny.npz",
 }
+SOURCE = ("--checkpoint", str(CHECKPOINTS["convmixer_tiny"]))
 
 
 def reference(name):
     """The source framework's logits for float32 [B, 48, 48, 3], from the golden checkpoint."""
-    if name.startswith("convmixer"):
-        import torch
+    if name == "mixer_tiny":
+        return tiny.mixer(operations="plain")[1]
+    from utils.models.convmixer import as_nhwc
 
-        model = tiny.source(name)
-        return lambda inputs: model(torch.from_numpy(inputs.transpose(0, 3, 1, 2))).detach().numpy()
-    return tiny.mixer(operations="plain")[1]
+    return as_nhwc(tiny.source(name))
 
 
-def prepared(path, name):
-    """What torchvision's Resize, CenterCrop and Normalize make of a file, spelt out."""
-    settings = get_variant(name).preprocessing
-    image = Image.open(path).convert("RGB")
-    width, height = image.size
-    wide, high = (
-        max(settings.resize, int(settings.resize * length / min(width, height))) for length in (width, height)
-    )
-    # Columns first: Pillow itself takes tall images the other way round since version 13.
-    image = image.resize((wide, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC), np.float32)
-    top, left = (round((length - settings.crop) / 2) for length in pixels.shape[:2])
-    pixels = pixels[top : top + settings.crop, left : left + settings.crop]
-    return (pixels - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
+def prepared(paths, name):
+    return np.stack([pillow_preprocess(load_image(path), get_variant(name).preprocessing) for path in paths])
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +73,9 @@ def photographs(tmp_path_factory):
     sources = [Image.open(path) for path in sorted((ROOT / "assets" / "images").glob("*.jpg"))]
     paths = []
     for number in range(len(RANKS)):
-        source = sources[number % 3]
-        width, height = 90 + 14 * number, 190 - 8 * number
-        part = source.crop((11 * number, 7 * number, 11 * number + width, 7 * number + height))
-        suffix = (".JPEG", ".png", ".jpg")[number % 3]
-        paths.append(folder / f"part{number:02}{suffix}")
+        left, top, width, height = 11 * number, 7 * number, 90 + 14 * number, 190 - 8 * number
+        part = sources[number % 3].crop((left, top, left + width, top + height))
+        paths.append(folder / f"part{number:02}{('.JPEG', '.png', '.jpg')[number % 3]}")
         (part.convert("L") if number == 4 else part).save(paths[-1])
     return paths
 
@@ -99,55 +86,33 @@ def answers(photographs):
 
     @functools.cache
     def get(name):
-        logits = reference(name)(np.stack([prepared(path, name) for path in photographs]))
+        logits = reference(name)(prepared(photographs, name))
         return [int(np.argsort(-row)[rank]) for row, rank in zip(logits, RANKS, strict=True)]
 
     return get
 
 
 @pytest.fixture(scope="module")
-def classifier(saved, tmp_path_factory):
-    """A classifier's folder, as a conversion leaves it: SavedModel, manifest, and labels where they are asked for."""
+def model_of(tmp_path_factory):
+    """An artefact's folder, as if converted from the golden checkpoint; with labels where they are asked for."""
 
     @functools.cache
-    def get(name, weights="custom", labels=False, head="classification"):
-        model = plain_mixer(tmp_path_factory) if name == "mixer_tiny" else saved(name, head)
-        made = shutil.copytree(model, tmp_path_factory.mktemp("models") / f"{name}_{head}")
-        finish(made, name, weights, labels, head)
-        return made
+    def get(name="convmixer_tiny", head="classification", weights="custom", labels=False, in_graph=None):
+        operations = "plain" if name == "mixer_tiny" else "xla"
+        signatures = in_graph and image_signatures(in_graph)
+        folder = artefacts.publish(tmp_path_factory.mktemp("models"), name, head, operations, signatures).folder
+        path = folder / "assets.extra" / "manifest.json"
+        manifest = json.loads(path.read_text()) | {"weights": weights}
+        manifest["source"]["sha256"] = hash_file(CHECKPOINTS[name])
+        if weights == "synthetic":
+            manifest["name"] += "_synthetic"
+        if labels:
+            (folder / "assets.extra" / "labels.tsv").write_text("".join(f"{i}\t{n}\n" for i, n in LABELS))
+            manifest["files"]["assets.extra/labels.tsv"] = hash_file(folder / "assets.extra" / "labels.tsv")
+        path.write_text(json.dumps(manifest))
+        return folder
 
     return get
-
-
-def plain_mixer(tmp_path_factory):
-    return save_model(tiny.mixer(operations="plain")[0], tmp_path_factory.mktemp("mixer") / "model")
-
-
-def finish(folder, name, weights, labels, head):
-    row = {"output": "logits", "input": "noise", "batch": 1, "max_abs": 0.0, "relative": 0.0, "rmse": 0.0}
-    row |= {"top1": 1.0, "top5": 1.0, "tolerance": 1e-5, "passed": True}
-    output = {"logits": {"dtype": "float32", "shape": [None, get_variant(name).architecture.classes]}}
-    if head == "fe":
-        output = {"features": {"dtype": "float32", "shape": [None, get_variant(name).architecture.dim]}}
-    images = {"inputs": {"dtype": "float32", "shape": [None, None, None, 3]}}
-    (folder / "assets.extra").mkdir()
-    if labels:
-        (folder / "assets.extra" / "labels.tsv").write_text("".join(f"{i}\t{n}\n" for i, n in LABELS))
-    manifest = build_manifest(
-        name=f"{name}_{head}" + ("_synthetic" if weights == "synthetic" else ""),
-        variant=get_variant(name),
-        head=head,
-        weights=weights,
-        source={"url": None, "path": None, "sha256": hash_file(CHECKPOINTS[name])},
-        versions={"tensorflow": "2.21.0"},
-        parameters=1,
-        signatures={"serving_default": {"inputs": images, "outputs": output}},
-        parity={"passed": True, "tolerance": {"logits": 1e-5}, "rows": [row]},
-        seconds={"load": 0.0},
-        peak_memory_mb=1.0,
-        files=hash_files(folder),
-    )
-    (folder / "assets.extra" / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture
@@ -165,20 +130,19 @@ def folder(tmp_path, photographs, answers):
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Runs the command; the result, without its times, or None where it fails."""
+def run(tmp_path, capsys):
+    """Runs the command: the result, without its times, and what was printed; or, where it fails, what was said."""
 
     def call(model, data, *options, output="result.json"):
         arguments = ["--model", str(model), "--data", str(data), "--output", str(tmp_path / output), *options]
+        capsys.readouterr()
         if command.main(["--batch-size", "4", *arguments]) != 0:
-            return None
-        return untimed(json.loads((tmp_path / output).read_text()))
+            return capsys.readouterr().err
+        result = json.loads((tmp_path / output).read_text())
+        del result["seconds"]
+        return result, capsys.readouterr().out
 
     return call
-
-
-def untimed(result):
-    return {key: value for key, value in result.items() if key != "seconds"}
 
 
 def assert_by_construction(figures):
@@ -191,12 +155,11 @@ def assert_by_construction(figures):
     ("name", "rule"),
     [("convmixer_tiny", "WordNet id"), ("convmixer_tiny_relu", "class index"), ("mixer_tiny", "class index")],
 )
-def test_figures_are_those_that_the_folder_was_made_to_give(run, classifier, folder, name, rule, capsys):
+def test_figures_are_those_that_the_folder_was_made_to_give(run, model_of, folder, name, rule):
     by_id = rule == "WordNet id"
     data = folder(name, (lambda index: LABELS[index][0]) if by_id else "{:04}".format)
-    result = run(classifier(name, labels=by_id), data, "--checkpoint", str(CHECKPOINTS[name]))
-    assert result["images"] == 13
-    assert result["data"]["matched_by"] == rule
+    result, printed = run(model_of(name, labels=by_id), data, "--checkpoint", str(CHECKPOINTS[name]))
+    assert (result["images"], result["data"]["matched_by"]) == (13, rule)
     assert_by_construction(result["figures"]["savedmodel"])
     assert_by_construction(result["figures"]["source"])
     agreement = result["figures"]["agreement"]
@@ -204,68 +167,41 @@ def test_figures_are_those_that_the_folder_was_made_to_give(run, classifier, fol
     assert 0 <= agreement["relative"] < 1e-5  # equal arithmetic, in another order
     assert result["source"]["framework"] == ("Flax" if name == "mixer_tiny" else "PyTorch")
     assert result["source"]["converted_from_it"] is True
-    printed = capsys.readouterr().out
     assert "38.46 %" in printed
     assert "76.92 %" in printed
 
 
 @pytest.mark.parametrize("start", [0, 5])
-def test_batches_hold_what_torchvision_makes_of_the_files_in_the_order_of_the_listing(folder, start):
+def test_batches_hold_the_files_as_pillow_prepares_them_in_the_order_of_the_listing(folder, start):
     name, data = "convmixer_tiny", folder()
     opened = evaluation_data.open_data(str(data), None, 10)
     found = list(evaluation_batches.batches(opened, start, 4, get_variant(name).preprocessing, skip_corrupt=False))
     paths = [data / example.name for example in opened.examples(start)]
     assert [len(batch.labels) for batch in found] == ([4, 4, 4, 1] if start == 0 else [4, 4])
     assert np.concatenate([batch.labels for batch in found]).tolist() == [int(path.parent.name) for path in paths]
-    inputs = np.concatenate([batch.inputs for batch in found])
-    assert inputs.dtype == np.float32
-    expected = np.stack([prepared(path, name) for path in paths])
-    np.testing.assert_allclose(inputs, expected, rtol=0, atol=1e-5)  # pixels are equal; 1e-5 of a scale of 5
+    np.testing.assert_array_equal(np.concatenate([batch.inputs for batch in found]), prepared(paths, name))
+    np.testing.assert_array_equal(found[0].images[1], np.asarray(load_image(paths[1])))
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_the_graphs_own_preprocessing_is_what_is_measured_when_asked_for(run, folder, tmp_path, right, capsys):
-    name, data = "convmixer_tiny", folder()
-    settings = get_variant(name).preprocessing
-    in_graph = settings if right else replace(settings, mean=(0.0, 0.0, 0.0))
-    model = save_model(tiny.exported(name), tmp_path / "model", image_signatures(in_graph))
-    finish(model, name, "custom", labels=False, head="classification")
-    result = run(model, data, "--checkpoint", str(CHECKPOINTS[name]), "--preprocessing", "graph")
+def test_the_graphs_own_preprocessing_is_what_is_measured_when_asked_for(run, model_of, folder, right):
+    settings = get_variant("convmixer_tiny").preprocessing
+    model = model_of(in_graph=settings if right else replace(settings, mean=(0.0, 0.0, 0.0)))
+    result, printed = run(model, folder(), *SOURCE, "--preprocessing", "graph")
     assert_by_construction(result["figures"]["source"])  # which gets Pillow's in any case
     # A level of 255 here and there, against another brightness altogether.
     assert (result["figures"]["agreement"]["relative"] < 1e-2) == right
-    assert "prepared its images itself" in capsys.readouterr().out
+    assert "prepared its images itself" in printed
 
 
-def test_a_model_without_image_signatures_cannot_prepare_its_images(run, classifier, folder, capsys):
-    assert run(classifier("convmixer_tiny"), folder(), "--preprocessing", "graph") is None
-    assert "no signature serving_image" in capsys.readouterr().err
-
-
-def test_another_checkpoint_shows_in_the_agreement_and_is_said(run, classifier, folder, tmp_path, capsys, monkeypatch):
+def test_another_checkpoint_shows_in_the_agreement_and_is_said(run, model_of, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXERS_CACHE", str(tmp_path / "cache"))
-    result = run(classifier("convmixer_tiny"), folder(), "--checkpoint", "synthetic")
+    result, printed = run(model_of(), folder(), "--checkpoint", "synthetic")
     assert_by_construction(result["figures"]["savedmodel"])
     assert result["figures"]["agreement"]["top1"] < 100
     assert result["figures"]["agreement"]["relative"] > 1e-2
     assert result["source"]["converted_from_it"] is False
-    assert "another file than the one" in capsys.readouterr().out
-
-
-def test_a_tarball_gives_what_its_folder_gives(run, classifier, folder, tmp_path):
-    model, data = classifier("convmixer_tiny"), folder()
-    tarball = write_tarball(model, tmp_path / "model.tar.gz")
-    assert run(tarball, data, output="tarball.json") == run(model, data)
-
-
-def test_synthetic_weights_are_said(run, classifier, folder, capsys):
-    result = run(classifier("convmixer_tiny", weights="synthetic"), folder())
-    assert result["evaluated"].endswith("_synthetic")
-    assert "SYNTHETIC WEIGHTS" in capsys.readouterr().out
-
-
-class Stopped(KeyboardInterrupt):
-    """Stands for whatever ends the program."""
+    assert "another file than the one" in printed
 
 
 def stop_after(monkeypatch, saves):
@@ -275,105 +211,89 @@ def stop_after(monkeypatch, saves):
     def stopping(self):
         save(self)
         if next(count, None) is None:
-            raise Stopped
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "save", stopping)
 
 
-@pytest.mark.parametrize("batches", [1, 3])
-def test_a_stopped_evaluation_goes_on_to_identical_figures(run, classifier, folder, tmp_path, monkeypatch, batches):
-    model, data = classifier("convmixer_tiny"), folder()
-    options = ("--checkpoint", str(CHECKPOINTS["convmixer_tiny"]))
-    whole = run(model, data, *options, output="whole.json")
+@pytest.mark.parametrize("batches", [1, 4])  # of 4
+def test_a_stopped_evaluation_goes_on_to_identical_figures(run, model_of, folder, tmp_path, monkeypatch, batches):
+    model, data = model_of(), folder()
+    whole, _ = run(model, data, *SOURCE, output="whole.json")
     with monkeypatch.context() as patch:
         stop_after(patch, batches)
-        assert run(model, data, *options) is None
-    saved = json.loads((tmp_path / "result.json.progress").read_text())
-    assert saved["done"] == 4 * batches
+        assert "Interrupted" in run(model, data, *SOURCE)
+    done = json.loads((tmp_path / "result.json.progress").read_text())["done"]
+    assert done == min(13, 4 * batches)
     assert not (tmp_path / "result.json").exists()
 
     seen = []
     read = evaluation_data._read
     monkeypatch.setattr(evaluation_data, "_read", lambda path: seen.append(path) or read(path))
-    assert run(model, data, *options) == whole
-    assert len(seen) == 13 - 4 * batches  # not from the start again
+    assert run(model, data, *SOURCE)[0] == whole
+    assert len(seen) == 13 - done  # not from the start again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "val", "whole.json"]
 
 
-def test_a_stop_just_before_the_result_is_written_loses_nothing(run, classifier, folder, monkeypatch):
-    model, data = classifier("convmixer_tiny"), folder()
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        assert run(model, data) is None
-    assert_by_construction(run(model, data)["figures"]["savedmodel"])
-
-
-@pytest.mark.parametrize("change", ["batch_size", "images", "checkpoint", "data", "model"])
-def test_progress_of_other_settings_is_refused(run, classifier, folder, monkeypatch, capsys, change):
-    model, data, options = classifier("convmixer_tiny"), folder(), []
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        ("batch_size", ["--batch-size", "2"]),
+        ("images", ["--limit", "5"]),
+        ("checkpoint", SOURCE),
+        ("data", []),
+        ("model", []),
+    ],
+)
+def test_progress_of_other_settings_is_refused(run, model_of, folder, monkeypatch, change, options):
+    data = folder()
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
-        assert run(model, data) is None
+        run(model_of(), data)
     if change == "data":
         shutil.copy(next(data.rglob("*.png")), next(data.iterdir()) / "added.png")
-    elif change == "model":
-        model = classifier("convmixer_tiny", weights="synthetic")
-    else:
-        given = {"batch_size": "2", "images": "5", "checkpoint": str(CHECKPOINTS["convmixer_tiny"])}
-        option = {"batch_size": "--batch-size", "images": "--limit", "checkpoint": "--checkpoint"}
-        options = [option[change], given[change]]
-    capsys.readouterr()
-    assert run(model, data, *options) is None
-    message = capsys.readouterr().err
-    assert f"  {change}: then" in message
-    assert "Remove result.json.progress" in message
+    said = run(model_of(weights="synthetic" if change == "model" else "custom"), data, *options)
+    assert f"  {change}: then" in said
+    assert "Remove result.json.progress" in said
 
 
-def test_corrupt_files_are_named_and_refused_or_left_out_and_counted(run, classifier, folder, answers, capsys):
-    model, data = classifier("convmixer_tiny"), folder()
+def test_corrupt_files_are_named_and_refused_or_left_out_and_counted(run, model_of, folder):
+    data = folder()
     names = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.*"))
-    broken = [names[5], names[6]]  # the second batch
+    broken = names[5:7]  # the second batch
     for name in broken:
         (data / name).write_bytes((data / name).read_bytes()[:300])
-    assert run(model, data) is None
-    message = capsys.readouterr().err
-    assert all(name in message for name in broken)
-    assert "--skip-corrupt" in message
+    said = run(model_of(), data)
+    assert all(f"{name}: image {name} cannot be decoded" in said for name in broken)
+    assert "--skip-corrupt" in said
 
-    result = run(model, data, "--skip-corrupt")  # goes on where it was refused
-    ranks = {f"part{number:02}": rank for number, rank in enumerate(RANKS)}
-    left = [ranks[Path(name).stem] for name in names if name not in broken]
+    result, printed = run(model_of(), data, "--skip-corrupt")  # goes on where it was refused
+    left = [RANKS[int(Path(name).stem.removeprefix("part"))] for name in names if name not in broken]
     assert sorted(result["corrupt"]) == sorted(broken)
     assert result["images"] == 11
     assert result["figures"]["savedmodel"]["top1"] == pytest.approx(100 * left.count(0) / 11)
     assert result["figures"]["savedmodel"]["top5"] == pytest.approx(100 * sum(rank < 5 for rank in left) / 11)
-    assert "2 corrupt files were left out" in capsys.readouterr().out
+    assert "2 corrupt files were left out" in printed
 
 
-def test_progress_that_left_out_corrupt_files_is_not_gone_on_from_without_saying_so(
-    run, classifier, folder, monkeypatch, capsys
-):
-    model, data = classifier("convmixer_tiny"), folder()
+def test_progress_that_left_out_corrupt_files_is_not_gone_on_from_without_saying_so(run, model_of, folder, monkeypatch):
+    data = folder()
     min(data.rglob("*.*")).write_bytes(b"no image")
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
-        assert run(model, data, "--skip-corrupt") is None
-    capsys.readouterr()
-    assert run(model, data) is None
-    assert "left out 1 corrupt files so far" in capsys.readouterr().err
-    assert run(model, data, "--skip-corrupt")["images"] == 12
+        run(model_of(), data, "--skip-corrupt")
+    assert "left out 1 corrupt files so far" in run(model_of(), data)
+    assert run(model_of(), data, "--skip-corrupt")[0]["images"] == 12
 
 
-def test_only_corrupt_files_are_no_evaluation(run, classifier, tmp_path, capsys):
+def test_only_corrupt_files_are_no_evaluation(run, model_of, tmp_path):
     (tmp_path / "val" / "0").mkdir(parents=True)
     (tmp_path / "val" / "0" / "page.jpg").write_text("<html>Not Found</html>")
-    assert run(classifier("convmixer_tiny"), tmp_path / "val", "--skip-corrupt") is None
-    assert "not one of 1 files" in capsys.readouterr().err
+    assert "not one of 1 files" in run(model_of(), tmp_path / "val", "--skip-corrupt")
 
 
-def test_a_file_that_vanishes_is_no_corrupt_one(run, classifier, folder, monkeypatch, capsys):
-    model, data = classifier("convmixer_tiny"), folder()
-    opened = evaluation_data.open_data
+def test_a_file_that_vanishes_is_no_corrupt_one(run, model_of, folder, monkeypatch):
+    data, opened = folder(), evaluation_data.open_data
 
     def opened_and_lost(*given):
         found = opened(*given)
@@ -381,99 +301,53 @@ def test_a_file_that_vanishes_is_no_corrupt_one(run, classifier, folder, monkeyp
         return found
 
     monkeypatch.setattr(evaluation_data, "open_data", opened_and_lost)
-    assert run(model, data, "--skip-corrupt") is None
-    assert "cannot be read now" in capsys.readouterr().err
+    assert "cannot be read now" in run(model_of(), data, "--skip-corrupt")
 
 
-def test_a_file_that_is_no_result_is_not_overwritten(run, classifier, folder, tmp_path, capsys):
+def test_what_cannot_be_evaluated_is_refused(run, model_of, folder, tmp_path):
+    data, unlike = folder(), shutil.copytree(model_of(), tmp_path / "unlike")
+    path = unlike / "assets.extra" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["signatures"]["serving_default"]["outputs"]["logits"]["shape"] = [None, 9]
+    path.write_text(json.dumps(manifest))
+    assert "feature extractor" in run(model_of(head="fe"), data)
+    assert "serving_default is" in run(unlike, data)
+    assert "no signature serving_image" in run(model_of(), data, "--preprocessing", "graph")
     (tmp_path / "result.json").write_text('{"name": "a manifest"}')
-    assert run(classifier("convmixer_tiny"), folder()) is None
-    assert "no evaluation's result" in capsys.readouterr().err
+    assert "no evaluation's result" in run(model_of(), data)
     assert json.loads((tmp_path / "result.json").read_text()) == {"name": "a manifest"}
-
-
-def test_what_is_no_classifier_of_ours_is_refused(run, classifier, saved, folder, tmp_path, capsys):
-    (tmp_path / "file.tar.gz").write_bytes(b"not a tarball")
-    changed, unlike = (shutil.copytree(classifier("convmixer_tiny"), tmp_path / name) for name in ("changed", "unlike"))
-    (changed / "fingerprint.pb").write_bytes(b"another")
-    manifest = unlike / "assets.extra" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("[null, 10]", "[null, 9]"))
-    for model, message in [
-        (classifier("convmixer_tiny", head="fe"), "feature extractor"),
-        (saved("convmixer_tiny"), "manifest.json"),
-        (tmp_path / "file.tar.gz", "file.tar.gz"),
-        (tmp_path / "nowhere", "no such file or folder"),
-        (changed, "fingerprint.pb is not the file that was published"),
-        (unlike, "gives 10 logits; its manifest says 9"),
-    ]:
-        assert run(model, folder()) is None
-        assert message in capsys.readouterr().err
-
-
-def test_source_of_a_fine_tuned_model_is_refused(classifier):
-    manifest = json.loads((classifier("convmixer_tiny") / "assets.extra" / "manifest.json").read_text())
-    tuned = evaluation_model.Classifier(manifest | {"training": {}}, *[None] * 7)
-    with pytest.raises(EvaluationError, match="fine-tuned"):
-        evaluation_model.find_checkpoint(tuned, "official")
+    with pytest.raises(EvaluationError, match="was fine-tuned here"):
+        find_checkpoint(SimpleNamespace(manifest={"training": {}}, name="tuned"), "official")
 
 
 @pytest.fixture(scope="module")
-def prepared_dataset(tmp_path_factory, photographs, answers):
+def data_set(tmp_path_factory, photographs, answers):
     """The photographs as a data set of TensorFlow Datasets on the disk; its classes are in an order of their own."""
-    import tensorflow_datasets as tfds
-
-    ids = sorted(wordnet_id for wordnet_id, _ in LABELS)
-
-    class TinyImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # to be found by its files alone
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=ids)}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(1), "test": self._generate_examples(13)}
-
-        def _generate_examples(self, count):
-            for number, (path, index) in enumerate(zip(photographs, answers("convmixer_tiny"), strict=True)):
-                if number < count:
-                    yield number, {"image": str(path), "label": LABELS[index][0]}
-
-    folder = tmp_path_factory.mktemp("tfds")
-    TinyImages(data_dir=folder).download_and_prepare()
-    return folder
+    folder, ids = tmp_path_factory.mktemp("tfds"), sorted(wordnet_id for wordnet_id, _ in LABELS)
+    labels = [LABELS[index][0] for index in answers("convmixer_tiny")]
+    examples = list(zip(map(str, photographs), labels, strict=True))
+    store_tfds(folder, "tiny_images", "1.0.0", ids, {"train": examples[:1], "test": examples})
+    return "tiny_images", "--data-dir", str(folder)
 
 
-def test_a_tensorflow_data_set_gives_the_same_figures_and_can_be_stopped(
-    run, classifier, prepared_dataset, monkeypatch
-):
-    model, options = classifier("convmixer_tiny", labels=True), ("--data-dir", str(prepared_dataset))
-    whole = run(model, "tiny_images", *options)
-    assert whole["data"]["name"] == "tiny_images/1.0.0 test"
-    assert whole["data"]["matched_by"] == "WordNet id"
+def test_a_tensorflow_data_set_gives_the_same_figures_and_can_be_stopped(run, model_of, data_set, monkeypatch):
+    model = model_of(labels=True)
+    whole, _ = run(model, *data_set)
+    assert (whole["data"]["name"], whole["data"]["matched_by"]) == ("tiny_images/1.0.0 test", "WordNet id")
     assert whole["images"] == 13
     assert_by_construction(whole["figures"]["savedmodel"])
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
-        assert run(model, "tiny_images", *options, output="stopped.json") is None
-    assert run(model, "tiny_images", *options, output="stopped.json") == whole
+        run(model, *data_set, output="stopped.json")
+    assert run(model, *data_set, output="stopped.json")[0] == whole
 
 
-def test_split_and_limit_of_a_tensorflow_data_set_take_effect(run, classifier, prepared_dataset):
-    model, options = classifier("convmixer_tiny", labels=True), ("--data-dir", str(prepared_dataset))
-    result = run(model, "tiny_images", *options, "--split", "train")
+def test_split_and_limit_of_a_tensorflow_data_set_take_effect_and_what_is_not_there_is_an_error(
+    run, model_of, data_set
+):
+    model = model_of(labels=True)
+    result, _ = run(model, *data_set, "--split", "train", output="train.json")
     assert (result["data"]["name"], result["images"]) == ("tiny_images/1.0.0 train", 1)
-    assert run(model, "tiny_images", *options, "--limit", "6", output="limited.json")["images"] == 6
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["tiny_images", "--split", "validation"], "has the splits train, test"),
-        (["no_such_data_set_at_all"], "cannot provide it"),
-    ],
-)
-def test_an_unknown_data_set_or_split_is_an_error(run, classifier, prepared_dataset, options, message, capsys):
-    model = classifier("convmixer_tiny", labels=True)
-    assert run(model, *options, "--data-dir", str(prepared_dataset)) is None
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert run(model, *data_set, "--limit", "6")[0]["images"] == 6
+    assert "has the splits train, test" in run(model, *data_set, "--split", "validation", output="no.json")
+    assert "cannot provide it" in run(model, "no_such_data_set_at_all", *data_set[1:], output="no.json")

@@ -22,6 +22,10 @@ def exports(tmp_path_factory):
     return folder / "exports"
 
 
+def written_in(folder):
+    return json.loads((folder / "exports" / "classification.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.slow
 def test_several_models_see_the_same_photograph(exports, tmp_path):
     names = ["convmixer_tiny_classification_synthetic", "mixer_tiny_classification_synthetic"]
@@ -31,7 +35,7 @@ def test_several_models_see_the_same_photograph(exports, tmp_path):
     photograph = tmp_path / "held upright.jpg"
     sample_photographs()["rocket"].save(photograph, exif=exif)
     executed = run(NOTEBOOK, tmp_path, model=", ".join(map(str, models)), image=str(photograph), top_k=3)
-    written = json.loads((tmp_path / "exports" / "classification.json").read_text(encoding="utf-8"))
+    written = written_in(tmp_path)
     assert written["image"] == "held upright"
     assert list(written["models"]) == names
     for found in written["models"].values():
@@ -53,18 +57,9 @@ def test_a_feature_extractor_alone_is_enough(exports, tmp_path):
     assert "features; largest difference" in text_of(executed)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"model": "nowhere.tar.gz"}, "Convert one first"),
-        ({"top_k": 0}, "top_k is 0"),
-        ({"image": "nowhere.jpg"}, "nowhere.jpg"),
-    ],
-)
 @pytest.mark.slow
-def test_what_cannot_be_is_a_clear_error(exports, tmp_path, wrong, message):
-    good = {"model": str(exports / "convmixer_tiny_classification_synthetic.tar.gz")}
-    assert_stops(NOTEBOOK, tmp_path, message, **{**good, **wrong})
+def test_what_cannot_be_is_a_clear_error(tmp_path):
+    assert_stops(NOTEBOOK, tmp_path, "Convert one first", model="nowhere.tar.gz")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +71,6 @@ def test_a_full_size_model_names_its_classes(tmp_path, full_size, notebook, vari
     folder, _ = full_size(notebook, variant)
     name = f"{variant}_classification_synthetic"
     run(NOTEBOOK, tmp_path, model=str(folder / "exports" / f"{name}.tar.gz"))
-    written = json.loads((tmp_path / "exports" / "classification.json").read_text(encoding="utf-8"))
-    best = written["models"][name]["best"]
+    best = written_in(tmp_path)["models"][name]["best"]
     assert len(best) == 5
     assert not any(each["name"].startswith("class ") for each in best)

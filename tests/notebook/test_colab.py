@@ -6,11 +6,11 @@ import re
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
 import pip
 import pytest
+from wheels import write_wheel
 
 from utils.errors import ConversionError
 from utils.notebook import colab
@@ -31,7 +31,7 @@ def there(monkeypatch):
         name, _, version = command[-1].partition("==")
         if command[-1] in refused:
             return subprocess.CompletedProcess(command, 1, "", f"noise\nERROR: no {command[-1]} for this numpy\n")
-        installed[colab.canonical(name)] = version or "0.5"
+        installed[colab.canonical(name)] = version
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(colab, "installed_versions", lambda: dict(installed))
@@ -42,32 +42,24 @@ def there(monkeypatch):
 
 def test_what_is_there_in_any_version_is_left_alone(there):
     there.installed.update({"tensorflow": "2.19.0", "torch": "9.0.0", "numpy": "1.0"})
+    for name in colab.COMMANDS_ONLY:  # not needed in a notebook that is open
+        del there.installed[name]
     assert colab.install_missing() == []
     assert there.commands == []
+    assert set(colab.COMMANDS_ONLY) <= set(PINNED)
 
 
 def test_only_what_is_missing_is_installed_and_everything_else_is_held(there):
-    del there.installed["onnx"]
+    for name in ("onnx", "onnx-tf"):
+        del there.installed[name]
     there.installed.update({"torch": "2.9.0+cpu", "python-apt": "odd version"})
-    assert colab.install_missing() == [f"onnx {PINNED['onnx']}"]
-    (call,) = there.commands
-    assert call["command"][-1] == f"onnx=={PINNED['onnx']}"
-    assert "--no-deps" not in call["command"]
-    assert {"torch==2.9.0+cpu", f"numpy=={PINNED['numpy']}"} <= set(call["constraints"])
-    assert not [line for line in call["constraints"] if line.startswith(("onnx==", "python-apt"))]
-
-
-def test_onnx_tf_comes_without_its_outdated_dependencies(there):
-    del there.installed["onnx-tf"]
-    colab.install_missing()
-    assert "--no-deps" in there.commands[0]["command"]
-
-
-def test_a_pin_that_does_not_go_with_what_is_there_gives_way(there):
-    del there.installed["flax"]
-    there.refused.add(f"flax=={PINNED['flax']}")
-    assert colab.install_missing() == ["flax 0.5"]
-    assert [call["command"][-1] for call in there.commands] == [f"flax=={PINNED['flax']}", "flax"]
+    assert colab.install_missing() == [f"{name} {PINNED[name]}" for name in ("onnx", "onnx-tf")]
+    first, second = there.commands
+    assert first["command"][-1] == f"onnx=={PINNED['onnx']}"
+    assert {"torch==2.9.0+cpu", f"numpy=={PINNED['numpy']}"} <= set(first["constraints"])
+    assert not [line for line in first["constraints"] if line.startswith(("onnx==", "python-apt"))]
+    # onnx-tf alone comes without its dependencies, which are outdated.
+    assert ["--no-deps" in call["command"] for call in (first, second)] == [False, True]
 
 
 def test_what_cannot_be_installed_is_named_with_what_pip_said(there):
@@ -75,13 +67,6 @@ def test_what_cannot_be_installed_is_named_with_what_pip_said(there):
     there.refused.update({f"flax=={PINNED['flax']}", "flax"})
     with pytest.raises(ConversionError, match=r"flax could not be installed.*no flax for this numpy"):
         colab.install_missing()
-
-
-def test_what_runs_notebooks_as_commands_is_not_needed_in_one_that_is_open(there):
-    for name in colab.COMMANDS_ONLY:
-        del there.installed[name]
-    assert colab.install_missing() == []
-    assert set(colab.COMMANDS_ONLY) <= set(PINNED)
 
 
 def test_set_up_tells_what_it_did_and_what_it_does_not_know(there, capsys):
@@ -109,12 +94,9 @@ def test_every_unknown_version_is_in_one_table(version, relation):
     assert len(table.splitlines()) == 4
 
 
-def test_known_versions_are_not_in_the_table():
+def test_known_versions_are_not_in_the_table_and_an_unknown_python_is():
     assert "torch" not in colab.version_report(PINS | {"torch": "2.9.0+cpu", "numpy": "99"}, KNOWN)
     assert colab.version_report(PINS, KNOWN) == "Every version is one that this was tested with."
-
-
-def test_an_unknown_python_is_in_the_table():
     assert re.search(r"^python .* older ", colab.version_report(PINS, KNOWN | {"python": ["9.9"]}), re.MULTILINE)
 
 
@@ -147,24 +129,13 @@ def test_every_notebook_sets_up_colab_alike(notebook):
     assert sources[0].rstrip().endswith("set_up()")
 
 
-def wheel(folder, name, version, requires=()):
-    """The least that pip takes for a wheel."""
-    info = f"{name}-{version}.dist-info"
-    metadata = [f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}", *(f"Requires-Dist: {r}" for r in requires)]
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
-        file.writestr(f"{name}.py", f"version = {version!r}\n")
-        file.writestr(f"{info}/METADATA", "\n".join(metadata) + "\n")
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
-
-
-def test_real_pip_downgrades_nothing_for_what_it_installs(tmp_path):
+def test_real_pip_downgrades_nothing_for_what_it_installs_and_a_pin_gives_way(tmp_path):
     wheels, root = tmp_path / "wheels", tmp_path / "root"
     wheels.mkdir(), root.mkdir()
-    wheel(wheels, "framework", "1.0")
-    wheel(wheels, "framework", "2.0")
-    wheel(wheels, "needed", "3.0", ["framework<2"])
-    wheel(wheels, "needed", "2.0", ["framework>=2"])
+    write_wheel(wheels, "framework", "1.0")
+    write_wheel(wheels, "framework", "2.0")
+    write_wheel(wheels, "needed", "3.0", "framework<2")
+    write_wheel(wheels, "needed", "2.0", "framework>=2")
     (root / "requirements.txt").write_text("framework==1.0\nneeded==3.0\n")
     (root / "requirements-onnx-tf.txt").write_text("")
     venv.create(tmp_path / "venv", with_pip=False)  # unpacking a pip takes a minute on a slow disk; this one's will do
@@ -186,7 +157,8 @@ print(framework.version, needed.version)
     assert done.stdout.splitlines() == ["Installing needed ...", "['needed 2.0']", "2.0 2.0"], done.stderr
 
 
-HUB = """
+IMPORT = "from utils.machine.hub_compat import import_hub\nhub = import_hub()\n"
+HIDING = """
 import importlib.machinery, sys
 find = importlib.machinery.PathFinder.find_spec
 def hiding(cls, name, *rest, **named):
@@ -197,45 +169,41 @@ sys.modules.pop("pkg_resources", None)
 """
 
 
-def run_with_hub(tmp_path, code, hidden="pkg_resources"):
+@pytest.fixture
+def run_with_hub(tmp_path):
     """Runs code where tensorflow_hub is three lines that ask what the real one asks, and `hidden` is not installed."""
-    for name, source in (
-        ("tensorflow", "import sys\nsaw = 'pkg_resources' in sys.modules\n__version__ = '2.21.0'\n"),
-        (
-            "tensorflow_hub",
-            "import tensorflow as tf\nfrom pkg_resources import parse_version\n"
-            "newer = parse_version('2.10') > parse_version('2.9')\n",
-        ),
-    ):
-        (tmp_path / f"{name}.py").write_text(source)
-    return subprocess.run(
-        [sys.executable, "-c", HUB.format(hidden=hidden, code=code)],
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        capture_output=True,
-        text=True,
-        check=False,
+    (tmp_path / "tensorflow.py").write_text(
+        "import sys\nsaw = 'pkg_resources' in sys.modules\n__version__ = '2.21.0'\n"
     )
+    (tmp_path / "tensorflow_hub.py").write_text(
+        "import tensorflow as tf\nfrom pkg_resources import parse_version\n"
+        "newer = parse_version('2.10') > parse_version('2.9')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+
+    def call(code, hidden="pkg_resources"):
+        command = [sys.executable, "-c", HIDING.format(hidden=hidden, code=code)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return call
 
 
-def test_tensorflow_hub_is_imported_where_setuptools_has_no_pkg_resources(tmp_path):
-    assert "No module named 'pkg_resources'" in run_with_hub(tmp_path, "import tensorflow_hub").stderr
+def test_tensorflow_hub_is_imported_where_setuptools_has_no_pkg_resources(run_with_hub):
+    assert "No module named 'pkg_resources'" in run_with_hub("import tensorflow_hub").stderr
     code = (
-        "from utils.machine.hub_compat import import_hub\nhub = import_hub()\nimport tensorflow, tensorflow_hub\n"
+        f"{IMPORT}import tensorflow, tensorflow_hub\n"
         "print(hub.newer, hub is tensorflow_hub, tensorflow.saw, 'pkg_resources' in sys.modules)"
     )
-    done = run_with_hub(tmp_path, code)
+    done = run_with_hub(code)
     assert done.stdout.split() == ["True", "True", "False", "False"], done.stderr
 
 
-def test_pkg_resources_stays_setuptools_own_where_it_is_there(tmp_path):
+def test_pkg_resources_stays_setuptools_own_where_it_is_there(run_with_hub, tmp_path):
     (tmp_path / "pkg_resources.py").write_text("def parse_version(text):\n    return float(text)\n")
-    done = run_with_hub(
-        tmp_path, "from utils.machine.hub_compat import import_hub\nprint(import_hub().newer)", hidden=""
-    )
+    done = run_with_hub(f"{IMPORT}print(hub.newer)", hidden="")
     assert done.stdout.split() == ["False"], done.stderr  # 2.10 < 2.9 as floats: it was this module that was asked
 
 
-def test_missing_tensorflow_hub_is_an_error_that_says_what_to_do(tmp_path):
-    code = "from utils.machine.hub_compat import import_hub\nimport_hub()"
-    said = run_with_hub(tmp_path, code, hidden="tensorflow_hub").stderr
+def test_missing_tensorflow_hub_is_an_error_that_says_what_to_do(run_with_hub):
+    said = run_with_hub(IMPORT, hidden="tensorflow_hub").stderr
     assert "ConversionError: tensorflow-hub is not installed. Install it: pip install" in said

@@ -1,24 +1,19 @@
 """The fine-tuning notebook by papermill: it really learns, what it leaves can be used, and what must stop it."""
 
 import functools
-import io
 import json
-import os
 import subprocess
 import sys
-import time
 
 import extractors
 import notebooks
 import numpy as np
-import papermill
 import pytest
 from labelled import folder_of
-from PIL import Image
+from notebooks import manifest_of, text_of
 
 from benchmarks.exports import noise, prepare_export
 from benchmarks.training import build_tensorflow
-from utils.artefact.tarball import extract_tarball
 from utils.convert import ROOT
 from utils.models.variants import get_variant
 
@@ -27,44 +22,33 @@ NAME = "convmixer_tiny_classification_digits"
 run = functools.partial(notebooks.run, "fine-tune.ipynb")
 
 
-def manifest_of(folder, name):
-    return json.loads((folder / "exports" / f"{name}.json").read_text(encoding="utf-8"))
-
-
 DIGITS = {"dataset": "digits", "epochs": 10, "learning_rate": 0.1}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """(folder, executed notebook, seconds): the backbone trained on the digits."""
-    folder, started = tmp_path_factory.mktemp("whole"), time.perf_counter()
-    notebook = run(folder, model=str(extractors.published("convmixer").tarball), **DIGITS)
-    return folder, notebook, time.perf_counter() - started
+    """(folder, executed notebook): the backbone trained on the digits."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder, model=str(extractors.published("convmixer").tarball), **DIGITS)
 
 
 @pytest.mark.slow
-def test_the_backbone_learns_the_digits_and_beats_the_head_alone(whole, tmp_path):
-    folder, _, _ = whole
+def test_the_backbone_learns_the_digits_and_beats_the_head_alone_and_the_manifest_tells_it(whole, tmp_path):
+    folder, _ = whole
     run(tmp_path, model=str(extractors.published("convmixer").folder), train_backbone=False, **DIGITS)
-    both = [max(manifest_of(place, NAME)["training"]["history"]["val_accuracy"]) for place in (folder, tmp_path)]
-    assert both[0] >= 0.95
-    assert both[0] - both[1] >= 0.05
-
-
-@pytest.mark.slow
-def test_three_things_are_left_and_the_manifest_tells_the_training(whole):
-    folder, _, _ = whole
-    assert sorted(os.listdir(folder / "exports")) == [NAME, f"{NAME}.json", f"{NAME}.tar.gz"]
-    training = manifest_of(folder, NAME)["training"]
-    assert {len(values) for values in training["history"].values()} == {10}
-    assert training["dataset"]["name"] == "digits"
-    assert training["settings"]["train_backbone"] is True
-    assert training["extractor"] == "convmixer_tiny_fe"
+    both, head = (manifest_of(place, NAME)["training"] for place in (folder, tmp_path))
+    best = max(both["history"]["val_accuracy"])
+    assert best >= 0.95
+    assert best - max(head["history"]["val_accuracy"]) >= 0.05
+    assert {len(values) for values in both["history"].values()} == {10}
+    assert both["dataset"]["name"] == "digits"
+    assert (both["settings"]["train_backbone"], head["settings"]["train_backbone"]) == (True, False)
+    assert both["extractor"] == "convmixer_tiny_fe"
 
 
 @pytest.mark.slow
 def test_the_tarball_verifies_as_a_download_does(whole):
-    folder, _, _ = whole
+    folder, _ = whole
     command = [sys.executable, "-m", "utils.verify", str(folder / "exports" / f"{NAME}.tar.gz")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,35 +57,25 @@ def test_the_tarball_verifies_as_a_download_does(whole):
 
 @pytest.mark.slow
 def test_the_notebook_shows_its_pictures_and_no_warnings(whole):
-    _, notebook, _ = whole
-    outputs = json.dumps([output for cell in notebook["cells"] for output in cell.get("outputs", [])])
+    _, notebook = whole
+    outputs = text_of(notebook)
     assert outputs.count("image/png") == 5  # examples, learning rate, curves, confusion, mistakes
     assert '"name": "stderr"' not in outputs
     assert "Traceback" not in outputs
 
 
 @pytest.mark.slow
-def test_the_tarball_is_a_classifier_with_the_user_s_labels_that_takes_photographs(whole, tmp_path):
+def test_the_tarball_is_a_classifier_with_the_user_s_labels_that_takes_photographs(whole):
     import tensorflow as tf
     from sklearn.datasets import load_digits
 
-    folder, _, _ = whole
-    model_dir = extract_tarball(folder / "exports" / f"{NAME}.tar.gz", tmp_path / "model")
-    labels = (model_dir / "assets.extra" / "labels.tsv").read_text(encoding="utf-8").splitlines()
-    assert [line.split("\t")[1] for line in labels] == list("0123456789")
-    model = tf.saved_model.load(str(model_dir))
-    digits = load_digits()
-    pixels = np.rint(digits.images[:200] * (255 / 16)).astype(np.uint8)
-    images = np.repeat(pixels[..., None], 3, axis=3)
+    folder, _ = whole
+    assert notebooks.labels_of(folder, NAME) == list("0123456789")
+    model, digits = notebooks.load(folder, NAME), load_digits()
+    images = np.rint(digits.images[:200, ..., None].repeat(3, axis=3) * (255 / 16)).astype(np.uint8)
     answer = model.signatures["serving_image"](images=tf.constant(images))
     assert np.mean(answer["probabilities"].numpy().argmax(axis=1) == digits.target[:200]) >= 0.95
-
-    def png(image):
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        return file.getvalue()
-
-    encoded = tf.constant([png(image) for image in images[:3]])
+    encoded = tf.stack([tf.io.encode_png(image) for image in images[:3]])
     found = model.signatures["serving_image_bytes"](image_bytes=encoded)["logits"].numpy()
     np.testing.assert_allclose(found, answer["logits"].numpy()[:3], atol=1e-4)
 
@@ -111,14 +85,11 @@ def test_own_photographs_in_a_folder_with_a_corrupt_one_train_a_mixer_under_kera
     (data / "rose" / "000.png").write_bytes(b"damaged")
     options = {"epochs": 1, "batch_size": 8, "keras": "keras_3", "optimizer": "adamw", "label_smoothing": 0.1}
     model = str(extractors.published("xla").folder)
-    with pytest.raises(papermill.PapermillExecutionError) as error:
-        run(tmp_path, model=model, dataset=str(data), **options)
-    assert error.value.ename == "ParameterError"
-    assert "rose/000.png" in error.value.evalue
+    refused = {"error": "ParameterError", "model": model, "dataset": str(data)} | options
+    notebooks.assert_stops("fine-tune.ipynb", tmp_path, "rose/000.png", **refused)
     notebook = run(tmp_path, model=model, dataset=str(data), corrupt_images="skip", **options)
     assert "1 files cannot be decoded" in json.dumps(notebook)
     name = "mixer_tiny_classification_My_flowers"
-    assert sorted(os.listdir(tmp_path / "exports")) == [name, f"{name}.json", f"{name}.tar.gz"]
     manifest = manifest_of(tmp_path, name)
     assert manifest["training"]["dataset"]["skipped_files"] == 1
     assert manifest["training"]["settings"]["keras"] == "keras_3"
@@ -127,10 +98,8 @@ def test_own_photographs_in_a_folder_with_a_corrupt_one_train_a_mixer_under_kera
 
 @pytest.mark.slow
 def test_a_classifier_is_refused_before_any_data_are_read(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError) as error:
-        run(tmp_path, model=str(extractors.published("classifier").folder), dataset="tf_flowers")
-    assert error.value.ename == "ParameterError"
-    assert "is a classifier" in error.value.evalue
+    model = str(extractors.published("classifier").folder)
+    notebooks.assert_stops("fine-tune.ipynb", tmp_path, "is a classifier", model=model, dataset="tf_flowers")
     assert not (tmp_path / "exports").exists()
 
 

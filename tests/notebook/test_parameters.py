@@ -5,48 +5,40 @@ import pytest
 from utils.errors import ParameterError
 from utils.notebook.parameters import check_conversion
 
-GOOD = {
-    "convmixer": {"variant": "convmixer_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": 48},
-    "mixer": {"variant": "mixer_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": 48},
-}
+
+def check(family, **changed):
+    good = {"variant": f"{family}_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": 48, "seed": 0}
+    return check_conversion(family, **good | {"output_dir": "exports"} | changed).name
 
 
-def check(family, tmp_path, **wrong):
-    return check_conversion(family, **{"output_dir": str(tmp_path), "seed": 0} | GOOD[family] | wrong)
-
-
-@pytest.mark.parametrize("family", GOOD)
-def test_good_parameters_give_the_variant(family, tmp_path):
-    assert check(family, tmp_path).name == GOOD[family]["variant"]
+def test_good_parameters_give_the_variant():
+    assert [check(family) for family in ("convmixer", "mixer")] == ["convmixer_tiny", "mixer_tiny"]
 
 
 @pytest.mark.parametrize(
     ("family", "wrong", "message"),
     [
-        ("convmixer", {"labels": "nowhere.txt", "head": "classification"}, "labels is 'nowhere.txt', which"),
+        ("convmixer", {"labels": "nowhere.txt", "head": "classification"}, "labels is 'nowhere.txt'"),
         ("convmixer", {"labels": 3, "head": "classification"}, "labels is 3"),
-        ("convmixer", {"labels": "x"}, "has no classes"),
-        ("convmixer", {"use_ema": True}, "use_ema is True, and checkpoint is 'synthetic'"),
+        ("convmixer", {"labels": "names.txt"}, "has no classes"),
+        ("convmixer", {"use_ema": True}, "use_ema is True"),
         ("convmixer", {"use_ema": "yes"}, "use_ema is 'yes'"),
         ("convmixer", {"variant": "convmixer_999"}, "convmixer_768_32"),
         ("convmixer", {"variant": "mixer_b16_sam"}, r"conversion_mlpmixer\.ipynb"),
         ("convmixer", {"head": "segmentation"}, "head is 'segmentation'"),
         ("convmixer", {"checkpoint": "nowhere.pth.tar"}, "no such file"),
-        ("convmixer", {"image_size": 50}, "not a multiple"),
+        ("convmixer", {"image_size": 50}, r"not a multiple.* Use 48 or 52, or 0 for any height and width"),
         ("convmixer", {"image_size": -4}, "image_size is -4"),
         ("convmixer", {"seed": 1.5}, "seed is 1.5"),
         ("convmixer", {"output_dir": ""}, "output_dir"),
-        ("mixer", {"variant": "mixer_b16_sam_i21k"}, "mixer_b16_sam"),
         ("mixer", {"variant": "convmixer_768_32"}, r"conversion_convmixer\.ipynb"),
         ("mixer", {"variant": "mixer_b16_i1k", "image_size": 256}, "trained on: 224"),
         ("mixer", {"image_size": 0}, "trained on: 48"),
         ("mixer", {"operations": "onnx"}, "operations is 'onnx'"),
-        ("mixer", {"head": "segmentation"}, "head is 'segmentation'"),
-        ("mixer", {"checkpoint": "nowhere.npz"}, "no such file"),
         ("mixer", {"checkpoint": "official"}, "without an official file"),
         ("mixer", {"seed": -1}, "seed is -1"),
     ],
 )
-def test_bad_parameter_is_named(family, wrong, message, tmp_path):
+def test_bad_parameter_is_named(family, wrong, message):
     with pytest.raises(ParameterError, match=message):
-        check(family, tmp_path, **wrong)
+        check(family, **wrong)

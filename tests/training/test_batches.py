@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import tensorflow as tf
+from PIL import Image
 
 from utils.images.photographs import pillow_preprocess
 from utils.models.variants import get_variant
@@ -44,34 +44,16 @@ def test_a_later_start_sees_the_very_batches_of_the_whole_run():
         np.testing.assert_array_equal(y, y2)
 
 
-def test_an_epoch_shows_no_image_twice_and_each_has_its_label():
+def test_an_epoch_shows_no_image_twice_and_each_has_its_label_in_an_order_of_its_own():
     images = images_of()
-    run = epochs(images, range(2))
+    run, other_seed = epochs(images, range(2)), epochs(images, range(1), seed=6)
     orders = []
-    for epoch in (run[:3], run[3:]):
+    for epoch in (run[:3], run[3:], other_seed):
         shown = [number for x, _ in epoch for number in numbers(x)]
         assert len(set(shown)) == len(shown) == 12
-        orders.append(shown)
-        for x, y in epoch:
-            assert y.argmax(axis=1).tolist() == [number % 2 for number in numbers(x)]
-    assert orders[0] != orders[1]
-
-
-def test_another_seed_gives_another_order():
-    images = images_of()
-    one, other = epochs(images, range(1), seed=5), epochs(images, range(1), seed=6)
-    assert [numbers(x) for x, _ in one] != [numbers(x) for x, _ in other]
-
-
-def test_validation_is_every_image_once_in_order_as_the_source_project_evaluates():
-    images = images_of()
-    found = list(batches.validation_batches(images, PREPROCESSING, 2))
-    assert [len(x) for x, _ in found] == [2, 2, 1]
-    assert [n for x, _ in found for n in numbers(x)] == [0, 1, 2, 3, 4]
-    from PIL import Image
-
-    expected = pillow_preprocess(Image.fromarray(images.validation.read(3)), PREPROCESSING)
-    np.testing.assert_allclose(found[1][0][1], expected, atol=0.05)
+        assert [label for _, y in epoch for label in y.argmax(axis=1)] == [number % 2 for number in shown]
+        orders.append(tuple(shown))
+    assert len(set(orders)) == 3
 
 
 def gradient(height=64, width=96):
@@ -80,14 +62,13 @@ def gradient(height=64, width=96):
     return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), 0 * x], axis=-1).astype(np.uint8)
 
 
-def test_validation_images_are_the_way_round_that_they_are():
-    split = Split(lambda i: gradient(), np.zeros(1, int))
-    images = replace(images_of(), validation=split)
-    from PIL import Image
-
-    ((found, _),) = batches.validation_batches(images, PREPROCESSING, 1)
-    expected = pillow_preprocess(Image.fromarray(gradient()), PREPROCESSING)
-    np.testing.assert_allclose(found[0], expected, atol=0.05)
+def test_validation_is_every_image_once_in_order_as_the_source_project_evaluates():
+    pixels = [gradient(), gradient(90, 70), gradient(60, 60)[::-1]]
+    images = replace(images_of(), validation=Split(pixels.__getitem__, np.array([1, 0, 1])))
+    found = list(batches.validation_batches(images, PREPROCESSING, 2))
+    assert [y.numpy().argmax(axis=1).tolist() for _, y in found] == [[1, 0], [1]]
+    expected = [pillow_preprocess(Image.fromarray(each), PREPROCESSING) for each in pixels]
+    np.testing.assert_allclose(np.concatenate([x for x, _ in found]), expected, atol=0.05)
 
 
 def augmented(augmentation, count=64):
@@ -114,15 +95,8 @@ def test_digits_are_cropped_gently_and_not_mirrored():
     assert area.min() > 0.6
 
 
-@pytest.mark.parametrize("changed", [{"area": (1.0, 1.0)}, {"flip": False}])
-def test_equal_seeds_give_equal_images_and_other_settings_others(changed):
-    one, same = augmented(STANDARD, 8), augmented(STANDARD, 8)
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - augmented(replace(STANDARD, **changed), 8)).max() > 1
-
-
 def test_augmented_examples_can_be_shown():
     pixels, labels = batches.augmented_examples(images_of(), PREPROCESSING, 6, seed=0)
     assert pixels.shape == (6, SIDE, SIDE, 3)
-    assert 0 <= pixels.min() <= pixels.max() <= 1
+    assert 0 <= pixels.min() < 0.01 < 0.99 < pixels.max() <= 1  # a red of 0, and full blue
     assert labels.shape == (6,)

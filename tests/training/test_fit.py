@@ -1,14 +1,15 @@
 """Training in both Kerases: what moves, what is resumed, what is kept, and what is saved of it."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
-from labelled import BATCH, EPOCHS, Run, coloured_images, settings_for
+from labelled import BATCH, EPOCHS, Run, coloured_images
 
 from utils.errors import PackagingError
 from utils.export import saved_model
 from utils.training import fine_tuned, keras_worlds
 from utils.training import fit as training
-from utils.training.extractor import open_extractor
 
 WORLDS = ("tf_keras", "keras_3")
 
@@ -52,29 +53,18 @@ def test_the_best_epoch_is_what_is_left(trained):
 def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, images, tmp_path, monkeypatch):
     world = trained.settings.keras
     stopped = Run("convmixer", images, tmp_path, keras=world)
-    batches_seen = []
-
-    def stop(batch, logs=None):
-        batches_seen.append(1)
-        if len(batches_seen) == 10:  # in the middle of the third epoch
-            raise KeyboardInterrupt
-
-    make = training._saver
-
-    def saver_and_stop(keras, state):
-        saver = make(keras, state)
-        return keras.callbacks.LambdaCallback(on_epoch_end=saver.on_epoch_end, on_train_batch_end=stop)
-
-    monkeypatch.setattr(training, "_saver", saver_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        stopped.train()
-    monkeypatch.undo()
+    update = Mock(side_effect=[*[None] * 9, KeyboardInterrupt])  # in the middle of the third epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(training.tqdm, "update", update)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train()
     resumed = Run("convmixer", images, tmp_path, keras=world).train()
     assert resumed.resumed == 2
     for name, values in trained.history.items():
         np.testing.assert_allclose(resumed.history[name], values, rtol=1e-5, err_msg=name)
+    found = resumed.trainable.values()[0]
     for name, value in trained.trainable.values()[0].items():
-        np.testing.assert_allclose(resumed.trainable.values()[0][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_a_finished_run_is_not_trained_again_and_other_settings_start_anew(trained, images):
@@ -124,34 +114,22 @@ def classifier(request, images, tmp_path_factory):
     return run, saved_model.save_model(exported, folder / "saved")
 
 
-def test_the_saved_classifier_computes_what_the_trained_model_does(classifier):
+def test_the_saved_classifier_computes_what_the_trained_model_does_and_can_be_trained_again(classifier):
     run, folder = classifier
     model = saved_model.load_model(folder)
     inputs = np.random.default_rng(2).standard_normal((5, 48, 48, 3), dtype=np.float32)
     expected = np.asarray(run.trainable.model(inputs, training=False))
     np.testing.assert_allclose(model(inputs).numpy(), expected, atol=1e-5)
     assert model.signatures["serving_default"].structured_outputs["logits"].shape.as_list() == [None, 3]
-
-
-def test_the_saved_classifier_can_be_trained_again(classifier):
-    run, folder = classifier
-    model = saved_model.load_model(folder)
-    inputs = np.random.default_rng(2).standard_normal((4, 48, 48, 3), dtype=np.float32)
     found = saved_model.Candidate(model).gradients(inputs, training=True)
-    head = fine_tuned.HEAD_NAMES[run.extractor.variant.family]
-    assert set(head) < set(found)
     assert all(gradient is not None and np.isfinite(gradient).all() for gradient in found.values())
-    extractor = saved_model.load_model(run.extractor.folder)
-    assert len(found) == len(extractor.trainable_variables) + 2
-
-
-def test_no_weight_is_stored_twice(classifier):
-    run, folder = classifier
-    here, there = (
+    trained_arrays = {saved_model.name_of(v) for v in saved_model.load_model(run.extractor.folder).trainable_variables}
+    assert set(found) == trained_arrays | set(fine_tuned.HEAD_NAMES[run.extractor.variant.family])
+    size, of_extractor = (
         (place / "variables" / "variables.data-00000-of-00001").stat().st_size
         for place in (folder, run.extractor.folder)
     )
-    assert here < there + 4 * 33 * 3 + 4096
+    assert size < of_extractor + 4 * 33 * 3 + 4096  # no weight is stored twice
 
 
 def test_weights_of_another_model_are_refused(classifier):
@@ -172,12 +150,6 @@ def test_the_schedule_warms_up_for_a_tenth_and_ends_at_zero():
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_scaled_loss_trains_too(images, tmp_path, world):
     """As with float16 on a GPU: here in float32, which the rewrite does not change on a CPU."""
-    settings = settings_for("plain", tmp_path, keras=world, epochs=1)
-    extractor = open_extractor(settings.model, 0)
-    trainable = keras_worlds.build(settings, extractor.folder, 48, 3, 4, float16=True)
-    before = trainable.values()[0]
-    state = training.open_state(trainable, settings, "name", images, extractor.files)
-    training.train(trainable, settings, images, extractor.preprocessing, state, progress=False)
-    after = trainable.values()[0]
-    assert all(np.isfinite(value).all() for value in after.values())
-    assert any(not np.array_equal(after[name], before[name]) for name in before)
+    run = Run("plain", images, tmp_path, float16=True, keras=world, epochs=1).train()
+    assert all(np.isfinite(value).all() for value in run.trainable.values()[0].values())
+    assert run.moved()

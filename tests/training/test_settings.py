@@ -18,15 +18,8 @@ GOOD = {
 }
 
 
-def check(environment=None, **changed):
-    return check_training(TrainingSettings(**GOOD | changed), environment or {})
-
-
-def test_good_parameters_are_kept():
-    settings = check(learning_rate=1, label_smoothing=0.1, optimizer="adamw", keras="keras_3")
-    assert settings.learning_rate == 1.0
-    assert (settings.epochs, settings.optimizer, settings.label_smoothing) == (3, "adamw", 0.1)
-    assert settings.keras == "keras_3"
+def check(**changed):
+    return check_training(TrainingSettings(**GOOD | changed))
 
 
 @pytest.mark.parametrize(
@@ -44,6 +37,7 @@ def test_good_parameters_are_kept():
         ({"train_backbone": "yes"}, "train_backbone is 'yes'"),
         ({"image_size": -1}, "image_size is -1"),
         ({"output_dir": " "}, "output_dir is empty"),
+        ({"output_dir": __file__}, "which is a file"),
         ({"seed": -1}, "seed is -1"),
         ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of sgd, adamw"),
         ({"label_smoothing": 1}, "label_smoothing is 1"),
@@ -54,34 +48,25 @@ def test_good_parameters_are_kept():
     ],
 )
 def test_an_impossible_value_is_named(wrong, said):
-    with pytest.raises(ParameterError, match=said.replace("(", r"\(")):
+    with pytest.raises(ParameterError, match=said):
         check(**wrong)
 
 
-def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ParameterError, match="which is a file"):
-        check(output_dir=str(tmp_path / "file"))
-
-
 @pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, "tf_keras"),
-        ({"TF_USE_LEGACY_KERAS": "1"}, "tf_keras"),
-        ({"TF_USE_LEGACY_KERAS": "0"}, "keras_3"),
-        ({"TF_USE_LEGACY_KERAS": "False"}, "keras_3"),
-    ],
+    ("legacy", "expected"), [(None, "tf_keras"), ("1", "tf_keras"), ("0", "keras_3"), ("False", "keras_3")]
 )
-def test_the_environment_chooses_the_keras_unless_the_parameter_does(environment, expected):
-    assert check(environment=environment).keras == expected
-    assert check(environment=environment, keras="tf_keras").keras == "tf_keras"
+def test_the_environment_chooses_the_keras_unless_the_parameter_does(monkeypatch, legacy, expected):
+    monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
+    if legacy is not None:
+        monkeypatch.setenv("TF_USE_LEGACY_KERAS", legacy)
+    assert check().keras == expected
+    assert check(keras="tf_keras").keras == "tf_keras"
 
 
 def test_a_run_is_another_one_when_anything_that_changes_its_steps_does():
     digest = check().digest(data="x")
-    assert digest == check().digest(data="x")
     assert digest == check(output_dir="elsewhere").digest(data="x")
+    assert check(clip_norm=1).digest(data="x") == digest  # 1 and 1.0 are one setting
     others = [{"learning_rate": 0.04}, {"seed": 1}, {"epochs": 4}, {"train_backbone": False}, {"keras": "keras_3"}]
     assert digest not in [check(**other).digest(data="x") for other in others]
     assert digest != check().digest(data="y")

@@ -14,25 +14,25 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import psutil
+
+from utils.artefact import placing
+from utils.batch import report as batch_report
 from utils.batch.plan import Outcome, is_cached, look, plan
+from utils.batch.supervision import Supervised
+from utils.command import positive
 from utils.errors import ConversionError
 from utils.models.variants import HEADS, OPERATIONS
-
-if TYPE_CHECKING:
-    from utils.batch.display import Lines
-    from utils.batch.supervision import Supervised
-
-    Running = dict[str, tuple[Outcome, Supervised]]  # by name
+from utils.parity.references import FOLDER_VARIABLE
 
 CONVERT = (sys.executable, "-m", "utils.convert")
 ROOT = Path(__file__).resolve().parents[2]
-LOGS = "batch"
 _SECONDS = 0.2  # between two looks at what runs
 _SHARE = 0.9  # of the memory that is free at the start, for all conversions together
 
@@ -43,7 +43,7 @@ class Batch:
     jobs: how many at a time. memory_mb: bound for each, in MB of 1,000,000 bytes. show: is told what happens.
     """
 
-    def __init__(self, output_dir: Path, jobs: int, memory_mb: float, show: Lines) -> None:
+    def __init__(self, output_dir: Path, jobs: int, memory_mb: float, show: batch_report.Display) -> None:
         self.output_dir, self.jobs, self.memory_mb, self.show = output_dir, jobs, memory_mb, show
         self.interrupts = 0
 
@@ -53,75 +53,71 @@ class Batch:
 
     def run(self, outcomes: list[Outcome]) -> None:
         """Makes what is "not started", and notes in each outcome what became of it."""
-        from utils.artefact import placing
-
         with placing.explained(self.output_dir):
-            (self.output_dir / LOGS).mkdir(parents=True, exist_ok=True)
-        running: Running = {}
+            (self.output_dir / batch_report.FOLDER).mkdir(parents=True, exist_ok=True)
         waiting = [outcome for outcome in outcomes if outcome.state == "not started"]
-        references, lock = placing.make_folder(self.output_dir / LOGS, "references", needed_bytes=0)
-        with ThreadPoolExecutor(1) as checker:
-            try:
-                self._run(waiting, running, references, checker)
-            finally:  # nothing is left in `running`, unless something here went wrong
-                for _, child in running.values():
-                    child.kill()
-                shutil.rmtree(references, ignore_errors=True)
-                lock.close()
-
-    def _run(self, waiting: list[Outcome], running: Running, references: Path, checker: Executor) -> None:
-        told, ended = 0, {}  # by name: exit status, and what is found of the artefact while others run
-        while running or (waiting and not self.interrupts):
-            while len(running) < self.jobs and not self.interrupts and (outcome := _next(waiting, running)):
-                waiting.remove(outcome)
-                self.show.started(outcome)
-                if child := self._start(outcome, waiting, references):
-                    running[outcome.conversion.name] = outcome, child
-                else:
-                    self.show.ended(outcome)
-            if self.interrupts > told:  # the first time politely
-                for _, child in running.values():
-                    (child.kill if self.interrupts > 1 else child.interrupt)()
-                told = self.interrupts
-            for name, (outcome, child) in list(running.items()):
-                if name not in ended:
-                    status = child.poll()
-                    self.show.cells(outcome, *child.cells())
-                    if status is not None:
-                        ended[name] = status, checker.submit(look, outcome.conversion, self.output_dir)
-                elif ended[name][1].done():
-                    del running[name]
-                    outcome.manifest, outcome.reason = ended[name][1].result()
-                    self._end(outcome, child, ended[name][0])
-                    self.show.ended(outcome)
-                    variant = outcome.conversion.variant.name
-                    if variant not in _variants([*waiting, *(o for o, _ in running.values())]):
-                        shutil.rmtree(references / variant, ignore_errors=True)
-            time.sleep(_SECONDS if running else 0)
-
-    def _start(self, outcome: Outcome, waiting: list[Outcome], references: Path) -> Supervised | None:
-        """The conversion's process, or None where the system does not let it begin: then it has failed."""
-        from utils.batch.supervision import Supervised
-        from utils.parity.references import FOLDER_VARIABLE
-
-        conversion, environment = outcome.conversion, {}
-        command = [*CONVERT, *conversion.arguments(self.output_dir), "--progress", "lines"]
-        log = self.output_dir / LOGS / f"{conversion.name}.log"
-        folder = references / conversion.variant.name
+        references, lock = placing.make_folder(self.output_dir / batch_report.FOLDER, "references", needed_bytes=0)
         try:
-            if folder.is_dir() or conversion.variant.name in _variants(waiting):  # with nobody else, nothing to share
-                folder.mkdir(exist_ok=True)
-                environment = {FOLDER_VARIABLE: str(folder)}
-            return Supervised(command, log, self.memory_mb, ROOT, environment)
+            with ThreadPoolExecutor(self.jobs) as pool:
+                self._run(waiting, references, pool)
+        finally:
+            shutil.rmtree(references, ignore_errors=True)
+            lock.close()
+
+    def _run(self, waiting: list[Outcome], references: Path, pool: Executor) -> None:
+        running: dict[Future, Outcome] = {}
+        often = Counter(_variants(waiting))
+        try:
+            while running or (waiting and not self.interrupts):
+                while len(running) < self.jobs and not self.interrupts:
+                    outcome = _next(waiting, running.values())
+                    if outcome is None:
+                        break
+                    waiting.remove(outcome)
+                    variant = outcome.conversion.variant.name
+                    shared = references / variant if often[variant] > 1 else None
+                    running[pool.submit(self._convert, outcome, shared)] = outcome
+                for future in wait(running, _SECONDS, FIRST_COMPLETED).done:
+                    variant = running.pop(future).conversion.variant.name
+                    future.result()
+                    if variant not in _variants([*waiting, *running.values()]):
+                        shutil.rmtree(references / variant, ignore_errors=True)
+        except BaseException:
+            self.interrupts = 2  # something here went wrong: nothing is left running
+            raise
+
+    def _convert(self, outcome: Outcome, shared: Path | None) -> None:
+        """Runs one conversion to its end; `shared` is where it finds, or leaves, what its variant's source computes."""
+        name = outcome.conversion.name
+        command = [*CONVERT, *outcome.conversion.arguments(self.output_dir), "--progress", "lines"]
+        self.show.started(outcome)
+        try:
+            if shared:
+                shared.mkdir(exist_ok=True)
+            environment = {FOLDER_VARIABLE: str(shared)} if shared else {}
+            child = Supervised(
+                command, self.output_dir / batch_report.FOLDER / f"{name}.log", self.memory_mb, ROOT, environment
+            )
         except OSError as error:
             outcome.state, outcome.reason = "failed", f"it could not be started: {error}"
-            return None
+        else:
+            self._end(outcome, child, self._watch(outcome, child))
+        self.show.ended(outcome)
+
+    def _watch(self, outcome: Outcome, child: Supervised) -> int:
+        """Until it has ended, with what exit status."""
+        told = 0
+        while (status := child.poll()) is None:
+            self.show.cells(outcome, *child.cells())
+            if self.interrupts > told:  # the first time politely
+                (child.kill if self.interrupts > 1 else child.interrupt)()
+                told = self.interrupts
+            time.sleep(_SECONDS)
+        return status
 
     def _end(self, outcome: Outcome, child: Supervised, status: int) -> None:
-        from utils.artefact import placing
-
-        name = outcome.conversion.name
         outcome.seconds, outcome.peak_mb = child.seconds, child.peak_mb
+        outcome.manifest, outcome.reason = look(outcome.conversion, self.output_dir)
         if status == 0 and not outcome.reason:
             outcome.state = "converted"
             child.log.unlink()
@@ -135,23 +131,23 @@ class Batch:
             said = text.rpartition("\nerror: ")[2].strip()
             outcome.reason = f"ended by {how}: {said[:2000]}"
         try:
-            placing.clear(self.output_dir, name)
+            placing.clear(self.output_dir, outcome.conversion.name)
         except ConversionError as error:
             outcome.reason += f"; {error}"
 
 
-def _next(waiting: list[Outcome], running: Running) -> Outcome | None:
+def _next(waiting: list[Outcome], running: Iterable[Outcome]) -> Outcome | None:
     """The first of a variant that none is converting, else the first whose checkpoint none is about to fetch or write.
 
     Those of one variant one after the other: the later ones find what the source framework computed for the first.
     """
-    busy = {outcome.conversion.variant.name for outcome, _ in running.values()}
+    busy = _variants(running)
     free = [outcome for outcome in waiting if outcome.conversion.variant.name not in busy]
     return next(iter(free), None) or next((outcome for outcome in waiting if is_cached(outcome.conversion)), None)
 
 
-def _variants(outcomes: Iterable[Outcome]) -> set[str]:
-    return {outcome.conversion.variant.name for outcome in outcomes}
+def _variants(outcomes: Iterable[Outcome]) -> list[str]:
+    return [outcome.conversion.variant.name for outcome in outcomes]
 
 
 @contextmanager
@@ -175,24 +171,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m utils.batch", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--variants", nargs="+", default=["all"], help="names, patterns, convmixer, mixer, all (default: all)")
-    add("--heads", default="all", help=f"{', '.join(HEADS)}, all (default: all)")
-    add("--operations", default="xla", help=f"of Mixers: {', '.join(OPERATIONS)}, all (default: xla)")
-    add("--checkpoint", default="official", help="official, synthetic (default: official)")
+    add("--heads", default="all", choices=(*HEADS, "all"), help="default: all")
+    add("--operations", default="xla", choices=(*OPERATIONS, "all"), help="of Mixers (default: xla)")
+    add("--checkpoint", default="official", choices=("official", "synthetic"), help="default: official")
     add("--output-dir", type=Path, default=Path("exports"), help="where everything goes (default: exports)")
     add("--seed", type=int, default=0, help="of synthetic weights and of the inputs compared (default: 0)")
-    add("--jobs", type=_positive, default=1, help="conversions at a time (default: 1)")
-    add(
-        "--memory-mb", type=_positive, help="bound for each conversion (default: what is free, shared between the jobs)"
-    )
+    add("--jobs", type=positive, default=1, help="conversions at a time (default: 1)")
+    add("--memory-mb", type=positive, help="bound for each conversion (default: what is free, shared by the jobs)")
     add("--again", action="store_true", help="make also what is there and verified")
     add("--dry-run", action="store_true", help="list what would be made, and why; make nothing")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,18 +205,12 @@ def _main(options: argparse.Namespace, command: str) -> int:
         found = ({}, "asked for again") if options.again else look(outcome.conversion, folder)
         outcome.manifest, outcome.reason = found
         outcome.state = "not started" if outcome.reason else "was done"
-    from utils.batch import report as batch_report
-
     if options.dry_run:
         print(batch_report.plan_text(outcomes))
         return 0
-    import psutil
-
-    from utils.batch.display import display
-
     memory_mb = options.memory_mb or _SHARE * psutil.virtual_memory().available / 1e6 / options.jobs
     started = time.monotonic()
-    with display(outcomes) as show:
+    with closing(batch_report.Display(outcomes)) as show:
         batch = Batch(folder, options.jobs, memory_mb, show)
         with _handling(batch.interrupt):
             batch.run(outcomes)
@@ -240,7 +222,7 @@ def _main(options: argparse.Namespace, command: str) -> int:
         raise
     print(batch_report.text(outcomes, report))
     if any(outcome.state == "failed" for outcome in outcomes):
-        print(f"\nWhat the failed ones said is in {folder / LOGS}.", file=sys.stderr)
+        print(f"\nWhat the failed ones said is in {folder / batch_report.FOLDER}.", file=sys.stderr)
     if batch.interrupts:
         print("Interrupted. The same command goes on from here.", file=sys.stderr)
         return 130

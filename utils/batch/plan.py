@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.contents import check_artefact
+from utils.checkpoints.loading import recorded_hashes
 from utils.errors import ConversionError, ParameterError
 from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.notebook.parameters import check_conversion
@@ -68,45 +70,32 @@ def plan(
     variants: names, patterns such as "mixer_*_gsam", "convmixer", "mixer" (families), "all"; tiny ones by name.
     heads, operations: one of them, or "all". Raises ParameterError for what does not exist or cannot be converted.
     """
-    chosen = _choose("heads", heads, HEADS), _choose("operations", operations, OPERATIONS)
-    if checkpoint not in ("official", "synthetic"):
-        raise ParameterError(f"checkpoint is {checkpoint!r}; expected official or synthetic")
     conversions = []
     for variant in _variants(variants):
-        for kind in chosen[1] if variant.family == "mixer" else ("xla",):
-            for head in chosen[0]:
-                given = (variant.name, head, checkpoint, variant.image_size, str(output_dir), seed, kind)
-                check_conversion(variant.family, *given)
-                conversions.append(Conversion(variant, head, kind, checkpoint, seed))
+        kinds = (OPERATIONS if operations == "all" else (operations,)) if variant.family == "mixer" else ("xla",)
+        for kind, head in itertools.product(kinds, HEADS if heads == "all" else (heads,)):
+            given = (variant.name, head, checkpoint, variant.image_size, str(output_dir), seed, kind)
+            check_conversion(variant.family, *given)
+            conversions.append(Conversion(variant, head, kind, checkpoint, seed))
     return conversions
-
-
-def _choose(name: str, value: str, known: Sequence[str]) -> Sequence[str]:
-    if value not in (*known, "all"):
-        raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(known)}, all")
-    return known if value == "all" else (value,)
 
 
 def _variants(wanted: Sequence[str]) -> list[Variant]:
     words = [word for text in wanted for word in re.split(r"[,\s]+", text) if word]
-    chosen: dict[str, Variant] = {}
-    for word in words:
-        found = [v for v in VARIANTS.values() if _matches(v, word)]
-        if not found:
-            raise ParameterError(
-                f"variants has {word!r}, which no variant is called; expected all, convmixer, mixer, a pattern such as "
-                f"'mixer_*_gsam', or some of {', '.join(VARIANTS)}"
-            )
-        chosen |= {variant.name: variant for variant in found}
-    if not chosen:
+    if not words:
         raise ParameterError("variants is empty; expected all, convmixer, mixer, or names of variants")
-    return [variant for variant in VARIANTS.values() if variant.name in chosen]
+    chosen = {word: {v.name for v in VARIANTS.values() if _matches(v, word)} for word in words}
+    if unknown := [word for word, names in chosen.items() if not names]:
+        raise ParameterError(
+            f"variants has {unknown[0]!r}, which no variant is called; expected all, convmixer, mixer, a pattern such "
+            f"as 'mixer_*_gsam', or some of {', '.join(VARIANTS)}"
+        )
+    return [variant for variant in VARIANTS.values() if variant.name in set().union(*chosen.values())]
 
 
 def _matches(variant: Variant, word: str) -> bool:
-    if word == variant.name:
-        return True
-    return not variant.testing and (word in ("all", variant.family) or fnmatchcase(variant.name, word))
+    anything = word in ("all", variant.family) or fnmatchcase(variant.name, word)
+    return word == variant.name or (anything and not variant.testing)
 
 
 def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], str]:
@@ -118,8 +107,6 @@ def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], s
     checkpoint's hash is compared with those recorded in the cache; an official file that was never downloaded to this
     cache has none, and then the manifest's is believed.
     """
-    from utils.checkpoints.loading import recorded_hashes
-
     if not (output_dir / f"{conversion.name}.json").exists():
         return {}, "not there"
     try:
@@ -138,8 +125,6 @@ def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], s
 
 def is_cached(conversion: Conversion) -> bool:
     """Whether the cache has a record of the checkpoint: then no conversion is going to fetch or write it."""
-    from utils.checkpoints.loading import recorded_hashes
-
     try:
         return bool(recorded_hashes(conversion.variant, conversion.checkpoint, conversion.seed))
     except ConversionError:  # the conversion will tell

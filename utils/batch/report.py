@@ -1,13 +1,20 @@
-"""What a batch took: a table of its conversions, and `batch/report.json`, which runs that go on add to."""
+"""What a batch shows and leaves: bars or lines while it runs; a table of its conversions, and `batch/report.json`.
+
+The latter holds what each conversion took; runs that go on add to it.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
+from tqdm import tqdm
 
 from utils.artefact.contents import final_names
 from utils.artefact.placing import replace_text
@@ -20,6 +27,45 @@ if TYPE_CHECKING:
 
 FOLDER, FILE, TABLE = "batch", "report.json", "report.md"  # of no release
 Report = Mapping[str, Any]
+
+
+class Display:
+    """A bar of all models, and below it one of cells for each that runs; in a log, a line where one starts instead."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        self.total, self.ends = sum(outcome.state == "not started" for outcome in outcomes), 0
+        self._bars: dict[str, tqdm] = {}
+        done = len(outcomes) - self.total
+        self._all = tqdm(total=len(outcomes), initial=done, desc="all", unit="model", disable=None)  # None: in a log
+
+    def started(self, outcome: Outcome) -> None:
+        """A conversion begins."""
+        name = outcome.conversion.name
+        self._bars[name] = tqdm(desc=name, unit="cell", leave=False, disable=None)
+        if self._all.disable:
+            tqdm.write(f"{name} ...", file=sys.stderr)
+
+    def cells(self, outcome: Outcome, done: int, total: int) -> None:
+        """`done` of `total` cells of its notebook are through."""
+        bar = self._bars[outcome.conversion.name]
+        bar.total, bar.n = total or None, done
+        bar.refresh()
+
+    def ended(self, outcome: Outcome) -> None:
+        """It is over: `outcome` says how."""
+        self._bars.pop(outcome.conversion.name).close()
+        self._all.update()
+        self.ends += 1
+        reason = f": {outcome.reason.splitlines()[0]}" if outcome.reason else ""
+        tqdm.write(
+            f"[{self.ends}/{self.total}] {outcome.conversion.name} {outcome.state} after {outcome.seconds:.0f} s, "
+            f"{outcome.peak_mb:,.0f} MB{reason}",
+            file=sys.stderr,
+        )
+
+    def close(self) -> None:
+        """Leaves the bar of all models as it is."""
+        self._all.close()
 
 
 def plan_text(outcomes: Sequence[Outcome]) -> str:
@@ -115,12 +161,9 @@ def table(report: Report) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """The report of earlier runs; an empty one where there is none, or none that can be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found["runs"], list) and isinstance(found["conversions"], dict):
-            return found
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {"runs": [], "conversions": {}}
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"runs": [], "conversions": {}}
 
 
 def _bytes(output_dir: Path, name: str) -> int:
@@ -129,6 +172,4 @@ def _bytes(output_dir: Path, name: str) -> int:
 
 
 def _machine() -> str:
-    import psutil
-
     return f"{usable_cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"

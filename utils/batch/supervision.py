@@ -43,7 +43,7 @@ class Supervised:
         log: Path,
         memory_mb: float,
         folder: Path,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str],
     ) -> None:
         self.log, self.memory_mb = log, memory_mb
         self.peak_mb, self.exceeded, self.seconds = 0.0, False, 0.0
@@ -52,7 +52,7 @@ class Supervised:
             self._process = psutil.Popen(
                 command,
                 cwd=folder,
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid()), **(environment or {})},
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid()), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -27,13 +27,11 @@ _AHEAD = 2  # batches in preparation
 
 @dataclass(frozen=True)
 class Batch:
-    """The next `taken` files: `inputs` float32 [B, crop, crop, 3], `labels` int64 [B], and those that are no images.
+    """The next files: `inputs` float32 [B, crop, crop, 3], `labels` int64 [B], and why `corrupt` ones are no images.
 
-    B is less than `taken` by the number of `corrupt` ones, of which the reason is given by name. `images` are the
-    files as decoded, uint8 [H, W, 3] each, for a model that does the rest itself.
+    `images` are the B files as decoded, uint8 [H, W, 3] each, for a model that does the rest itself.
     """
 
-    taken: int
     inputs: np.ndarray
     labels: np.ndarray
     images: list[np.ndarray]
@@ -94,4 +92,4 @@ def _batch(prepared: list[tuple[Example, tuple[np.ndarray, np.ndarray] | str]], 
     good = [(found, example.label) for example, found in prepared if not isinstance(found, str)]
     inputs = np.stack([array for (array, _), _ in good]) if good else np.zeros((0, 0, 0, 3), np.float32)
     labels = np.array([label for _, label in good], np.int64)
-    return Batch(len(prepared), inputs, labels, [image for (_, image), _ in good], corrupt)
+    return Batch(inputs, labels, [image for (_, image), _ in good], corrupt)

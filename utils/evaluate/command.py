@@ -11,9 +11,9 @@ import re
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from utils.command import run_command
+from utils.command import positive, run_command
 from utils.errors import EvaluationError, ParameterError
 
 if TYPE_CHECKING:
@@ -23,66 +23,47 @@ if TYPE_CHECKING:
     from utils.evaluate.progress import Progress
 
 
-def evaluate(
-    model: str,
-    data: str,
-    checkpoint: str | None = None,
-    batch_size: int = 32,
-    limit: int | None = None,
-    output: str | None = None,
-    skip_corrupt: bool = False,
-    split: str | None = None,
-    data_dir: str | None = None,
-    preprocessing: str = "pillow",
-) -> tuple[dict[str, Any], Path]:
-    """Evaluates a SavedModel, whatever `open_model` opens; returns the result and the JSON file that holds it.
-
-    data: a folder with a sub-folder per class, or a name in TensorFlow Datasets, with `split` and `data_dir` for that.
-    checkpoint: the source model's file, or "official" or "synthetic", to run it on the same batches; None: do not.
-    limit: images to use at most. output: by default `<model>_on_<data>.json` in the current folder. skip_corrupt:
-    leave out, and count, files that cannot be decoded. preprocessing: "pillow", or "graph": the SavedModel prepares its
-    images itself, one by one, by its signature serving_image. Raises ConversionError for whatever is wrong.
-    """
+def _evaluate(options: argparse.Namespace) -> str:
+    """Evaluates, and writes the JSON file; returns what to print. Raises ConversionError for whatever is wrong."""
     # Not at the top: they load frameworks, and a mistake in the command should show at once.
+    from utils.artefact.manifest import installed_versions
+    from utils.evaluate import report
     from utils.evaluate.data import open_data
-    from utils.evaluate.model import find_checkpoint, load_classifier, versions_of
+    from utils.evaluate.model import PACKAGES, find_checkpoint, load_classifier
     from utils.evaluate.progress import Progress, write_json
-    from utils.evaluate.report import result_of
 
-    for option, value in (("--batch-size", batch_size), ("--limit", limit)):
-        if value is not None and value < 1:
-            raise ParameterError(f"{option} is {value}; expected a whole number above 0")
-    classifier = load_classifier(model)
-    if preprocessing == "graph" and classifier.predict_image is None:
+    classifier = load_classifier(options.model)
+    opened = classifier.opened
+    if options.preprocessing == "graph" and classifier.predict_image is None:
         raise ParameterError(
-            f"--preprocessing graph: {model} has no signature serving_image. Use pillow, or convert again."
+            f"--preprocessing graph: {options.model} has no signature serving_image. Use pillow, or convert again."
         )
-    found = open_data(data, classifier.labels, classifier.classes, limit, split, data_dir)
-    source = find_checkpoint(classifier, checkpoint) if checkpoint is not None else None
-    path = _output(output, f"{classifier.manifest['name']}_on_{_short(data)}.json")
+    data = open_data(options.data, opened.labels, opened.units, options.limit, options.split, options.data_dir)
+    source = find_checkpoint(opened, options.checkpoint) if options.checkpoint is not None else None
+    path = _output(options.output, f"{opened.name}_on_{_short(options.data)}.json")
     binding = {
         "model": classifier.sha256,
         "checkpoint": source.sha256 if source else None,
-        "data": found.sha256,
-        "images": found.count,
-        "batch_size": batch_size,
-        "preprocessing": preprocessing,
-        "versions": versions_of(classifier.variant),
+        "data": data.sha256,
+        "images": data.count,
+        "batch_size": options.batch_size,
+        "preprocessing": options.preprocessing,
+        "versions": installed_versions(("tensorflow", "pillow", "numpy", *PACKAGES[opened.variant.family])),
     }
     progress = Progress.load(path.with_name(f"{path.name}.progress"), binding)
-    if progress.corrupt and not skip_corrupt:
+    if progress.corrupt and not options.skip_corrupt:
         raise EvaluationError(
             f"{progress.path} left out {len(progress.corrupt)} corrupt files so far: {', '.join(progress.corrupt)}. "
             f"Go on with --skip-corrupt; or get them again, and remove {progress.path.name}."
         )
     progress.save()  # where nothing can be written, say so now
-    _run(classifier, source, found, progress, skip_corrupt)
+    _run(classifier, source, data, progress, options.skip_corrupt)
     if not progress.tally.images:
-        raise EvaluationError(f"--data {data}: not one of {found.count} files can be decoded.")
-    result = result_of(classifier, source, found, progress, limit)
+        raise EvaluationError(f"--data {options.data}: not one of {data.count} files can be decoded.")
+    result = report.result_of(classifier, source, data, progress, options.limit)
     write_json(path, result)
     progress.path.unlink(missing_ok=True)
-    return result, path
+    return f"{report.table(result)}\n\nResult  {path}"
 
 
 def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, skip_corrupt: bool) -> None:
@@ -93,26 +74,27 @@ def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress
     from utils.evaluate.batches import batches
     from utils.evaluate.model import load_source
 
-    use_ema = classifier.manifest.get("settings", {}).get("use_ema", False)
-    expected = load_source(classifier.variant, source, use_ema) if source and progress.done < data.count else None
+    opened, binding, expected = classifier.opened, progress.binding, None
+    if source and progress.done < data.count:
+        expected = load_source(opened.variant, source, opened.manifest.get("settings", {}).get("use_ema", False))
     since = time.monotonic()
-    graph = progress.binding["preprocessing"] == "graph"
-    upcoming = batches(data, progress.done, progress.binding["batch_size"], classifier.preprocessing, skip_corrupt)
-    bar = tqdm(total=data.count, initial=progress.done, unit="image", desc=classifier.manifest["name"])
+    upcoming = batches(data, progress.done, binding["batch_size"], opened.preprocessing, skip_corrupt)
+    bar = tqdm(total=data.count, initial=progress.done, unit="image", desc=opened.name)
     with bar, closing(upcoming):
         for batch in upcoming:
-            if len(batch.labels):
-                if graph:
+            if batch.images:
+                if binding["preprocessing"] == "graph":
                     logits = np.concatenate([classifier.predict_image(image[None]) for image in batch.images])
                 else:
                     logits = classifier.predict(batch.inputs)
                 progress.tally.add(batch.labels, logits, expected(batch.inputs) if expected else None)
-            progress.done += batch.taken
+            taken = len(batch.images) + len(batch.corrupt)
+            progress.done += taken
             progress.corrupt |= batch.corrupt
             now = time.monotonic()
             progress.seconds, since = progress.seconds + now - since, now
             progress.save()
-            bar.update(batch.taken)
+            bar.update(taken)
             if progress.tally.images:
                 bar.set_postfix({"top-1": f"{100 * progress.tally.top1 / progress.tally.images:.2f} %"})
 
@@ -152,8 +134,8 @@ def _parser() -> argparse.ArgumentParser:
         "or a name in TensorFlow Datasets, such as imagenet_v2 or imagenet2012",
     )
     add("--checkpoint", help="evaluate the source framework too: a file, official (downloads it), or synthetic")
-    add("--batch-size", type=int, default=32, help="images at once (default: 32)")
-    add("--limit", type=int, help="images at most; of a folder, spread evenly over its classes")
+    add("--batch-size", type=positive, default=32, help="images at once (default: 32)")
+    add("--limit", type=positive, help="images at most; of a folder, spread evenly over its classes")
     add("--output", help="JSON file of the result (default: <model>_on_<data>.json)")
     add("--skip-corrupt", action="store_true", help="leave out, and count, files that cannot be decoded")
     add(
@@ -171,11 +153,4 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 evaluated, 1 an error whose message was printed, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    return run_command(lambda: _evaluated(options), "Interrupted. The same command goes on where this one stopped.")
-
-
-def _evaluated(options: argparse.Namespace) -> str:
-    result, path = evaluate(**vars(options))
-    from utils.evaluate.report import table
-
-    return f"{table(result)}\n\nResult  {path}"
+    return run_command(lambda: _evaluate(options), "Interrupted. The same command goes on where this one stopped.")

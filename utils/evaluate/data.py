@@ -10,21 +10,18 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from utils.errors import EvaluationError
+from utils.errors import EvaluationError, ParameterError
 from utils.images.labels import Label
 from utils.images.photographs import SUFFIXES, images_by_class, is_image
-
-if TYPE_CHECKING:
-    from tensorflow_datasets.core import DatasetBuilder
+from utils.images.tfds import open_tfds, read_tfds
 
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
 _SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
-TFDS_PIN = "tensorflow-datasets==4.9.10"
 
 
 class Example(NamedTuple):
@@ -114,65 +111,29 @@ def _read(path: Path) -> bytes:
 def _open_tfds(
     data: str, labels: Sequence[Label] | None, classes: int, limit: int | None, split: str | None, data_dir: str | None
 ) -> Data:
-    builder, split = _prepared(data, split, data_dir)
-    names = builder.info.features["label"].names
+    try:
+        builder = open_tfds(data, data_dir)
+    except ParameterError as error:
+        raise EvaluationError(f"--data {error}") from error
+    split = split or next((name for name in _SPLITS if name in builder.info.splits), None)
+    if split not in builder.info.splits:
+        raise EvaluationError(
+            f"--split {split or 'is needed'}: {data} has the splits {', '.join(builder.info.splits)}."
+        )
+    names, info = builder.info.features["label"].names, builder.info.splits[split]
     indices, rule = match_classes(names, labels, classes)
-    info = builder.info.splits[split]
     count = min(info.num_examples, limit or info.num_examples)
     listing = [builder.info.full_name, split, list(info.shard_lengths), names, indices]
 
     def examples(start: int) -> Iterator[Example]:
-        for record in _records(builder, f"{split}[{start}:{count}]") if start < count else ():
-            name, label = record["tfds_id"].decode(), int(record["label"])
+        for name, file, label in read_tfds(builder, f"{split}[{start}:{count}]") if start < count else ():
             if not 0 <= label < len(indices):
                 raise EvaluationError(f"{data}, {name}: it has no label. Choose a --split that has labels.")
-            yield Example(name, indices[label], functools.partial(bytes, record["image"]))
+            yield Example(name, indices[label], lambda file=file: file)
 
-    return Data(
-        name=f"{builder.info.full_name} {split}",
-        kind="TensorFlow Datasets",
-        rule=rule,
-        classes=len(names),
-        count=count,
-        sha256=hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
-        examples=examples,
-    )
-
-
-def _prepared(data: str, split: str | None, data_dir: str | None) -> tuple[DatasetBuilder, str]:
-    """The data set, downloaded and prepared if it was not, and the split to use."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise EvaluationError(
-            f"--data {data} is no folder, and for TensorFlow Datasets the package is missing: pip install {TFDS_PIN}"
-        ) from error
-    try:
-        builder = tfds.builder(data, data_dir=data_dir)
-        builder.download_and_prepare()
-    except Exception as error:  # each data set fails in its own way, ImageNet without its archives by AssertionError
-        raise EvaluationError(f"--data {data}: TensorFlow Datasets cannot provide it: {error}") from error
-    features, splits = dict(builder.info.features.items()), list(builder.info.splits)
-    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
-    if not all(isinstance(features.get(name), kind) for name, kind in kinds.items()):
-        raise EvaluationError(f"--data {data} has no features `image` and `label`, but: {', '.join(features)}.")
-    chosen = split or next((name for name in _SPLITS if name in splits), None)
-    if chosen not in splits:
-        raise EvaluationError(f"--split {chosen or 'is needed'}: {data} has the splits {', '.join(splits)}.")
-    return builder, chosen
-
-
-def _records(builder: DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
-    """Encoded images with their labels, in the order of the files."""
-    import tensorflow_datasets as tfds
-
-    dataset = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders={"image": tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
-    )
-    yield from tfds.as_numpy(dataset)
+    sha256 = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    full_name = f"{builder.info.full_name} {split}"
+    return Data(full_name, "TensorFlow Datasets", rule, len(names), count, sha256, examples)
 
 
 _IMAGENET_1K = 1000  # classes; as many folders, numbered from 0, are ImageNet-1k's whatever the model is
@@ -191,7 +152,7 @@ def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes:
     """
     if len(set(names)) != len(names):
         raise EvaluationError("The data's class names are not all different, so they cannot tell classes apart.")
-    rules = {rule: _indices(rule, names, labels or (), classes) for rule in RULES}
+    rules = _indices(names, labels or (), classes)
     best = max(RULES, key=lambda rule: len(rules[rule]))  # of equals the first
     found = rules[best]
     if best == "class index" and classes != _IMAGENET_1K and sorted(found.values()) == list(range(_IMAGENET_1K)):
@@ -204,18 +165,14 @@ def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes:
     return [found[name] for name in names], best
 
 
-def _indices(rule: str, names: Iterable[str], labels: Sequence[Label], classes: int) -> Mapping[str, int]:
-    """Index by name, of the names that the rule fits."""
-    if rule == "class index":
-        numbers = {name: int(name) for name in names if name.isascii() and name.isdecimal()}
-        return {name: number for name, number in numbers.items() if number < classes}
-    if rule == "WordNet id":
-        known = _unambiguous((label.wordnet_id, index) for index, label in enumerate(labels))
-        return {name: known[name] for name in names if name in known}
-    pairs = [(_plain(label.name), index) for index, label in enumerate(labels)]
-    pairs += [(_plain(label.name.split(",")[0]), index) for index, label in enumerate(labels)]
-    known = _unambiguous(pairs)
-    return {name: known[_plain(name)] for name in names if _plain(name) in known}
+def _indices(names: Sequence[str], labels: Sequence[Label], classes: int) -> dict[str, dict[str, int]]:
+    """By rule, the index of each name that it fits."""
+    ids = _unambiguous((label.wordnet_id, index) for index, label in enumerate(labels))
+    spellings = ((name, index) for index, label in enumerate(labels) for name in (label.name, label.name.split(",")[0]))
+    titles = _unambiguous((_plain(name), index) for name, index in spellings)
+    numbers = {name: int(name) for name in names if name.isascii() and name.isdecimal() and int(name) < classes}
+    by_title = {name: titles[_plain(name)] for name in names if _plain(name) in titles}
+    return dict(zip(RULES, ({name: ids[name] for name in names if name in ids}, by_title, numbers), strict=True))
 
 
 def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,20 @@ class Tally:
 
     def add(self, labels: np.ndarray, logits: np.ndarray, source: np.ndarray | None = None) -> None:
         """Counts a batch: `labels` int64 [B], logits float32 [B, classes]. EvaluationError if not all are finite."""
-        _require_finite("the SavedModel", logits)
-        best = _best(logits)
+        best = _best("the SavedModel", logits)
         self.images += len(labels)
         self.top1 += int((best[:, 0] == labels).sum())
-        self.top5 += int((best == labels[:, None]).any(axis=1).sum())
+        self.top5 += int((best == labels[:, None]).sum())
         if source is None:
             return
-        _require_finite("the source framework", source)
         if source.shape != logits.shape:
             raise EvaluationError(
                 f"The source framework gives logits {list(source.shape)}, the SavedModel {list(logits.shape)}: "
                 "they are not the same model. Give the checkpoint that the SavedModel was made from."
             )
-        expected = _best(source)
+        expected = _best("the source framework", source)
         self.source_top1 += int((expected[:, 0] == labels).sum())
-        self.source_top5 += int((expected == labels[:, None]).any(axis=1).sum())
+        self.source_top5 += int((expected == labels[:, None]).sum())
         self.same_top1 += int((best[:, 0] == expected[:, 0]).sum())
         self.shared_top5 += int((best[:, :, None] == expected[:, None, :]).sum())
         error = np.abs(logits.astype(np.float64) - source).max(axis=1)
@@ -78,34 +77,12 @@ class Tally:
         error = 100 * math.sqrt(share * (1 - share) / self.images)
         return {"top1": 100 * share, "top5": 100 * top5 / self.images, "standard_error": error}
 
-    def to_json(self) -> dict[str, Any]:
-        """The counts by name; JSON keeps a float's every digit."""
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, data: Any) -> Tally:
-        """What `to_json` gave; ValueError for anything else."""
-        kinds = {field.name: type(field.default) for field in fields(cls)}
-        if not isinstance(data, dict) or {name: type(value) for name, value in data.items()} != kinds:
-            raise ValueError("counts")
-        tally = cls(**data)
-        counts = [tally.top1, tally.top5, tally.source_top1, tally.source_top5, tally.same_top1]
-        if not (all(0 <= count <= tally.images for count in counts) and 0 <= tally.shared_top5 <= 5 * tally.images):
-            raise ValueError("counts")
-        return tally
-
-
-def _best(logits: np.ndarray) -> np.ndarray:
+def _best(who: str, logits: np.ndarray) -> np.ndarray:
     """The first five classes of each image, int64 [B, 5] or as many as there are; of equals, the lower index first."""
-    return np.argsort(-logits, axis=1, kind="stable")[:, :5]
-
-
-def _require_finite(who: str, logits: np.ndarray) -> None:
     if not np.isfinite(logits).all():
         raise EvaluationError(f"{who} gives logits that are NaN or infinite: its accuracy would mean nothing.")
-
-
-_FORMAT = 1  # raise it when counts of an older version are not to be gone on from
+    return np.argsort(-logits, axis=1, kind="stable")[:, :5]
 
 
 @dataclass
@@ -128,45 +105,34 @@ class Progress:
 
         EvaluationError for a file that belongs to another evaluation, saying what differs, or is damaged.
         """
+        advice = f"Remove {path.name} to start again, or choose another --output."
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
+            if saved.pop("sha256") != _sha256(saved):
+                raise ValueError("this version has not written what is in it")
         except FileNotFoundError:
             return cls(path, binding)
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"{path} cannot be read as progress: {error}. {_advice(path)}") from error
-        found = saved.get("binding") if isinstance(saved, dict) else None
-        if not isinstance(found, dict) or saved.get("format") != _FORMAT:
-            raise EvaluationError(f"{path} is no progress file of this version. {_advice(path)}")
-        names = [name for name in {**binding, **found} if found.get(name) != binding.get(name)]
-        if names:
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise EvaluationError(f"{path} cannot be read as progress: {error}. {advice}") from error
+        found = saved.pop("binding")
+        if names := [name for name in {**binding, **found} if found.get(name) != binding.get(name)]:
             differences = "\n".join(f"  {name}: then {found.get(name)}, now {binding.get(name)}" for name in names)
-            raise EvaluationError(f"{path} is of an evaluation with other settings:\n{differences}\n{_advice(path)}")
-        try:
-            progress = cls(path, binding, tally=Tally.from_json(saved["tally"]))
-            progress.done, progress.corrupt, progress.seconds = (saved[key] for key in ("done", "corrupt", "seconds"))
-            if not isinstance(progress.corrupt, dict) or not isinstance(progress.seconds, float | int):
-                raise ValueError("corrupt, seconds")
-            if progress.done != progress.tally.images + len(progress.corrupt):
-                raise ValueError("done")
-        except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(f"{path} is damaged ({error}). {_advice(path)}") from error
-        return progress
+            raise EvaluationError(f"{path} is of an evaluation with other settings:\n{differences}\n{advice}")
+        return cls(path, binding, tally=Tally(**saved.pop("tally")), **saved)
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""
-        state = {
-            "format": _FORMAT,
-            "binding": dict(self.binding),
-            "done": self.done,
-            "tally": self.tally.to_json(),
-            "corrupt": self.corrupt,
-            "seconds": round(self.seconds, 3),
-        }
-        write_json(self.path, state)
+        state = asdict(self)
+        del state["path"]
+        write_json(self.path, state | {"sha256": _sha256(state)})
 
 
-def _advice(path: Path) -> str:
-    return f"Remove {path.name} to start again, or choose another --output."
+_FORMAT = 1  # raise it when counts of an older version are not to be gone on from
+
+
+def _sha256(state: Mapping[str, Any]) -> str:
+    """Of all that a file of progress holds besides this."""
+    return hashlib.sha256(json.dumps([_FORMAT, state]).encode()).hexdigest()
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

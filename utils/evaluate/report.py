@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from utils.checkpoints.loading import Checkpoint
@@ -18,7 +19,7 @@ def result_of(
     classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, limit: int | None
 ) -> dict[str, Any]:
     """What was evaluated, on what, and the figures, in per cent; the reported accuracy beside the measured one."""
-    variant, manifest = classifier.variant, classifier.manifest
+    variant, manifest = classifier.opened.variant, classifier.opened.manifest
     result = {
         "evaluated": manifest["name"],
         "variant": variant.name,
@@ -36,8 +37,8 @@ def result_of(
         | {"limit": limit},
         "images": progress.tally.images,
         "corrupt": progress.corrupt,
-        "figures": progress.tally.figures(source is not None, classifier.classes),
-        "counts": progress.tally.to_json(),
+        "figures": progress.tally.figures(source is not None, classifier.opened.units),
+        "counts": asdict(progress.tally),
         "reported": {"top1": variant.top1, "source": variant.top1_source},
         "seconds": round(progress.seconds, 1),
     }

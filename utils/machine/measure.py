@@ -18,17 +18,6 @@ _MB = 1_000_000
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def peak_memory_mb() -> float:
-    """The most resident memory this process has held, in MB, since its start or the last reset."""
-    try:
-        # Where Linux tells it: getrusage there starts a process with the peak of the one that began it.
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1]) * 1024 / _MB
-    except (OSError, TypeError):
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / _MB
-
-
 def reset_peak_memory() -> bool:
     """Starts the count of peak memory anew; False where the system cannot (only Linux can)."""
     try:
@@ -42,44 +31,27 @@ def reset_peak_memory() -> bool:
 class Stages:
     """Times named stages: `with stages("load"): ...`, then `stages.seconds["load"]`.
 
-    A stage entered again adds to its seconds. Stages may be nested: the outer one's figures include the inner
-    one's. `memory_mb` holds the peak memory at each stage's end. With `per_stage_memory` it is the stage's
-    own peak, where the system can reset the count (Linux; `per_stage_memory` says False elsewhere): off
-    unless asked for, since the reset also changes what other code in the process reads.
+    A stage entered again adds to its seconds. Stages may be nested: the outer one's include the inner one's.
     """
 
-    def __init__(self, per_stage_memory: bool = False) -> None:
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.memory_mb: dict[str, float] = {}
-        self._peak = peak_memory_mb()
-        self._open: list[str] = []
-        self.per_stage_memory = per_stage_memory and reset_peak_memory()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Times what runs inside, also when it fails."""
-        self._note_memory()
-        self._open.append(name)
         started = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-            self._note_memory()
-            self._open.remove(name)
 
     @property
     def peak_memory_mb(self) -> float:
-        """The process's peak, whatever this object has reset in between."""
-        self._note_memory()
-        return self._peak
-
-    def _note_memory(self) -> None:
-        # At each border between stages: what was reached since the last one belongs to every stage that is
-        # open.
-        peak = peak_memory_mb()
-        self._peak = max(self._peak, peak)
-        for name in self._open:
-            self.memory_mb[name] = max(self.memory_mb.get(name, 0.0), peak)
-        if self.per_stage_memory:
-            reset_peak_memory()
+        """The most resident memory this process has held, in MB, since its start or the last reset."""
+        try:
+            # Where Linux tells it: getrusage there starts a process with the peak of the one that began it.
+            status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+            return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)[1]) * 1024 / _MB
+        except (OSError, TypeError):
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / _MB

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from utils.images.labels import Label
 
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
+_LONGEST_NAME = 28  # letters of a class's name beside its bar
 
 
 class Facts:
@@ -25,10 +26,8 @@ class Facts:
     def __init__(self, facts: Mapping[str, Any]) -> None:
         self.facts = {name: str(value) for name, value in facts.items()}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return aligned(list(self.facts.items()))
-
-    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         rows = (
@@ -67,72 +66,56 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def new_figure(rows: int, columns: int, width: float, height: float, note: str = "") -> tuple[Figure, np.ndarray]:
+    """A figure of so many inches, and its axes [rows, columns]; `note` stands above them, as a warning does."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
+    plt.close(figure)  # the caller shows it; pyplot would show it again
+    if note:
+        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
+    return figure, axes
+
+
+def show_picture(axis: Any, picture: Image.Image | np.ndarray, title: str, size: int = 10) -> None:
+    """Draws a picture of any size under its title, without axes."""
+    axis.imshow(picture)
+    axis.set_title(title, fontsize=size)
+    axis.axis("off")
+
+
 def plot_predictions(
     photographs: Mapping[str, Image.Image],
     predictions: Mapping[str, np.ndarray],
-    names: Sequence[str] | Mapping[str, Sequence[str]],
+    names: Mapping[str, Sequence[str]],
     top_k: int = 5,
     note: str = "",
 ) -> Figure:
     """Each photograph beside a bar chart of the best classes of each model.
 
-    predictions: probabilities [photographs, classes] by the model's title. names: of the classes, in their order; by
-    title where the models' classes differ.
+    predictions: probabilities [photographs, classes] by the model's title. names: of its classes, by the same title.
     """
-    from matplotlib import pyplot as plt
-
     rows, columns = len(photographs), 1 + len(predictions)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 2.5 * rows), squeeze=False, layout="constrained")
+    figure, axes = new_figure(rows, columns, 4.6 * columns, 2.5 * rows, note)
     for row, (title, photograph) in enumerate(photographs.items()):
-        axes[row, 0].imshow(photograph)
-        axes[row, 0].set_title(title, fontsize=10)
-        axes[row, 0].axis("off")
+        show_picture(axes[row, 0], photograph, title)
         for column, (model, probabilities) in enumerate(predictions.items(), start=1):
-            named = names[model] if isinstance(names, Mapping) else names
-            _bars(axes[row, column], probabilities[row], named, top_k, _COLOURS[(column - 1) % len(_COLOURS)])
+            colour = _COLOURS[(column - 1) % len(_COLOURS)]
+            _bars(axes[row, column], probabilities[row], names[model], top_k, colour)
             if row == 0:
                 axes[row, column].set_title(model, fontsize=10)
-    if note:
-        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
-    plt.close(figure)  # the caller shows it; pyplot would show it again
     return figure
 
 
 def _bars(axis: Any, probabilities: np.ndarray, names: Sequence[str], top_k: int, colour: str) -> None:
     best = np.argsort(-probabilities, kind="stable")[:top_k][::-1]
-    bars = axis.barh([_shortened(names[i]) for i in best], probabilities[best], color=colour)
+    short = [names[i].split(",")[0] for i in best]
+    short = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in short]
+    bars = axis.barh(short, probabilities[best], color=colour)
     axis.bar_label(bars, [f"{p:.4f}" for p in probabilities[best]], fontsize=8, padding=3)
     axis.set_xlim(0, max(0.05, 1.25 * probabilities[best].max()))
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _shortened(name: str, length: int = 28) -> str:
-    first = name.split(",")[0]
-    return first if len(first) <= length else first[: length - 1] + "…"
-
-
-def plot_features(
-    photographs: Mapping[str, Image.Image], expected: np.ndarray, found: np.ndarray, note: str = ""
-) -> Figure:
-    """Each photograph beside its features, [photographs, width], of the source against those of the export."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        len(photographs), 2, figsize=(9.2, 2.5 * len(photographs)), squeeze=False, layout="constrained"
-    )
-    for row, (title, photograph) in enumerate(photographs.items()):
-        axes[row, 0].imshow(photograph)
-        axes[row, 0].set_title(title, fontsize=10)
-        axes[row, 0].axis("off")
-        axes[row, 1].plot(expected[row], found[row], ".", markersize=2, color=_COLOURS[0])
-        axes[row, 1].set_xlabel("feature in the source framework", fontsize=8)
-        axes[row, 1].set_ylabel("in TensorFlow", fontsize=8)
-        axes[row, 1].tick_params(labelsize=8)
-    if note:
-        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
-    plt.close(figure)
-    return figure
 
 
 def plot_answers(
@@ -145,33 +128,33 @@ def plot_answers(
     """Each photograph beside what the source and the export, by title, give for it.
 
     output: of which kind the answers are: "logits" [photographs, classes], of which the best are shown under the names
-    of `labels`, or "features" [photographs, width].
+    of `labels`, or "features" [photographs, width], of which each is a dot: the source's against the export's.
     """
-    if output == "features":
-        return plot_features(photographs, *answers.values(), note=note)
-    classes = next(iter(answers.values())).shape[1]
-    names = [label.name for label in labels] if labels else [f"class {index}" for index in range(classes)]
-    return plot_predictions(photographs, {title: softmax(found) for title, found in answers.items()}, names, note=note)
+    if output == "logits":
+        classes = next(iter(answers.values())).shape[1]
+        names = [label.name for label in labels] if labels else [f"class {index}" for index in range(classes)]
+        probabilities = {title: softmax(found) for title, found in answers.items()}
+        return plot_predictions(photographs, probabilities, dict.fromkeys(answers, names), note=note)
+    figure, axes = new_figure(len(photographs), 2, 9.2, 2.5 * len(photographs), note)
+    for (left, right), (title, photograph), *features in zip(axes, photographs.items(), *answers.values(), strict=True):
+        show_picture(left, photograph, title)
+        right.plot(*features, ".", markersize=2, color=_COLOURS[0])
+        right.set_xlabel("feature in the source framework", fontsize=8)
+        right.set_ylabel("in TensorFlow", fontsize=8)
+        right.tick_params(labelsize=8)
+    return figure
 
 
 def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray], note: str = "") -> Figure:
     """A matrix of cosine similarities, [N, N] between `titles`, for each model's title, with its numbers written in."""
-    from matplotlib import pyplot as plt
-
     size = 1.6 + 0.75 * len(titles)
-    figure, axes = plt.subplots(
-        1, len(similarities), figsize=(size * len(similarities), size), squeeze=False, layout="constrained"
-    )
+    figure, axes = new_figure(1, len(similarities), size * len(similarities), size, note)
     for axis, (model, matrix) in zip(axes[0], similarities.items(), strict=True):
         axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         axis.set_title(model, fontsize=10)
         axis.set_xticks(range(len(titles)), titles, rotation=30, ha="right", fontsize=8)
         axis.set_yticks(range(len(titles)), titles, fontsize=8)
-        for row, values in enumerate(matrix):
-            for column, value in enumerate(values):
-                dark = abs(value) > 0.6
-                axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
-    if note:
-        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
-    plt.close(figure)
+        for (row, column), value in np.ndenumerate(matrix):
+            colour = "white" if abs(value) > 0.6 else "black"
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
     return figure

@@ -32,8 +32,7 @@ def check_conversion(
     record = get_variant(variant, family)
     one_of("head", head, HEADS)
     one_of("operations", operations, OPERATIONS)
-    if not isinstance(checkpoint, str) or not checkpoint.strip():
-        raise ParameterError(f'checkpoint is {checkpoint!r}; expected "official", "synthetic" or the path of a file')
+    some_text("checkpoint", checkpoint, '"official", "synthetic" or the path of a file')
     if checkpoint not in ("official", "synthetic") and not Path(checkpoint).expanduser().is_file():
         raise ParameterError(
             f"checkpoint is {checkpoint!r}, and there is no such file; "
@@ -88,6 +87,12 @@ def one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise ParameterError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
 
+def some_text(name: str, value: object, expected: str) -> None:
+    """ParameterError, naming the parameter and what was `expected`, unless `value` is a text and not blank."""
+    if not isinstance(value, str) or not value.strip():
+        raise ParameterError(f"{name} is {'empty' if isinstance(value, str) else repr(value)}; expected {expected}")
+
+
 def whole_number(name: str, value: object, least: int, most: int) -> None:
     """ParameterError, naming the parameter, unless `value` is an int, and no bool, from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
@@ -96,17 +101,22 @@ def whole_number(name: str, value: object, least: int, most: int) -> None:
 
 def _check_image_size(variant: Variant, image_size: int) -> None:
     whole_number("image_size", image_size, 0, 4096)
-    patch, trained = variant.architecture.patch_size, variant.image_size
-    if variant.family == "mixer" and image_size != trained:
+    if variant.family == "mixer" and image_size != variant.image_size:
         raise ParameterError(
             f"image_size is {image_size}; {variant.name} mixes {variant.architecture.tokens} tokens, "
-            f"so it takes only the size that it was trained on: {trained}"
+            f"so it takes only the size that it was trained on: {variant.image_size}"
         )
+    check_whole_patches(variant, image_size, "any height and width")
+
+
+def check_whole_patches(variant: Variant, image_size: int, zero: str) -> None:
+    """ParameterError unless the image is whole patches; `zero` is what an `image_size` of 0 stands for."""
+    patch = variant.architecture.patch_size
     if image_size % patch:
         below = max(patch, image_size - image_size % patch)
         raise ParameterError(
             f"image_size is {image_size}, not a multiple of {variant.name}'s patch of {patch} pixels: the rest of "
-            f"the image would be cut off unseen. Use {below} or {below + patch}, or 0 for any height and width"
+            f"the image would be cut off unseen. Use {below} or {below + patch}, or 0 for {zero}"
         )
 
 
@@ -121,8 +131,6 @@ def _check_labels(labels: str, head: str) -> None:
 
 def check_output_dir(output_dir: str) -> None:
     """ParameterError unless it is the path of a folder, or of nothing yet."""
-    if not isinstance(output_dir, str) or not output_dir.strip():
-        found = "empty" if isinstance(output_dir, str) else repr(output_dir)
-        raise ParameterError(f"output_dir is {found}; expected the path of a folder, such as 'exports'")
+    some_text("output_dir", output_dir, "the path of a folder, such as 'exports'")
     if Path(output_dir).expanduser().exists() and not Path(output_dir).expanduser().is_dir():
         raise ParameterError(f"output_dir is {output_dir!r}, which is a file; expected the path of a folder")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from utils.images.photographs import levels
 from utils.images.preprocessing import preprocess
 from utils.models.variants import Preprocessing
 from utils.training.datasets import Augmentation, LabelledImages, Split
@@ -25,8 +26,7 @@ def training_batches(
 
     Yields float32 [batch_size, crop, crop, 3] and one-hot labels, float32 [batch_size, classes].
     """
-    count, split = len(images.train), images.train
-    kept = steps_per_epoch(images, batch_size) * batch_size
+    count, kept = len(images.train), steps_per_epoch(images, batch_size) * batch_size
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=tf.stack([seed, number]))
@@ -36,8 +36,8 @@ def training_batches(
 
     def example(index: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         seeds = tf.stack([tf.constant(seed, tf.int64), number])
-        image = augment(_read(split, index), images.augmentation, preprocessing, seeds)
-        return image, _one_hot(split, index, len(images.classes))
+        image, label = _read(images, images.train, index)
+        return augment(image, images.augmentation, preprocessing, seeds), label
 
     order = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
     batches = order.map(example, tf.data.AUTOTUNE, deterministic=True).batch(batch_size, drop_remainder=True)
@@ -46,32 +46,22 @@ def training_batches(
 
 def validation_batches(images: LabelledImages, preprocessing: Preprocessing, batch_size: int) -> tf.data.Dataset:
     """Every validation image once, in order, preprocessed as the export does; shapes as of `training_batches`."""
-    split = images.validation
 
     def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = preprocess(_read(split, index)[tf.newaxis], preprocessing)[0]
-        return image, _one_hot(split, index, len(images.classes))
+        image, label = _read(images, images.validation, index)
+        return preprocess(image[tf.newaxis], preprocessing)[0], label
 
-    return (
-        tf.data.Dataset.range(len(split))
-        .map(example, tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    order = tf.data.Dataset.range(len(images.validation))
+    return order.map(example, tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def augmented_examples(
-    images: LabelledImages,
-    preprocessing: Preprocessing,
-    count: int,
-    seed: int,
-    augmentation: Augmentation | None = None,
+    images: LabelledImages, preprocessing: Preprocessing, count: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` augmented training images of epoch 0, float32 in [0, 1] for showing, and their labels."""
     batch = min(count, len(images.train))
     pixels, labels = next(iter(training_batches(images, preprocessing, batch, seed, range(1))))
-    shown = (pixels.numpy() * preprocessing.std + preprocessing.mean) / 255
-    return np.clip(shown, 0, 1), labels.numpy().argmax(axis=1)
+    return np.clip(levels(pixels.numpy(), preprocessing) / 255, 0, 1), labels.numpy().argmax(axis=1)
 
 
 def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preprocessing, seed: tf.Tensor) -> tf.Tensor:
@@ -96,11 +86,9 @@ def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preproc
     return (image - preprocessing.mean) / preprocessing.std
 
 
-def _read(split: Split, index: tf.Tensor) -> tf.Tensor:
+def _read(images: LabelledImages, split: Split, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """An image, uint8 [height, width, 3], and its one-hot label."""
     # Pillow decodes outside Python's global lock, so several of these run at a time.
     image = tf.numpy_function(lambda i: np.ascontiguousarray(split.read(int(i))), [index], tf.uint8, stateful=False)
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def _one_hot(split: Split, index: tf.Tensor, classes: int) -> tf.Tensor:
-    return tf.one_hot(tf.gather(tf.constant(split.labels), index), classes)
+    label = tf.one_hot(tf.gather(tf.constant(split.labels), index), len(images.classes))
+    return tf.ensure_shape(image, [None, None, 3]), label

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from utils.errors import ParameterError
 from utils.images.photographs import SUFFIXES, images_by_class, load_image
+from utils.images.tfds import open_tfds, read_tfds
 
 VALIDATION_SHARE = 0.2
 _NAMED = 5  # files that an error message names
@@ -91,30 +94,22 @@ def _digits(seed: int) -> LabelledImages:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    names = tuple(str(name) for name in digits.target_names)
-    return _assembled(
-        "digits", names, lambda i: np.repeat(pixels[i][..., None], 3, axis=2), digits.target, seed, GENTLE
-    )
+    pixels = np.rint(digits.images[..., None].repeat(3, axis=3) * (255 / 16)).astype(np.uint8)
+    return _assembled("digits", map(str, digits.target_names), pixels.__getitem__, digits.target, seed, GENTLE)
 
 
 def _tfds(name: str, seed: int) -> LabelledImages:
     """A classification data set of TensorFlow Datasets, still encoded, all in memory (tf_flowers: 220 MB)."""
-    import tensorflow_datasets as tfds
-
     try:
-        builder = tfds.builder(name)
-        builder.download_and_prepare()
-        examples = builder.as_dataset(split="all", decoders={"image": tfds.decode.SkipDecoding()})
-    except Exception as error:  # TFDS raises whatever its downloader, file system and parser do
+        builder = open_tfds(name)
+    except ParameterError as error:
         raise ParameterError(
-            f"dataset = {name} could not be fetched by TensorFlow Datasets ({type(error).__name__}: {error}). "
-            'Without the internet use dataset = "digits", or a folder with one sub-folder of images per class.'
+            f'dataset = {error} Without the internet use dataset = "digits", or a folder with one sub-folder of images '
+            "per class."
         ) from error
-    records = [(example["image"], int(example["label"])) for example in examples.as_numpy_iterator()]
-    encoded, labels = [record[0] for record in records], np.array([record[1] for record in records], np.int64)
-    names = tuple(builder.info.features["label"].names)
-    return _assembled(name, names, lambda i: np.asarray(load_image(io.BytesIO(encoded[i]))), labels, seed, STANDARD)
+    _, encoded, labels = zip(*read_tfds(builder, "all"), strict=True)
+    classes = builder.info.features["label"].names
+    return _assembled(name, classes, lambda i: load_image(io.BytesIO(encoded[i])), labels, seed)
 
 
 def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
@@ -125,53 +120,44 @@ def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
             f"dataset = {folder}: no images in it. Expected one sub-folder per class, with images ending in "
             f"{', '.join(SUFFIXES)}; found {len(by_class)} sub-folders."
         )
-    broken = _broken([path for path, _ in files])
-    if broken and corrupt_images == "refuse":
-        shown = "; ".join(f"{path.relative_to(folder)}" for path in broken[:_NAMED])
+    whole = _can_be_decoded([path for path, _ in files])
+    skipped = [str(path.relative_to(folder)) for (path, _), good in zip(files, whole, strict=True) if not good]
+    if skipped and corrupt_images == "refuse":
         raise ParameterError(
-            f"dataset = {folder}: {len(broken)} of {len(files)} files cannot be decoded: {shown}"
-            f'{"; …" if len(broken) > _NAMED else ""}. Replace or remove them, or set corrupt_images = "skip".'
+            f"dataset = {folder}: {len(skipped)} of {len(files)} files cannot be decoded: "
+            f"{'; '.join(skipped[:_NAMED])}{'; …' if len(skipped) > _NAMED else ''}. "
+            'Replace or remove them, or set corrupt_images = "skip".'
         )
-    kept = [(path, label) for path, label in files if path not in set(broken)]
-    skipped = tuple(str(path.relative_to(folder)) for path in broken)
-    return _assembled(
-        folder.name,
-        tuple(by_class),
-        lambda i: np.asarray(load_image(kept[i][0])),
-        np.array([label for _, label in kept], np.int64),
-        seed,
-        STANDARD,
-        skipped,
-        [str(path.relative_to(folder)) for path, _ in kept],
-    )
+    paths, labels = zip(*itertools.compress(files, whole), strict=True) if any(whole) else ((), ())
+    names = [str(path.relative_to(folder)) for path in paths]
+    return _assembled(folder.name, by_class, lambda i: load_image(paths[i]), labels, seed, skipped=skipped, files=names)
 
 
-def _broken(paths: list[Path]) -> list[Path]:
-    """Those that cannot be decoded, found by decoding all: Pillow lets other threads run while it does."""
+def _can_be_decoded(paths: list[Path]) -> list[bool]:
+    """Of each, found by decoding all: Pillow lets other threads run while it does."""
     from tqdm.auto import tqdm
 
     def check(path: Path) -> bool:
         try:
-            load_image(path)
+            return bool(load_image(path))
         except ParameterError:
             return False
-        return True
 
     with ThreadPoolExecutor() as pool:
-        good = list(tqdm(pool.map(check, paths), total=len(paths), desc="reading images", disable=len(paths) < 500))
-    return [path for path, fine in zip(paths, good, strict=True) if not fine]
+        return list(tqdm(pool.map(check, paths), total=len(paths), desc="reading images", disable=len(paths) < 500))
 
 
 def _assembled(
     name: str,
-    classes: tuple[str, ...],
-    read: Callable[[int], np.ndarray],
-    labels: np.ndarray,
+    classes: Iterable[str],
+    read: Callable[[int], Image.Image | np.ndarray],
+    labels: Sequence[int],
     seed: int,
-    augmentation: Augmentation,
-    skipped: tuple[str, ...] = (),
+    augmentation: Augmentation = STANDARD,
+    skipped: Sequence[str] = (),
     files: Sequence[str] = (),
 ) -> LabelledImages:
+    classes, labels = tuple(classes), np.array(labels, np.int64)
     counts = np.bincount(labels, minlength=len(classes))
     if len(counts) > len(classes):
         raise ParameterError(f"dataset = {name}: labels up to {len(counts) - 1}, but only {len(classes)} class names.")
@@ -182,28 +168,20 @@ def _assembled(
             f"dataset = {name}: every class needs two images or more, one to train on and one to validate with. "
             f"Too few in: {', '.join(few)}."
         )
-    train, validation = _stratified(labels, seed)
-    content = repr((classes, labels.tolist(), list(files), train.tolist())).encode()
-    return LabelledImages(
-        name,
-        classes,
-        Split(lambda i: read(train[i]), labels[train]),
-        Split(lambda i: read(validation[i]), labels[validation]),
-        augmentation,
-        skipped,
-        hashlib.sha256(content).hexdigest(),
-    )
+    parts = _stratified(labels, seed)
+    content = repr((classes, labels.tolist(), list(files), parts[0].tolist())).encode()
+    train, validation = (Split(lambda i, part=part: np.asarray(read(part[i])), labels[part]) for part in parts)
+    fingerprint = hashlib.sha256(content).hexdigest()
+    return LabelledImages(name, classes, train, validation, augmentation, tuple(skipped), fingerprint)
 
 
-def _stratified(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _stratified(labels: np.ndarray, seed: int) -> list[np.ndarray]:
     """Indices of training and of validation: a fifth of each class, and at least one image, to validate with."""
     rng = np.random.default_rng(seed)
-
-    def halves() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for label in np.unique(labels):
-            shuffled = rng.permutation(np.flatnonzero(labels == label))
-            held = max(1, round(VALIDATION_SHARE * len(shuffled)))
-            yield shuffled[held:], shuffled[:held]
-
-    train, validation = (np.sort(np.concatenate(part)) for part in zip(*halves(), strict=True))
-    return train, validation
+    train, validation = [], []
+    for label in np.unique(labels):
+        shuffled = rng.permutation(np.flatnonzero(labels == label))
+        held = max(1, round(VALIDATION_SHARE * len(shuffled)))
+        train.append(shuffled[held:])
+        validation.append(shuffled[:held])
+    return [np.sort(np.concatenate(part)) for part in (train, validation)]

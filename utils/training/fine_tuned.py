@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from utils.artefact.manifest import installed_versions
 from utils.errors import PackagingError
 from utils.export.function import ExportedFunction
 from utils.export.saved_model import load_model, name_of
@@ -61,15 +59,6 @@ def classifier(
     )
 
 
-def write_class_names(classes: Sequence[str], model_dir: Path) -> Path:
-    """The user's own labels as `assets.extra/labels.tsv`: a line each, a stand-in for the WordNet id, tab, name."""
-    path = model_dir / "assets.extra" / "labels.tsv"
-    path.parent.mkdir(exist_ok=True)
-    lines = [f"class_{index}\t{' '.join(name.split())}\n" for index, name in enumerate(classes)]
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
-
-
 def fine_tuned_name(extractor_name: str, dataset: str) -> str:
     """Of the artefact: `<variant>_classification[_plain]_<dataset>[_synthetic]`, from the extractor's own name.
 
@@ -85,15 +74,6 @@ def fine_tuned_name(extractor_name: str, dataset: str) -> str:
     return f"{stem}_{plain}{synthetic}"
 
 
-def versions(extractor: Mapping[str, str | int]) -> dict[str, str | int]:
-    """For the manifest: what was used here, and what the extractor's manifest says of its making."""
-    return {
-        **extractor,
-        "python": platform.python_version(),
-        **installed_versions(("tensorflow", "tensorflow-hub", "tf_keras", "keras", "numpy")),
-    }
-
-
 def training_record(
     settings: TrainingSettings,
     images: LabelledImages,
@@ -102,10 +82,9 @@ def training_record(
     best_epoch: int,
 ) -> dict[str, Any]:
     """The manifest's `training`: history by epoch, the epoch that was kept (from 1), data set, settings, extractor."""
-    told = dataclasses.asdict(settings)
+    told = dataclasses.asdict(settings) | {"dataset": images.name}
     for path in ("model", "output_dir"):  # they tell about the machine; what they name is told otherwise
         del told[path]
-    told["dataset"] = images.name
     return {
         "history": {name: list(values) for name, values in history.items()},
         "best_epoch": best_epoch + 1,

@@ -21,7 +21,7 @@ from utils.errors import PackagingError
 from utils.models.variants import Preprocessing
 from utils.training.batches import steps_per_epoch, training_batches, validation_batches
 from utils.training.datasets import LabelledImages
-from utils.training.keras_worlds import Trainable
+from utils.training.keras_worlds import Trainable, variables_of
 from utils.training.settings import TrainingSettings
 
 
@@ -29,12 +29,15 @@ class TrainingState:
     """The state of one run in a folder of its own: all variables, the history by epoch, and which epoch was best."""
 
     def __init__(self, folder: Path, trainable: Trainable) -> None:
+        def manager(name: str, **state: Any) -> tf.train.CheckpointManager:
+            return tf.train.CheckpointManager(tf.train.Checkpoint(**state), str(folder / name), max_to_keep=1)
+
         self.folder = folder
         self.history: dict[str, list[float]] = {}
         self._text = tf.Variable("{}", dtype=tf.string, trainable=False)
-        state = {"model": trainable.state, "optimizer": trainable.optimizer_state, "history": self._text}
-        self._latest = _manager(tf.train.Checkpoint(**state), folder / "latest")
-        self._best = _manager(tf.train.Checkpoint(model=trainable.state), folder / "best")
+        model, optimizer = (variables_of(part) for part in (trainable.model, trainable.optimizer))
+        self._latest = manager("latest", model=model, optimizer=optimizer, history=self._text)
+        self._best = manager("best", model=model)
 
     @property
     def epochs_done(self) -> int:
@@ -44,17 +47,16 @@ class TrainingState:
     @property
     def best_epoch(self) -> int:
         """The epoch, from 0, of the best validation accuracy; among equals, of the lowest validation loss."""
-        pairs = zip(self.history["val_accuracy"], self.history["val_loss"], strict=True)
-        ranked = [(-accuracy, loss) for accuracy, loss in pairs]
-        return ranked.index(min(ranked))
+        accuracy, loss = self.history["val_accuracy"], self.history["val_loss"]
+        return min(range(self.epochs_done), key=lambda epoch: (-accuracy[epoch], loss[epoch]))
 
-    def resume(self) -> int:
-        """Restores the latest state, if there is one, and returns how many epochs are done.
+    def resume(self) -> None:
+        """Restores the latest state, if there is one.
 
         Raises PackagingError when what is there is not a state of this very model and optimizer.
         """
         if self._latest.latest_checkpoint is None:
-            return 0
+            return
         try:
             self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
             self.history = json.loads(self._text.numpy())
@@ -63,7 +65,6 @@ class TrainingState:
                 f"{self.folder} does not hold the state of this run, or is damaged ({str(error).splitlines()[0]}). "
                 "Remove it to train from the beginning."
             ) from error
-        return self.epochs_done
 
     def save(self, logs: Mapping[str, Any]) -> None:
         """Adds an epoch's figures to the history and writes it all; the best epoch's weights first."""
@@ -89,13 +90,6 @@ class TrainingState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _manager(checkpoint: tf.train.Checkpoint, folder: Path) -> tf.train.CheckpointManager:
-    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
-
-
-_SECONDS_BETWEEN_LOOKS = 3  # a notebook that papermill runs keeps every state of the bar as a line
-
-
 def open_state(
     trainable: Trainable, settings: TrainingSettings, name: str, images: LabelledImages, files: Mapping[str, str]
 ) -> TrainingState:
@@ -116,26 +110,21 @@ def train(
     images: LabelledImages,
     preprocessing: Preprocessing,
     state: TrainingState,
-    progress: bool = True,
 ) -> dict[str, list[float]]:
     """Trains from the epoch that `state` has reached to the last one, and leaves the best epoch's weights.
 
     Returns the history: `loss`, `accuracy`, `val_loss`, `val_accuracy`, a value by epoch, of all epochs.
     """
-    keras, done = trainable.keras, state.epochs_done
+    done, steps = state.epochs_done, steps_per_epoch(images, settings.batch_size)
     if done < settings.epochs:
-        steps = steps_per_epoch(images, settings.batch_size)
         epochs = range(done, settings.epochs)
-        callbacks = [_saver(keras, state)]
-        if progress:
-            callbacks.append(_progress_bar(keras, steps, epochs))
         trainable.model.fit(
             training_batches(images, preprocessing, settings.batch_size, settings.seed, epochs),
             validation_data=validation_batches(images, preprocessing, settings.batch_size),
             initial_epoch=done,
             epochs=settings.epochs,
             steps_per_epoch=steps,
-            callbacks=callbacks,
+            callbacks=[_saver_and_bar(trainable.keras, state, steps, epochs)],
             shuffle=False,  # the batches are shuffled already; Keras 3 would warn
             verbose=0,
         )
@@ -143,28 +132,25 @@ def train(
     return state.history
 
 
-def _saver(keras: ModuleType, state: TrainingState) -> Any:
-    return keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: state.save(logs))
-
-
-def _progress_bar(keras: ModuleType, steps: int, epochs: range) -> Any:
-    """One bar for the whole run, a step per batch, with the last epoch's figures."""
+def _saver_and_bar(keras: ModuleType, state: TrainingState, steps: int, epochs: range) -> Any:
+    """Saves the state after each epoch. One bar for the whole run, a step per batch, with the last epoch's figures."""
     bar = tqdm(
         total=steps * epochs.stop,
         initial=steps * epochs.start,
         desc="training",
         unit="step",
         file=sys.stdout,
-        mininterval=_SECONDS_BETWEEN_LOOKS,
+        mininterval=3,  # a notebook that papermill runs keeps every state of the bar as a line
     )
 
-    def show(epoch: int, logs: Mapping[str, float]) -> None:
+    def end_of_epoch(epoch: int, logs: Mapping[str, float]) -> None:
+        state.save(logs)
         figures = f"loss {logs['loss']:.3f}, val_accuracy {logs['val_accuracy']:.1%}"
         bar.set_postfix_str(f"epoch {epoch + 1}: {figures}", refresh=False)
 
     return keras.callbacks.LambdaCallback(
         # Keras 3 passes `logs` by this name.
         on_train_batch_end=lambda batch, logs: bar.update(),
-        on_epoch_end=show,
+        on_epoch_end=end_of_epoch,
         on_train_end=lambda logs: bar.close(),
     )

@@ -36,25 +36,16 @@ class Trainable:
     head: Any
     optimizer: Any
 
-    @property
-    def state(self) -> list[tf.Variable]:
-        """Every variable of the model."""
-        return [_tensorflow(variable) for variable in self.model.variables]
-
-    @property
-    def optimizer_state(self) -> list[tf.Variable]:
-        """Every variable of the optimizer, its step among them."""
-        return [_tensorflow(variable) for variable in self.optimizer.variables]
-
     def values(self) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """The backbone's arrays by their names in the checkpoint; the head's kernel [width, classes] and bias."""
-        variables = [_tensorflow(variable) for variable in self.backbone.variables]
-        kernel, bias = (_tensorflow(variable).numpy() for variable in (self.head.kernel, self.head.bias))
-        return {variable.name.removesuffix(":0"): variable.numpy() for variable in variables}, kernel, bias
+        kernel, bias = (variable.numpy() for variable in variables_of(self.head))
+        values = {variable.name.removesuffix(":0"): variable.numpy() for variable in variables_of(self.backbone)}
+        return values, kernel, bias
 
 
-def _tensorflow(variable: Any) -> tf.Variable:
-    return getattr(variable, "value", variable) if not isinstance(variable, tf.Variable) else variable
+def variables_of(part: Any) -> list[tf.Variable]:
+    """TensorFlow's variables of a model, layer or optimizer: Keras 3 wraps them."""
+    return [v if isinstance(v, tf.Variable) else getattr(v, "value", v) for v in part.variables]
 
 
 def keras_module(world: str) -> ModuleType:
@@ -120,7 +111,6 @@ def _backbone(keras: ModuleType, settings: TrainingSettings, folder: Path, input
 
         layer = import_hub().KerasLayer(str(folder), trainable=settings.train_backbone, name="backbone")
         return layer, layer(inputs)
-    layer = keras.layers.TFSMLayer(
-        str(folder), call_endpoint="serving_default", trainable=settings.train_backbone, name="backbone"
-    )
+    chosen = {"call_endpoint": "serving_default", "trainable": settings.train_backbone}
+    layer = keras.layers.TFSMLayer(str(folder), name="backbone", **chosen)
     return layer, layer(inputs)["features"]

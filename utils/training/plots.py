@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.notebook.display import new_figure, show_picture
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -15,35 +17,31 @@ _MOST_CLASSES_WITH_NAMES = 30  # beyond that a confusion matrix's labels would o
 _MOST_CLASSES_WITH_NUMBERS = 12
 
 
-def plot_images(images: np.ndarray, titles: Sequence[str], columns: int = 6) -> Figure:
-    """A grid of images, float [N, height, width, 3] in [0, 1], each under its title."""
-    plt = _pyplot()
+def plot_images(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
+    """A grid of images, each uint8 of any size or float in [0, 1], under its title."""
+    columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    size = (1.55 * columns, 1.75 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat:
+    figure, axes = new_figure(rows, columns, 1.6 * columns, (1.55 + 0.2 * titles[0].count("\n")) * rows + 0.2)
+    for axis in axes.flat[len(images) :]:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        axis.imshow(image)
-        axis.set_title(title, fontsize=8)
-    return _closed(figure)
+        show_picture(axis, image, title, size=8)
+    return figure
 
 
 def plot_learning_rate(schedule: Callable[[int], Any], steps: int) -> Figure:
     """The learning rate of every step."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(6, 2.2), layout="constrained")
+    figure, ((axis,),) = new_figure(1, 1, 6, 2.2)
     at = np.unique(np.linspace(0, steps, 200).astype(int))
     axis.plot(at, [float(schedule(int(step))) for step in at], color=_TRAINING)
     axis.set(xlabel="step", ylabel="learning rate", xlim=(0, steps))
     _plain(axis)
-    return _closed(figure)
+    return figure
 
 
 def plot_history(history: Mapping[str, Sequence[float]], best_epoch: int) -> Figure:
     """Loss and accuracy by epoch, of training and of validation; the epoch that is kept is marked."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3), layout="constrained")
+    figure, (axes,) = new_figure(1, 2, 9.2, 3)
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         for prefix, label, colour in (("", "training", _TRAINING), ("val_", "validation", _VALIDATION)):
             values = history[prefix + name]
@@ -54,18 +52,17 @@ def plot_history(history: Mapping[str, Sequence[float]], best_epoch: int) -> Fig
         _plain(axis)
     axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes[0].legend(fontsize=8, frameon=False)
-    return _closed(figure)
+    return figure
 
 
 def plot_confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> Figure:
     """The confusion matrix of true and predicted classes, int [N] each; rows are shaded by share of the true class."""
     from sklearn.metrics import confusion_matrix
 
-    plt = _pyplot()
     counts = confusion_matrix(labels, predictions, labels=np.arange(len(names)))
-    side = 2.2 + 0.32 * min(len(names), _MOST_CLASSES_WITH_NAMES)
-    figure, axis = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + 0.32 * min(len(names), _MOST_CLASSES_WITH_NAMES)
+    figure, ((axis,),) = new_figure(1, 1, side + 0.8, side)
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axis, format=lambda value, _: f"{value:.0%}", shrink=0.8)
     axis.set(xlabel="predicted", ylabel="true")
@@ -76,7 +73,7 @@ def plot_confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, count or "", ha="center", va="center", fontsize=8, color=colour)
-    return _closed(figure)
+    return figure
 
 
 def worst_mistakes(labels: np.ndarray, probabilities: np.ndarray, most: int = 6) -> list[int]:
@@ -90,31 +87,13 @@ def plot_mistakes(
     images: Sequence[np.ndarray], labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]
 ) -> Figure:
     """Photographs that were mistaken, each uint8 of any size: what they are, and what was said how surely."""
-    best = probabilities.argmax(axis=1)
     titles = [
         f"{names[label]}\nnot {names[guess]} ({row[guess]:.0%})"
-        for label, guess, row in zip(labels, best, probabilities, strict=True)
+        for label, guess, row in zip(labels, probabilities.argmax(axis=1), probabilities, strict=True)
     ]
-    plt = _pyplot()
-    figure, axes = plt.subplots(1, len(images), figsize=(1.9 * len(images), 2.4), squeeze=False, layout="constrained")
-    for axis, image, title in zip(axes.flat, images, titles, strict=True):
-        axis.imshow(image)
-        axis.set_title(title, fontsize=8)
-        axis.axis("off")
-    return _closed(figure)
-
-
-def _pyplot() -> Any:
-    from matplotlib import pyplot
-
-    return pyplot
+    return plot_images(images, titles)
 
 
 def _plain(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
-
-
-def _closed(figure: Figure) -> Figure:
-    _pyplot().close(figure)  # the caller shows it; pyplot would show it again
-    return figure

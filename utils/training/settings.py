@@ -7,19 +7,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import ParameterError
-from utils.notebook.parameters import check_output_dir, one_of, whole_number
+from utils.notebook.parameters import check_output_dir, one_of, some_text, whole_number
 
 DATASETS = ("tf_flowers", "digits")
-OPTIMIZERS = ("sgd", "adamw")
-CORRUPT = ("refuse", "skip")
-KERAS = ("auto", "tf_keras", "keras_3")
-PRECISIONS = ("auto", "float32")
 
 
 @dataclass(frozen=True)
@@ -57,18 +52,18 @@ class TrainingSettings:
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_training(settings: TrainingSettings, environment: Mapping[str, str] = os.environ) -> TrainingSettings:
+def check_training(settings: TrainingSettings) -> TrainingSettings:
     """The settings, if each makes sense: raises ParameterError that names the parameter and what it may be.
 
     `keras` = "auto" becomes what the environment variable TF_USE_LEGACY_KERAS says: "0" or "false" is Keras 3, and
     anything else, or nothing, tf_keras.
     """
-    _text("model", settings.model, "a SavedModel folder, a tarball or a TF Hub handle")
-    _text("dataset", settings.dataset, f"{' or '.join(map(repr, DATASETS))}, or a folder with one sub-folder per class")
+    some_text("model", settings.model, "a SavedModel folder, a tarball or a TF Hub handle")
+    folder = "the path of a folder with one sub-folder of images per class"
+    some_text("dataset", settings.dataset, f"{', '.join(DATASETS)}, or {folder}")
     if settings.dataset not in DATASETS and not Path(settings.dataset).expanduser().is_dir():
         raise ParameterError(
-            f"dataset is {settings.dataset!r}, which is no folder; expected {', '.join(DATASETS)}, or the path of a "
-            "folder with one sub-folder of images per class"
+            f"dataset is {settings.dataset!r}, which is no folder; expected {', '.join(DATASETS)}, or {folder}"
         )
     check_output_dir(settings.output_dir)
     whole_number("epochs", settings.epochs, 1, 100_000)
@@ -78,25 +73,19 @@ def check_training(settings: TrainingSettings, environment: Mapping[str, str] = 
         raise ParameterError(f"train_backbone is {settings.train_backbone!r}; expected True or False")
     whole_number("image_size", settings.image_size, 0, 4096)
     whole_number("seed", settings.seed, 0, 2**31 - 1)
-    one_of("optimizer", settings.optimizer, OPTIMIZERS)
+    one_of("optimizer", settings.optimizer, ("sgd", "adamw"))
     _number("label_smoothing", settings.label_smoothing, 0, 0.99)
     _number("clip_norm", settings.clip_norm, 0, 1e6)
-    one_of("corrupt_images", settings.corrupt_images, CORRUPT)
-    one_of("keras", settings.keras, KERAS)
-    one_of("precision", settings.precision, PRECISIONS)
+    one_of("corrupt_images", settings.corrupt_images, ("refuse", "skip"))
+    one_of("keras", settings.keras, ("auto", "tf_keras", "keras_3"))
+    one_of("precision", settings.precision, ("auto", "float32"))
     keras = settings.keras
     if keras == "auto":
-        legacy = environment.get("TF_USE_LEGACY_KERAS", "1").strip().lower() not in ("0", "false")
+        legacy = os.environ.get("TF_USE_LEGACY_KERAS", "1").strip().lower() not in ("0", "false")
         keras = "tf_keras" if legacy else "keras_3"
     # A whole number is the same setting as its float, and is to have the same digest.
     floats = {name: float(getattr(settings, name)) for name in ("learning_rate", "label_smoothing", "clip_norm")}
     return dataclasses.replace(settings, keras=keras, **floats)
-
-
-def _text(name: str, value: object, expected: str) -> None:
-    if not isinstance(value, str) or not value.strip():
-        found = "empty" if isinstance(value, str) else repr(value)
-        raise ParameterError(f"{name} is {found}; expected {expected}")
 
 
 def _number(name: str, value: object, least: float, most: float, above: bool = False) -> None:

@@ -1,0 +1,49 @@
+"""Labelled images of TensorFlow Datasets, read as the files that they were, in one fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from utils.errors import ParameterError
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
+
+PIN = "tensorflow-datasets==4.9.10"
+
+
+def open_tfds(name: str, data_dir: str | None = None) -> DatasetBuilder:
+    """The data set of that name, downloaded and prepared if it was not; `data_dir`: where TFDS keeps its files.
+
+    Raises ParameterError where it cannot be had, or has no images with labels.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ParameterError(f"{name} is no folder, and TensorFlow Datasets (pip install {PIN}) is missing.") from error
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+        builder.download_and_prepare()
+    except Exception as error:  # each data set fails in its own way, ImageNet without its archives by AssertionError
+        said = f"{type(error).__name__}: {error}"
+        raise ParameterError(f"{name}: TensorFlow Datasets cannot provide it ({said}).") from error
+    features = dict(builder.info.features.items())
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    if not all(isinstance(features.get(key), kind) for key, kind in kinds.items()):
+        raise ParameterError(f"{name} has no features `image` and `label`, but: {', '.join(features)}.")
+    return builder
+
+
+def read_tfds(builder: DatasetBuilder, split: str) -> Iterator[tuple[str, bytes, int]]:
+    """Name, encoded image and label of each example, in the order of the files; `split` such as "test[10:20]"."""
+    import tensorflow_datasets as tfds
+
+    dataset = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1),
+    )
+    for record in tfds.as_numpy(dataset):
+        yield record["tfds_id"].decode(), bytes(record["image"]), int(record["label"])
