@@ -38,7 +38,7 @@ def saved(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def weights():
+def mixer_weights():
     """The golden Mixer's, by key."""
     import tiny
 
@@ -46,7 +46,7 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def expected():
+def mixer_golden():
     """What upstream's own code computed with them."""
     import tiny
 

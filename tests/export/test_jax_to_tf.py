@@ -28,17 +28,17 @@ def reloaded(request, tmp_path_factory):
     return head, saved_model.load_model(saved_model.save_model(export(kind, head), folder))
 
 
-def test_golden_outputs_survive_saving_and_loading(reloaded, expected):
+def test_golden_outputs_survive_saving_and_loading(reloaded, mixer_golden):
     head, model = reloaded
-    found = model(tf.constant(expected["inputs"])).numpy()
-    np.testing.assert_allclose(found, expected[tiny.OUTPUTS[head]], rtol=0, atol=1e-6)
+    found = model(tf.constant(mixer_golden["inputs"])).numpy()
+    np.testing.assert_allclose(found, mixer_golden[tiny.OUTPUTS[head]], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, weights, expected, training):
+def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, mixer_weights, mixer_golden, training):
     head, model = reloaded
-    flax, inputs = mlp_mixer.build(ARCHITECTURE, head), expected["inputs"]
-    parameters = mlp_mixer.select_parameters(flax, weights)
+    flax, inputs = mlp_mixer.build(ARCHITECTURE, head), mixer_golden["inputs"]
+    parameters = mlp_mixer.select_parameters(flax, mixer_weights)
     reference = mlp_mixer.Source(flax, parameters).gradients(inputs, "float32")
     found = saved_model.Candidate(model).gradients(inputs, training)
     assert set(found) == set(parameters)
@@ -49,15 +49,15 @@ def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, weights, expe
     assert all(row.passed for row in rows), rows
 
 
-def test_gradient_by_the_inputs_equals_the_upstream_definition(reloaded, expected):
+def test_gradient_by_the_inputs_equals_the_upstream_definition(reloaded, mixer_golden):
     head, model = reloaded
-    inputs = tf.constant(expected["inputs"])
+    inputs = tf.constant(mixer_golden["inputs"])
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         loss = tf.reduce_sum(model(inputs) ** 2)
     found = tape.gradient(loss, inputs).numpy()
     if head == "classification":
-        assert tiny.relative_l2(found, expected["grad_inputs"]) <= 1e-5
+        assert tiny.relative_l2(found, mixer_golden["grad_inputs"]) <= 1e-5
     else:
         assert np.abs(found).max() > 0
 
@@ -96,9 +96,9 @@ def test_in_training_mode_the_products_of_the_forward_pass_are_handed_on_and_no_
     assert {shape[0] for shape in shapes} == {-1}, "weights have no batch, and are arguments of the gradient already"
 
 
-def test_the_gradient_in_training_mode_computes_no_product_twice(weights):
+def test_the_gradient_in_training_mode_computes_no_product_twice(mixer_weights):
     model = mlp_mixer.build(ARCHITECTURE)
-    parameters = mlp_mixer.select_parameters(model, weights)
+    parameters = mlp_mixer.select_parameters(model, mixer_weights)
     inference, training = jax_to_tf._lower(mlp_mixer.predict_function(model), parameters, (SIZE, SIZE, 3))
     forward, recomputed, kept = (
         exported.mlir_module().count("stablehlo.dot_general")

@@ -19,29 +19,29 @@ TOLERANCE = 1e-6
 
 
 @pytest.mark.parametrize(("head", "output"), [("classification", "logits"), ("fe", "features")])
-def test_outputs_equal_the_upstream_definition(weights, expected, head, output):
+def test_outputs_equal_the_upstream_definition(mixer_weights, mixer_golden, head, output):
     model = mlp_mixer.build(ARCHITECTURE, head)
-    function = mlp_mixer.as_function(model, mlp_mixer.select_parameters(model, weights))
-    found = function(expected["inputs"])
-    assert found.shape == expected[output].shape
-    assert tiny.relative_error(found, expected[output]) <= TOLERANCE
+    function = mlp_mixer.as_function(model, mlp_mixer.select_parameters(model, mixer_weights))
+    found = function(mixer_golden["inputs"])
+    assert found.shape == mixer_golden[output].shape
+    assert tiny.relative_error(found, mixer_golden[output]) <= TOLERANCE
 
 
-def test_gradients_equal_the_upstream_definition(weights, expected):
+def test_gradients_equal_the_upstream_definition(mixer_weights, mixer_golden):
     model = mlp_mixer.build(ARCHITECTURE)
     predict = mlp_mixer.predict_function(model)
     by_parameter, by_input = jax.grad(lambda p, x: (predict(p, x) ** 2).sum(), argnums=(0, 1))(
-        mlp_mixer.select_parameters(model, weights), expected["inputs"]
+        mlp_mixer.select_parameters(model, mixer_weights), mixer_golden["inputs"]
     )
-    assert tiny.relative_l2(by_input, expected["grad_inputs"]) <= TOLERANCE
-    assert tiny.relative_l2(by_parameter["stem/kernel"], expected["grad_stem_kernel"]) <= TOLERANCE
-    assert tiny.relative_l2(by_parameter["head/kernel"], expected["grad_head_kernel"]) <= TOLERANCE
+    assert tiny.relative_l2(by_input, mixer_golden["grad_inputs"]) <= TOLERANCE
+    assert tiny.relative_l2(by_parameter["stem/kernel"], mixer_golden["grad_stem_kernel"]) <= TOLERANCE
+    assert tiny.relative_l2(by_parameter["head/kernel"], mixer_golden["grad_head_kernel"]) <= TOLERANCE
 
 
-def test_gradients_vanish_exactly_where_a_layer_norm_hides_the_parameter(weights, expected):
+def test_gradients_vanish_exactly_where_a_layer_norm_hides_the_parameter(mixer_weights, mixer_golden):
     model = mlp_mixer.build(ARCHITECTURE)
-    source = mlp_mixer.Source(model, mlp_mixer.select_parameters(model, weights))
-    found = source.gradients(expected["inputs"], "float32")
+    source = mlp_mixer.Source(model, mlp_mixer.select_parameters(model, mixer_weights))
+    found = source.gradients(mixer_golden["inputs"], "float32")
     largest = max(np.abs(array).max() for array in found.values())
     vanishing = {key for key, array in found.items() if np.abs(array).max() < 1e-6 * largest}
     assert vanishing == set(filter(mlp_mixer.without_influence, found)) != set()
@@ -58,10 +58,10 @@ def test_vanishing_gradient_is_joined_with_its_kernels_and_nothing_is_lost():
 
 
 @pytest.mark.parametrize("head", tiny.OUTPUTS)
-def test_missing_unexpected_and_misshapen_parameters_are_all_named(weights, head):
-    faulty = {key: array for key, array in weights.items() if key != "stem/bias"}
+def test_missing_unexpected_and_misshapen_parameters_are_all_named(mixer_weights, head):
+    faulty = {key: array for key, array in mixer_weights.items() if key != "stem/bias"}
     faulty["head/scale"] = np.zeros(1, np.float32)
-    faulty["stem/kernel"] = weights["stem/kernel"].T
+    faulty["stem/kernel"] = mixer_weights["stem/kernel"].T
     with pytest.raises(CheckpointError) as error:
         mlp_mixer.select_parameters(mlp_mixer.build(ARCHITECTURE, head), faulty)
     for part in ("missing stem/bias", "unexpected head/scale", "stem/kernel: expected shape (8, 8, 3, 32)"):
