@@ -127,7 +127,7 @@ def installs(folder):
 def test_help_is_the_default_and_names_every_target():
     done = make(ROOT)
     assert done.returncode == 0
-    for target in ("setup", "convert", "release", "verify.pyz", "test", "bench", "compat", "lint", "clean"):
+    for target in ("setup", "convert", "release", "verify.pyz", "test", "test-full", "mutants", "bench", "compat", "lint", "clean"):
         assert f"make {target} " in done.stdout
     lines = done.stdout.splitlines()
     assert len(lines) <= 24  # a terminal's height: the first line is still there when the last is printed
