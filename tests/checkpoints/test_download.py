@@ -91,7 +91,9 @@ def test_official_checkpoint_says_where_it_is_from(server, tmp_path):
     assert len(read_convmixer(checkpoint.path, server.variant())) == 51
 
 
-def test_second_layout_is_fetched_when_the_first_is_gone(server, tmp_path):
+@pytest.mark.parametrize("status", [404, 410])
+def test_second_layout_is_fetched_when_the_first_is_gone(server, tmp_path, status):
+    server.answers["/timm"] = lambda handler: respond(handler, b"", status=status)
     server.answers["/sequential"] = whole
     found = fetch(server.variant(), tmp_path, progress=False)
     assert (found.path.name, found.url) == ("convmixer_tiny.sequential.pth.tar", f"{server.url}/sequential")
@@ -134,6 +136,13 @@ def test_dropped_connection_is_resumed_when_the_server_vouches_for_the_rest(serv
     held = int(server.requests[1][1]["Range"].removeprefix("bytes=").removesuffix("-"))
     assert HALF - transfer.CHUNK_BYTES < held <= HALF
     assert len(server.requests) == 2
+
+
+def test_download_is_not_resumed_by_a_tag_that_does_not_promise_the_same_bytes(server, tmp_path):
+    weak = with_ranges(tag='W/"v1"')
+    server.answers["/timm"] = once(weak, whole)
+    assert fetch(server.variant(), tmp_path, progress=False).sha256 == SHA256
+    assert "Range" not in server.requests[1][1]
 
 
 def test_file_replaced_during_the_download_is_fetched_from_the_start(server, tmp_path):

@@ -61,6 +61,7 @@ def test_float64_is_the_truth_that_golden_data_round_and_leaves_the_model_as_it_
     for output, values in found.items():
         assert values.dtype == np.float64
         assert tiny.relative_error(values, golden[output]) <= TOLERANCE
+        assert (values != values.astype(np.float32)).any(), "computed in float32, and called float64"
     gradients = convmixer.gradients(exact, golden["inputs"].copy())
     for key, gradient in convmixer.gradients(model, golden["inputs"].copy()).items():
         assert gradients[key].dtype == np.float64
