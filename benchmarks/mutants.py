@@ -3,8 +3,8 @@
 `mutants.toml` lists faults, each with the promise that it breaks. One after the other is planted in a copy of the
 checkout, as it lies there, committed or not, and the tests beside it run until one fails. In the end those that failed
 run once more without any fault, and must pass: a fault is caught only by a test that tells right from wrong. One that
-no test notices has survived. What is neither is a mistake in the list: tests that end otherwise (status 2 to 5, such
-as none found), past the time limit, or while they are collected: a module that cannot be imported is no subtle fault.
+no test notices has survived. All else is a mistake in the list: tests that end with another status (2 to 5, such as
+for none found), past the time limit, or while they are collected (what cannot be imported is no subtle fault).
 
 Leaves `mutants` in assets/tables, where all were planted.
 """
@@ -24,7 +24,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,9 @@ class Mutant:
 def read_list(path: Path) -> list[Mutant]:
     """The list's rows. ValueError for two of one name, and for a replacement that changes nothing."""
     rows = [Mutant(**row) for row in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]]
-    if twice := [name for name, count in Counter(row.name for row in rows).items() if count > 1]:
-        raise ValueError(f"{path.name} has more than one {', '.join(twice)}.")
-    if idle := [row.name for row in rows if row.find == row.replace]:
-        raise ValueError(f"{path.name}: {', '.join(idle)} changes nothing.")
+    counts = Counter(row.name for row in rows)
+    if wrong := [row.name for row in rows if counts[row.name] > 1 or row.find == row.replace]:
+        raise ValueError(f"{path.name}: there twice, or changing nothing: {', '.join(wrong)}.")
     return rows
 
 
@@ -74,7 +73,7 @@ def checkout(root: Path) -> list[str]:
 def sources(root: Path) -> dict[str, str]:
     """The text of each file in which faults are planted, by its path."""
     names = [name for name in checkout(root) if not name.startswith(_NO_SOURCES)]
-    return {name: (root / name).read_text(encoding="utf-8") for name in names}
+    return {name: (root / name).read_text(encoding="utf-8", errors="replace") for name in names}
 
 
 def place_of(mutant: Mutant, texts: Mapping[str, str]) -> str:
@@ -110,16 +109,14 @@ class Copy:
     def run(self, *arguments: str) -> tuple[int | None, str]:
         """Pytest's exit status, None past the time limit, and what it printed."""
         # The copy's modules are found everywhere, in notebooks' kernels too. No bytecode: its age is told in seconds.
-        own = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"} | own
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-            settings = {"cwd": self.folder, "env": environment, "stdout": log, "stderr": subprocess.STDOUT}
-            try:
-                status = subprocess.run([*_PYTEST, *arguments], timeout=self.limit, check=False, **settings).returncode
-            except subprocess.TimeoutExpired:
-                status = None
-            log.seek(0)
-            return status, log.read()
+        own = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:  # a pipe, children may keep open
+            settings = {"cwd": self.folder, "env": os.environ | own, "stdout": log, "stderr": subprocess.STDOUT}
+            with suppress(subprocess.TimeoutExpired):
+                done = subprocess.run([*_PYTEST, *arguments], timeout=self.limit, check=False, **settings)
+                log.seek(0)
+                return done.returncode, log.read()
+        return None, ""
 
 
 def judged(mutant: Mutant, name: str, copy: Copy) -> dict[str, Any]:
@@ -128,14 +125,8 @@ def judged(mutant: Mutant, name: str, copy: Copy) -> dict[str, Any]:
     with copy.planted(mutant, name):
         status, text = copy.run("-x", "-m", "not slow", *mutant.tests)
     test = next(iter(failed(text)), "")
-    if status is None:
-        verdict = f"not done in {copy.limit:.0f} s"
-    elif status == 0:
-        verdict = SURVIVED
-    elif status != 1 or "::" not in test:
-        verdict = f"pytest ended with {status}: {' '.join(text.splitlines()[-1:])}"
-    else:
-        verdict = CAUGHT
+    verdict = {None: f"not done in {copy.limit:.0f} s", 0: SURVIVED, 1: CAUGHT if "::" in test else None}.get(status)
+    verdict = verdict or f"pytest ended with {status}: {' '.join(text.splitlines()[-1:])}"
     facts = {"name": mutant.name, "promise": mutant.promise, "file": name, "verdict": verdict, "test": test}
     return facts | {"seconds": round(time.monotonic() - started, 1)}
 
@@ -168,20 +159,17 @@ def judge(mutants: Sequence[Mutant], root: Path, jobs: int = 1, limit: float = 3
         copy.limit *= len(mutants)
         noticed = sorted({sample["test"] for sample in samples if sample["verdict"] == CAUGHT})
         status, text = copy.run(*noticed) if noticed else (0, "")
-    # Without any fault: what fails now, or all if pytest cannot even tell, has noticed nothing.
-    wrong = noticed if status not in (0, 1) else failed(text)
+    wrong = failed(text) if status in (0, 1) else noticed  # what fails without any fault has noticed none
     return [s | {"verdict": f"{s['test']} fails without it, too"} if s["test"] in wrong else s for s in samples]
 
 
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """A row for each mutant, and how many were caught."""
-    rows = [
-        (s["promise"], f"`{s['name']}`", f"`{s['file']}`", f"`{s['test']}`" if s["verdict"] == CAUGHT else s["verdict"])
-        for s in samples
-    ]
-    caught = sum(s["verdict"] == CAUGHT for s in samples)
+    caught = [sample["verdict"] == CAUGHT for sample in samples]
+    ends = [f"`{s['test']}`" if good else s["verdict"] for s, good in zip(samples, caught, strict=True)]
+    rows = [(s["promise"], f"`{s['name']}`", f"`{s['file']}`", end) for s, end in zip(samples, ends, strict=True)]
     headings = ("promise", "fault", "in", "caught by")
-    return f"{markdown(headings, rows)}\n\n{caught} of {len(samples)} faults caught."
+    return f"{markdown(headings, rows)}\n\n{sum(caught)} of {len(samples)} faults caught."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -194,10 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=300, help="seconds that the tests of one may take")
     parser.add_argument("--output-dir", type=Path, help=f"where the table goes (assets/{TABLES.name} where all run)")
     options = parser.parse_args(arguments)
-    mutants = read_list(LIST)
-    if unknown := set(options.names) - {mutant.name for mutant in mutants}:
+    known = {mutant.name: mutant for mutant in read_list(LIST)}
+    if unknown := set(options.names) - set(known):
         parser.error(f"{LIST.name} has no {', '.join(sorted(unknown))}")
-    mutants = [mutant for mutant in mutants if mutant.name in (options.names or [mutant.name])]
+    mutants = [known[name] for name in options.names or known]
     if options.list:
         texts = sources(ROOT)
         print(*(f"{mutant.name}: {place_of(mutant, texts)}: {mutant.promise}" for mutant in mutants), sep="\n")
@@ -206,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     samples = judge(mutants, ROOT, options.jobs, options.limit)
     print(f"\n{table(samples)}")
     if folder := options.output_dir or (None if options.names else TABLES):
-        print(f"\n{tables.write(folder, 'mutants', 'Planted faults', notes, table(samples), samples)}")
+        tables.write(folder, "mutants", "Planted faults", notes, table(samples), samples)
     return 0 if all(sample["verdict"] == CAUGHT for sample in samples) else 1
 
 
