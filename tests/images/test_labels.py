@@ -49,6 +49,11 @@ def test_written_labels_are_read_back_from_the_model_folder(tmp_path):
     assert read_labels(path)[0] == Label("n01440764", read_labels("imagenet1k")[0].name)
 
 
+def test_labels_of_one_s_own_keep_their_order(tmp_path):
+    own = [Label("class_0", "zebra"), Label("class_1", "ant"), Label("a", "bee")]
+    assert read_labels(write_labels(own, 3, tmp_path), 3) == own
+
+
 def test_names_beyond_ascii_survive_whatever_the_locale(tmp_path):
     path = tmp_path / "labels.tsv"
     path.write_bytes("n00000001\tjalapeño, œuf\n".encode())
