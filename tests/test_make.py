@@ -103,7 +103,10 @@ def installs(folder):
 def test_help_is_the_default_and_names_every_target():
     done = make(ROOT)
     assert done.returncode == 0
-    for target in ("setup", "convert", "release", "verify.pyz", "test", "bench", "compat", "lint", "clean"):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: help (.+)$", makefile, re.MULTILINE)[1].split()
+    assert {"setup", "convert", "test"} <= set(targets)
+    for target in targets:
         assert f"make {target} " in done.stdout
     lines = done.stdout.splitlines()
     assert len(lines) <= 24  # a terminal's height: the first line is still there when the last is printed

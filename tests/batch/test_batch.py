@@ -286,6 +286,13 @@ def test_a_conversion_that_takes_too_much_memory_is_stopped_and_leaves_nothing_b
     assert check_artefact(tmp_path, FEATURES)
 
 
+def test_the_memory_that_is_free_is_shared_between_the_jobs(made, tmp_path, monkeypatch):
+    folder = shutil.copytree(made, tmp_path / "out")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Mock(available=10e9, total=16 << 30))
+    assert run(folder, "--jobs", "4") == 0
+    assert json.loads((folder / "batch" / "report.json").read_text())["runs"][-1]["memory_mb"] == 0.9 * 10_000 / 4
+
+
 # --- interrupts
 
 

@@ -110,6 +110,13 @@ def test_dropped_connection_is_resumed_when_the_server_vouches_for_the_rest(serv
     assert len(server.requests) == 2
 
 
+def test_download_is_not_resumed_by_a_tag_that_does_not_promise_the_same_bytes(server, tmp_path):
+    weak = with_ranges(tag='W/"v1"')
+    server.answers["/timm"] = once(weak, whole)
+    assert fetch(server.variant(), tmp_path, progress=False).sha256 == SHA256
+    assert "Range" not in server.requests[1][1]
+
+
 def test_file_replaced_during_the_download_is_fetched_from_the_start(server, tmp_path):
     def replaced(handler):
         respond(handler, b"x" * HALF, length=len(CONTENT), ETag='"old"')

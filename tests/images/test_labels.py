@@ -49,6 +49,11 @@ def test_written_labels_are_read_back_from_the_model_folder(tmp_path):
     assert read_labels(path)[0] == Label("n01440764", read_labels("imagenet1k")[0].name)
 
 
+def test_labels_of_one_s_own_keep_their_order(tmp_path):
+    own = [Label("class_0", "zebra"), Label("class_1", "ant"), Label("a", "bee")]
+    assert read_labels(write_labels(own, 3, tmp_path), 3) == own
+
+
 def test_labels_of_another_classifier_are_refused_with_both_counts(tmp_path):
     for refused in (lambda: read_labels("imagenet1k", 21_843), lambda: write_labels([], 21_843, tmp_path)):
         with pytest.raises(PackagingError, match=r"classes.*; the model has 21,843"):

@@ -65,9 +65,10 @@ def test_on_a_cpu_there_is_nothing_to_distribute_and_no_float16():
 
 
 @pytest.mark.parametrize(("capability", "gains"), [((7, 0), True), ((9, 0), True), ((6, 1), False)])
-def test_float16_is_for_gpus_with_tensor_cores(monkeypatch, capability, gains):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0"])
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"compute_capability": capability})
+def test_float16_is_for_machines_whose_gpus_all_have_tensor_cores(monkeypatch, capability, gains):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["GPU:0", "GPU:1"])
+    details = {"GPU:0": {"compute_capability": (8, 0)}, "GPU:1": {"compute_capability": capability}}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.get)
     assert devices.gains_from_float16() is gains
 
 

@@ -40,6 +40,7 @@ def test_float64_is_the_truth_that_golden_data_round_and_leaves_the_model_as_it_
     for output, values in source.outputs(inputs, "float64").items():
         assert values.dtype == np.float64
         assert tiny.relative_error(values, golden[output]) <= TOLERANCE
+        assert (values != values.astype(np.float32)).any(), "computed in float32, and called float64"
     exact, rounded = (source.gradients(inputs, dtype) for dtype in ("float64", "float32"))
     for key, gradient in rounded.items():
         assert (exact[key].dtype, gradient.dtype) == (np.float64, np.float32)

@@ -3,7 +3,8 @@
 import pytest
 
 from utils.errors import ParameterError
-from utils.notebook.parameters import check_conversion
+from utils.models.variants import get_variant
+from utils.notebook.parameters import check_conversion, preprocessing_for
 
 
 def check(family, **changed):
@@ -42,3 +43,11 @@ def test_good_parameters_give_the_variant():
 def test_bad_parameter_is_named(family, wrong, message):
     with pytest.raises(ParameterError, match=message):
         check(family, **wrong)
+
+
+@pytest.mark.parametrize(("name", "size", "resize"), [("convmixer_768_32", 448, 466), ("convmixer_tiny", 72, 75)])
+def test_another_size_keeps_the_crop_fraction(name, size, resize):
+    variant = get_variant(name)
+    found = preprocessing_for(variant, size)
+    assert (found.crop, found.resize, found.mean) == (size, resize, variant.preprocessing.mean)
+    assert preprocessing_for(variant, 0) == preprocessing_for(variant, variant.image_size) == variant.preprocessing

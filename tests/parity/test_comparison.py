@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils.errors import ParameterError, ParityError
-from utils.parity.comparison import RATIO, Report, compare_arrays, compare_outputs, jittered, standard_inputs
+from utils.parity.comparison import EXACT, RATIO, Report, compare_arrays, compare_outputs, jittered, standard_inputs
 from utils.parity.report import ROUNDING, rounded_up, worst_first
 
 HEIGHT, WIDTH, CLASSES = 24, 24, 10
@@ -385,6 +385,13 @@ def test_nothing_to_compare_fails_beside_a_good_comparison_too(inputs):
 
 
 # --- gradients and other arrays by name
+
+
+def test_a_variable_that_differs_in_its_last_digit_fails():
+    checkpoint, found = array(3, 1e-3), array(3, np.nextafter(np.float32(1e-3), np.float32(1)))
+    for candidate, passes in ((checkpoint, True), (found, False)):
+        (row,) = compare_arrays(checkpoint, candidate, output="variables", tolerance=EXACT)
+        assert row.passed is passes
 
 
 def gradients() -> dict[str, np.ndarray]:

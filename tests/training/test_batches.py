@@ -71,6 +71,12 @@ def test_validation_is_every_image_once_in_order_as_the_source_project_evaluates
     np.testing.assert_allclose(np.concatenate([x for x, _ in found]), expected, atol=0.05)
 
 
+def test_each_epoch_crops_anew():
+    images = replace(images_of(), train=Split(lambda i: gradient(), np.arange(14) % 2))  # alike in any order
+    run = [x for x, _ in epochs(images, range(2))]
+    assert all(np.abs(one - other).max() > 0.1 for one, other in zip(run[:3], run[3:], strict=True))
+
+
 def augmented(augmentation, count=64):
     found = [augment(tf.constant(gradient()), augmentation, PREPROCESSING, tf.constant([1, i])) for i in range(count)]
     return np.stack(found) * PREPROCESSING.std + PREPROCESSING.mean

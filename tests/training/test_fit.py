@@ -140,6 +140,12 @@ def test_weights_of_another_model_are_refused(classifier):
         fine_tuned.classifier(run.extractor.folder, run.extractor.variant.family, values, kernel, bias)
 
 
+def test_gradients_are_clipped_all_together_at_the_norm_that_was_asked_for(trained):
+    optimizer = trained.trainable.optimizer
+    assert optimizer.global_clipnorm == trained.settings.clip_norm > 0
+    assert optimizer.clipnorm is None
+
+
 def test_the_schedule_warms_up_for_a_tenth_and_ends_at_zero():
     for world in WORLDS:
         schedule = keras_worlds.learning_rate_schedule(keras_worlds.keras_module(world), 0.5, 100)
