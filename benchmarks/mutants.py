@@ -11,7 +11,6 @@ Leaves `mutants` in assets/tables, where all were planted.
 
 from __future__ import annotations
 
-import argparse
 import os
 import queue
 import re
@@ -29,11 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, tables
+from benchmarks import command, tables
 from utils.tables import markdown
 
-ROOT = Path(__file__).resolve().parent.parent
-TABLES = ROOT / "assets" / "tables"
+ROOT = command.ROOT
 LIST = Path(__file__).with_suffix(".toml")
 CAUGHT, SURVIVED = "caught", "SURVIVED"
 _NO_SOURCES = ("tests/", "benchmarks/", "assets/")  # folders in which no fault is planted
@@ -174,13 +172,11 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 where a fault survived, or the list is wrong."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__.splitlines()[0])
+    parser = command.parser("mutants", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of these alone")
     parser.add_argument("--list", action="store_true", help="print them and where they go; plant none")
     parser.add_argument("--jobs", type=int, default=1, help="at a time, each in a copy of the checkout")
     parser.add_argument("--limit", type=float, default=300, help="seconds that the tests of one may take")
-    parser.add_argument("--output-dir", type=Path, help=f"where the table goes (assets/{TABLES.name} where all run)")
     options = parser.parse_args(arguments)
     known = {mutant.name: mutant for mutant in read_list(LIST)}
     if unknown := set(options.names) - set(known):
@@ -190,10 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         texts = sources(ROOT)
         print(*(f"{mutant.name}: {place_of(mutant, texts)}: {mutant.promise}" for mutant in mutants), sep="\n")
         return 0
-    notes = machine.description("mutants", arguments, ("pytest", "tensorflow", "torch", "jax"))
+    notes = command.notes("mutants", arguments, ("pytest", "tensorflow", "torch", "jax"))
     samples = judge(mutants, ROOT, options.jobs, options.limit)
     print(f"\n{table(samples)}")
-    if folder := options.output_dir or (None if options.names else TABLES):
+    if folder := options.output_dir or (None if options.names else command.TABLES):
         tables.write(folder, "mutants", "Planted faults", notes, table(samples), samples)
     return 0 if all(sample["verdict"] == CAUGHT for sample in samples) else 1
 
