@@ -195,7 +195,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         def cell(text: str, index: int, tag: str = "td", style: str = "") -> str:
-            align = "right" if index in _RIGHT else "left"
+            align = "right;white-space:nowrap" if index in _RIGHT else "left"  # lest 1e-07 breaks at its sign
             return f'<{tag} style="text-align:{align};padding:2px 10px;{style}">{html.escape(text)}</{tag}>'
 
         head = "".join(cell(text, index, "th") for index, text in enumerate(_HEADINGS))
@@ -257,7 +257,7 @@ def _summary(rows: list[Row]) -> tuple[tuple[str, ...], bool]:
     median = statistics.median(row.severity * row.tolerance for row in rows)
     label = f"{first.output} ({len(rows)}, median {_short(median)})"
     cells = (label, first.input, str(first.batch or ""), "", _short(worst.figure), *_measure(worst), "", "")
-    return (*cells, _short(worst.tolerance), _word(passed)), passed
+    return (*cells, _allowed(worst), _word(passed)), passed
 
 
 def _line(row: Row, label: str) -> tuple[tuple[str, ...], bool]:
@@ -265,7 +265,7 @@ def _line(row: Row, label: str) -> tuple[tuple[str, ...], bool]:
     cells = (label, row.input, str(row.batch or ""), *errors, _share(row.top1), _share(row.top5))
     return (
         *cells,
-        _short(row.tolerance),
+        _allowed(row),
         _word(row.passed) + (f": {row.reason}" if row.reason else ""),
     ), row.passed
 
@@ -288,6 +288,10 @@ def describe(row: Row) -> str:
     figures += f", max abs {_short(row.max_abs)}"
     agreement = "" if row.top1 is None else f", top-1 {_share(row.top1)}"
     return f"{where}: {figures}, RMSE {_short(row.rmse)}{agreement}" + (f" ({row.reason})" if row.reason else "")
+
+
+def _allowed(row: Row) -> str:
+    return "none" if row.tolerance < _EXACT else _short(row.tolerance)
 
 
 def _short(value: float) -> str:
