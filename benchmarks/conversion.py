@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks.exports import noise, torch_model
 from benchmarks.processes import Worker
-from utils.machine.measure import Stages, peak_memory_mb, reset_peak_memory
+from utils.machine.measure import Stages, reset_peak_memory
 from utils.models.variants import Variant, get_variant
 from utils.parity.comparison import Report, compare_outputs
 
@@ -125,7 +125,7 @@ def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
         started = time.perf_counter()
         convert(variant, model, weights, folder, stages)
         seconds = time.perf_counter() - started
-        peak_mb = peak_memory_mb()
+        peak_mb = Stages().peak_memory_mb
         return {
             "seconds": seconds,
             "stages": dict(stages.seconds),
@@ -143,7 +143,7 @@ def memory_mb() -> float:
 
 
 def count_peak_memory() -> None:
-    """Lets `peak_memory_mb` count from here on. RuntimeError where the system cannot."""
+    """Lets peak memory count from here on. RuntimeError where the system cannot."""
     if not reset_peak_memory():
         raise RuntimeError("peak memory cannot be measured here: /proc/self/clear_refs, of Linux, is needed")
 

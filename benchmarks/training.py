@@ -23,7 +23,7 @@ from benchmarks.exports import SEED, WEIGHTS, flax_model, noise, torch_model
 from benchmarks.steps import JaxStep, Step, tensorflow_step, torch_step
 from benchmarks.training_parity import MOMENTUM, PACKAGES, learning_rate
 from utils.machine.cores import keep_to_cores
-from utils.machine.measure import peak_memory_mb
+from utils.machine.measure import Stages
 from utils.models.variants import VARIANTS, Variant, get_variant
 from utils.tables import markdown
 
@@ -101,7 +101,7 @@ def prepare(contender: str, name: str, part: str, folder: Path | None, batch: in
 
     def call(what: str) -> Any:
         if what == "memory":
-            return peak_memory_mb() - imports_mb
+            return Stages().peak_memory_mb - imports_mb
         if what == "start":
             count_peak_memory()
         started = time.perf_counter()

@@ -197,7 +197,7 @@ def take_the_other_ones_files(folder):
         (lambda f: (f / f"{CLASSIFIER}.tar.gz").unlink(), "cannot be read"),
         (lambda f: flip(f / f"{CLASSIFIER}.tar.gz"), "is not the one that its manifest describes"),
         (lambda f: flip(f / CLASSIFIER / "saved_model.pb"), "differs from its manifest: saved_model.pb is not"),
-        (lambda f: (f / CLASSIFIER / "assets.extra/manifest.json").unlink(), "there is no assets.extra/manifest.json"),
+        (lambda f: (f / CLASSIFIER / "assets.extra/manifest.json").unlink(), "assets.extra/manifest.json is missing"),
         (lambda f: (f / CLASSIFIER / "assets.extra/README.md").unlink(), "README.md is missing"),
         (lambda f: (f / f"{CLASSIFIER}.json").write_text("[" * 100_000), "is no published manifest"),
         (lambda f: edit(f, lambda m: m["settings"].update(seed=1)), "of another conversion"),
