@@ -49,7 +49,7 @@ WINGS = {
     ),
     "release": Wing("artefact errors files models parity tables"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
-    "verify": Wing("artefact errors export files parity", "numpy", lazily="tensorflow"),
+    "verify": Wing("artefact errors export files keras_models parity", "numpy", lazily="tensorflow"),
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
     "training": Wing(
         "artefact errors export images machine models notebook",
