@@ -14,6 +14,7 @@ SEED ?=
 OPERATIONS ?=
 LABELS ?=
 USE_EMA ?=
+FORMATS ?=
 VARIANTS ?= all
 HEADS ?= all
 JOBS ?= 1
@@ -50,6 +51,7 @@ help:
 	@echo '                   (auto: official where it can be downloaded, else synthetic, and it says so)'
 	@echo '                   your own checkpoint: LABELS=<file, a class name per line>'
 	@echo '                   USE_EMA=1 (ConvMixer: the average of the weights)'
+	@echo '                   FORMATS="saved_model, keras": a .keras file for Keras 3, too'
 	@echo 'make release     many models, resumable:'
 	@echo '                   VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
 	@echo '                   CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports'
@@ -71,7 +73,8 @@ convert: setup
 	@$(call quote,$(python)) -m utils.convert --variant $(call quote,$(VARIANT)) --head $(call quote,$(HEAD)) \
 	  --checkpoint $(call quote,$(CHECKPOINT)) --output-dir $(call quote,$(OUTPUT_DIR)) \
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
-	  $(call option,--operations,$(OPERATIONS)) $(call option,--labels,$(LABELS)) $(if $(USE_EMA),--use-ema)
+	  $(call option,--operations,$(OPERATIONS)) $(call option,--labels,$(LABELS)) $(if $(USE_EMA),--use-ema) \
+	  $(call option,--formats,$(FORMATS))
 
 # Without .venv, any Python does the same: python3 -m utils.verify.app dist/verify.pyz
 verify.pyz: setup

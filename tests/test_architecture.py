@@ -39,6 +39,7 @@ WINGS = {
     "checkpoints": Wing("errors files models", "numpy", lazily="huggingface_hub pooch requests safetensors torch"),
     "images": Wing("errors files models", "PIL numpy tensorflow", lazily="google requests tensorflow_datasets"),
     "parity": Wing("errors files tables", "numpy", lazily="matplotlib"),
+    "keras_models": Wing("errors files models parity", "keras numpy", lazily="jax keras tensorflow torch"),
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
     "artefact": Wing("errors files images machine models parity tables"),
     "notebook": Wing(
@@ -48,7 +49,7 @@ WINGS = {
     ),
     "release": Wing("artefact errors files models parity tables"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
-    "verify": Wing("artefact errors export files parity", "numpy", lazily="tensorflow"),
+    "verify": Wing("artefact errors export files keras_models parity", "numpy", lazily="tensorflow"),
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
     "training": Wing(
         "artefact errors export images machine models notebook",
@@ -66,17 +67,18 @@ WINGS = {
 
 # Which modules may import a framework at all, by their names or by a whole wing's.
 FRAMEWORKS = {
-    "torch": "models.convmixer export.torch_to_onnx checkpoints",
-    "jax": "models.mlp_mixer export.jax_to_tf",
+    "torch": "models.convmixer export.torch_to_onnx checkpoints keras_models.candidate",
+    "jax": "models.mlp_mixer export.jax_to_tf keras_models.candidate",
     "flax": "models.mlp_mixer",
     "onnx": "export.torch_to_onnx export.onnx_to_tf export.onnx_tf_compat",
     "onnx_tf": "export.onnx_tf_compat",
-    "keras": "training.keras_worlds",
+    "keras": "training.keras_worlds keras_models.convmixer keras_models.filling keras_models.mlp_mixer "
+    "keras_models.candidate keras_models.saving",
     "tf_keras": "training.keras_worlds",
     "tensorflow_hub": "machine.hub_compat",
     "tensorflow": "export.function export.image_signatures export.jax_to_tf export.onnx_tf_compat export.onnx_to_tf "
-    "export.plain_mixer export.saved_model export.warmup images.preprocessing machine.devices machine.hub_compat "
-    "verify.numbers smaller training evaluate.model",
+    "export.plain_mixer export.saved_model export.warmup images.preprocessing keras_models.candidate machine.devices "
+    "machine.hub_compat verify.numbers smaller training evaluate.model",
 }
 
 

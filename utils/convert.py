@@ -34,19 +34,22 @@ def convert(
     progress: str = "bar",
     labels: str | None = None,
     use_ema: bool = False,
+    formats: str | None = None,
 ) -> list[Path]:
     """Runs the variant's notebook; returns SavedModel folder, tarball, manifest and executed notebook.
 
     `image_size` None is the variant's own; `seed` and `operations` None are the notebook's defaults; `progress` is
-    that of `execution.executed`; `labels` (a file of class names) and `use_ema` are those of `check_conversion`. Raises
-    ConversionError for whatever stops the notebook, and KeyboardInterrupt where it was interrupted.
+    that of `execution.executed`; `labels` (a file of class names), `use_ema` and `formats` are those of
+    `check_conversion`. Raises ConversionError for whatever stops the notebook, and KeyboardInterrupt where it was
+    interrupted.
     """
     row = get_variant(variant)
     size = row.image_size if image_size is None else image_size
     # "auto" becomes "official" or "synthetic", and about the latter nothing can be wrong.
     checked = "synthetic" if checkpoint == "auto" else checkpoint
     kind = operations or "xla"
-    check_conversion(row.family, variant, head, checked, size, str(output_dir), seed or 0, kind, labels or "", use_ema)
+    others = labels or "", use_ema, formats or "saved_model"
+    check_conversion(row.family, variant, head, checked, size, str(output_dir), seed or 0, kind, *others)
     folder = Path(output_dir).expanduser().absolute()
     parameters = {
         "variant": variant,
@@ -58,6 +61,7 @@ def convert(
         "operations": operations,
         "labels": str(Path(labels).expanduser().absolute()) if labels else None,
         "use_ema": use_ema or None,
+        "formats": formats,
     }
     parameters = {name: value for name, value in parameters.items() if value is not None}
     notebook = ROOT / NOTEBOOKS[row.family]
@@ -106,6 +110,7 @@ def summary(made: list[Path]) -> str:
         "",
         f"SavedModel         {folder}{os.sep}",
         f"Tarball            {tarball} ({tarball.stat().st_size / 1e6:.1f} MB)",
+        *(f"Keras 3            {path}" for path in [folder.with_name(f"{folder.name}.keras")] if path.is_file()),
         f"Manifest           {manifest_path}",
         f"Executed notebook  {notebook}",
     ]
@@ -141,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
     parser.add_argument("--labels", help="a UTF-8 file with one class name per line, for a classifier of one's own")
     parser.add_argument("--use-ema", action="store_true", help="ConvMixer: the moving average in a trainer's file")
+    parser.add_argument("--formats", help='"saved_model, keras" for a .keras file of Keras 3 beside the SavedModel')
     parser.add_argument("--progress", default="bar", choices=("bar", "lines"), help="lines: `cell 3 of 25` on stdout")
     return parser
 

@@ -27,6 +27,12 @@ def final_names(name: str) -> tuple[str, str, str]:
     return name, f"{name}.tar.gz", f"{name}.json"
 
 
+def placed_names(name: str) -> tuple[str, ...]:
+    """All that a conversion puts in place, or takes away: a `.keras` file too, where one was asked for."""
+    folder, tarball, manifest = final_names(name)
+    return folder, tarball, f"{name}.keras", manifest
+
+
 def read_text(path: Path) -> str:
     """A text file that a stranger may have made. PackagingError for what cannot be read, is no text, or is huge."""
     try:
@@ -121,11 +127,14 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
     try:
         if hash_file(tarball) != expected:
             raise PackagingError(f"{tarball} is not the one that its manifest describes. Convert it again.")
+        keras = output_dir / f"{name}.keras"
+        if "keras" in manifest and hash_file(keras) != manifest["keras"]["sha256"]:
+            raise PackagingError(f"{keras} is not the one that its manifest describes. Convert it again.")
         if not unpacked:
             return manifest
         faults = differences(hash_files(folder), manifest)
     except OSError as error:
-        raise PackagingError(f"{tarball} cannot be read: {error}. Convert it again.") from error
+        raise PackagingError(f"{error.filename or tarball} cannot be read: {error}. Convert it again.") from error
     # The manifest inside and the card are in no list of hashes. Without the former nobody could open the folder.
     if not faults and not ((folder / UNLISTED[1]).is_file() and manifest_of(folder)["files"] == manifest["files"]):
         faults = f"{' or '.join(UNLISTED)} is missing, or another artefact's"

@@ -22,7 +22,9 @@ UNLISTED = ("assets.extra/manifest.json", "assets.extra/README.md")
 _MAIN = {"saved_model": "saved_model.pb", "tflite": "model.tflite"}
 _STORAGE = re.compile(r"_(float32|float16|int8)$")  # at the end of the name of a smaller file
 # What another run of the same conversion would measure otherwise. The tarball must not depend on it.
-_MEASURED = ("seconds", "peak_memory_mb", "peak_memory_mb_by_stage", "parity", "preprocessing_parity", "tarball")
+_MEASURED = ("seconds", "peak_memory_mb", "peak_memory_mb_by_stage", "parity", "preprocessing_parity")
+# What lies beside it, and tells of it.
+_BESIDE = ("tarball", "keras")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -178,7 +180,7 @@ def packed_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     compared = Counter((row["output"], row["input"], row["batch"]) for row in manifest["parity"]["rows"])
     rows = [{"output": o, "input": i, "batch": b, "arrays": count} for (o, i, b), count in compared.items()]
-    kept = {key: value for key, value in manifest.items() if key not in _MEASURED}
+    kept = {key: value for key, value in manifest.items() if key not in (*_MEASURED, *_BESIDE)}
     outputs = manifest["signatures"]["serving_default"]["outputs"]
     tolerance = {key: value for key, value in manifest["parity"]["tolerance"].items() if key in outputs}
     return kept | {"parity": {"passed": manifest["parity"]["passed"], "tolerance": tolerance, "compared": rows}}

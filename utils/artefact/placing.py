@@ -2,7 +2,7 @@
 
 Each process holds a lock on its folder's `lock` file. The system lets go of it however the process ends, so what a
 killed one left can be told from what a live one is writing. Below the folder: `new/` with what shall be placed, under
-its final names, and `old/` with what it replaces, from the first rename on.
+its final names, and `old/` with what it replaces, from the first rename on; `names` says what was in `new/` then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from utils.artefact.contents import final_names
+from utils.artefact.contents import placed_names
 from utils.errors import PackagingError
 from utils.files import write_text
 
@@ -61,17 +61,21 @@ def clear(output_dir: Path, name: str) -> None:
 def place(folder: Path, output_dir: Path, name: str) -> None:
     """Moves what is in `folder/new` to `name`'s final names in `output_dir`; a move that fails undoes them all.
 
-    Each rename is atomic, the three are not: a process killed between two of them leaves some of both, until
-    the next `make_folder` or `place` for the same artefact puts the old ones back.
+    A name that is not in `new/` is taken away, if it is there: what belongs to an earlier artefact must not stay beside
+    a later one. Each rename is atomic, all of them are not: a process killed between two of them leaves some of both,
+    until the next `make_folder` or `place` for the same artefact puts the old ones back.
     """
     with explained(output_dir), _only_one(output_dir):
         _clear_stale(output_dir, name, but=folder)
+        brought = [final for final in placed_names(name) if os.path.lexists(folder / "new" / final)]
+        (folder / "names").write_text("\n".join(brought), encoding="utf-8")
         (folder / "old").mkdir()
         try:
-            for final in final_names(name):
+            for final in placed_names(name):
                 if os.path.lexists(output_dir / final):
                     os.replace(output_dir / final, folder / "old" / final)
-                os.replace(folder / "new" / final, output_dir / final)
+                if final in brought:
+                    os.replace(folder / "new" / final, output_dir / final)
         except BaseException:
             _put_back(folder, output_dir, name)
             raise
@@ -85,12 +89,13 @@ def replace_text(path: Path, text: str) -> None:
 
 def _put_back(folder: Path, output_dir: Path, name: str) -> None:
     """Undoes an unfinished `place`, going by what lies where; may be interrupted and called again."""
-    new, old, names = folder / "new", folder / "old", final_names(name)
+    new, old, names = folder / "new", folder / "old", placed_names(name)
     waiting = [final for final in names if os.path.lexists(new / final)]
     if not old.is_dir() or not waiting:  # never begun, or finished
         return
+    brought = (folder / "names").read_text(encoding="utf-8").splitlines()
     for final in names:
-        if final not in waiting:
+        if final in brought and final not in waiting:
             os.replace(output_dir / final, new / final)
         if os.path.lexists(old / final):
             os.replace(old / final, output_dir / final)

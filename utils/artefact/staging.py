@@ -40,6 +40,7 @@ class Published(NamedTuple):
         """The same for people."""
         size = f"{self.tarball.stat().st_size / 1e6:.1f} MB"
         places = {"SavedModel": self.folder, "tarball": self.tarball, "manifest": self.manifest}
+        places |= {"Keras 3": keras} if (keras := self.folder.with_name(f"{self.folder.name}.keras")).is_file() else {}
         return {what: str(path) for what, path in places.items()} | {"tarball's size": size}
 
 
@@ -65,6 +66,7 @@ class Staging:
         self._folder, lock = make_folder(self.output_dir, name, needed_bytes)
         self._end = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
         self.model_dir = self._folder / "new" / name
+        self.keras_file = self._folder / "new" / f"{name}.keras"
         self.files: dict[str, str] = {}
 
     def unpacked_candidate(self) -> Path:
@@ -83,7 +85,7 @@ class Staging:
         return unpacked
 
     def publish(self, manifest: Mapping[str, Any]) -> Published:
-        """Adds manifest and model card, packs, checks what was packed, and places all three.
+        """Adds manifest and model card, packs, checks what was packed, and places all three, and the `.keras` file.
 
         Inside goes `packed_manifest`; the one beside the tarball has all figures, and the tarball's hash and size.
         PackagingError where the manifest is not this artefact's, or where any file is not the one that parity
@@ -95,6 +97,7 @@ class Staging:
         if manifest["name"] != self.name:
             raise PackagingError(f"the manifest is of {manifest['name']!r}, and {self.name!r} was staged.")
         self._require_verified("the manifest", manifest["files"])
+        keras = self._keras_facts(manifest)
         names = final_names(self.name)
         with explained(self.output_dir):
             inside = packed_manifest(manifest)
@@ -106,7 +109,7 @@ class Staging:
             packed = {path: value for path, value in hash_tarball(tarball).items() if path not in UNLISTED}
             self._require_verified("the tarball", packed)
             facts = {"sha256": hash_file(tarball), "bytes": tarball.stat().st_size}
-            (new / names[2]).write_text(manifest_text({**manifest, "tarball": facts}), encoding="utf-8")
+            (new / names[2]).write_text(manifest_text({**manifest, "tarball": facts, **keras}), encoding="utf-8")
             place(self._folder, self.output_dir, self.name)
         self.discard()
         return Published(*(self.output_dir / name for name in names))
@@ -128,6 +131,16 @@ class Staging:
         self.discard()
         if not isinstance(error, PackagingError) and (no_space := full(self.output_dir, error)):
             raise no_space from error
+
+    def _keras_facts(self, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What the manifest says of the `.keras` file, with its size; nothing where there is neither."""
+        if not self.keras_file.is_file() and "keras" not in manifest:
+            return {}
+        if not self.keras_file.is_file() or manifest.get("keras", {}).get("sha256") != hash_file(self.keras_file):
+            raise PackagingError(
+                f"{self.keras_file.name} is not the file that parity was run on. Nothing was published: convert again."
+            )
+        return {"keras": {**manifest["keras"], "bytes": self.keras_file.stat().st_size}}
 
     def _require_verified(self, what: str, files: Mapping[str, str]) -> None:
         if not self.files:

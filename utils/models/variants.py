@@ -17,6 +17,7 @@ OUTPUTS = {"classification": "logits", "fe": "features"}  # of each head
 HEADS = tuple(OUTPUTS)
 WEIGHTS = ("official", "synthetic", "custom")
 OPERATIONS = ("xla", "plain")
+FORMATS = ("saved_model", "keras")
 INTERPOLATIONS = ("bicubic", "bilinear")
 NOTEBOOKS = {"convmixer": "conversion_convmixer.ipynb", "mixer": "conversion_mlpmixer.ipynb"}
 

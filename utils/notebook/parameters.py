@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.errors import ParameterError
 from utils.images.labels import own_labels
-from utils.models.variants import HEADS, OPERATIONS, Preprocessing, Variant, get_variant
+from utils.models.variants import FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
 
 
 def check_conversion(
@@ -21,12 +21,13 @@ def check_conversion(
     operations: str = "xla",
     labels: str = "",
     use_ema: bool = False,
+    formats: str = "saved_model",
 ) -> Variant:
     """The variant's record, if every parameter makes sense together with the others.
 
     family: "convmixer" or "mixer", the notebook's. image_size is in pixels; 0 means any size, for a ConvMixer.
     labels: path of a file of class names, "" for none. use_ema: take the weights' moving average, which only a local
-    file of a ConvMixer can have.
+    file of a ConvMixer can have. formats: see `formats_of`.
     Raises ParameterError, naming the parameter, what it was and what it may be.
     """
     record = get_variant(variant, family)
@@ -46,6 +47,7 @@ def check_conversion(
     _check_image_size(record, image_size)
     check_output_dir(output_dir)
     _check_labels(labels, head)
+    formats_of(formats)
     if not isinstance(use_ema, bool):
         raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
     if use_ema and (family != "convmixer" or checkpoint in ("official", "synthetic")):
@@ -54,6 +56,19 @@ def check_conversion(
             "may hold a moving average of the weights. Set use_ema to False, or checkpoint to that file"
         )
     return record
+
+
+def formats_of(formats: str) -> tuple[str, ...]:
+    """What `formats` names, separated by commas: "saved_model", and "keras" if there is to be a .keras file beside it.
+
+    ParameterError for anything else.
+    """
+    named = tuple(each.strip() for each in formats.split(",")) if isinstance(formats, str) else ()
+    if "saved_model" not in named or len(set(named)) < len(named) or set(named) - set(FORMATS):
+        raise ParameterError(
+            f"formats is {formats!r}; expected 'saved_model', or 'saved_model, keras' for a .keras file beside it"
+        )
+    return named
 
 
 def check_classification(model: str, image: str, top_k: int, output_dir: str) -> list[str]:

@@ -76,6 +76,12 @@ class Candidate(Protocol):
     def arranged(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """The source's arrays in the candidate's axis order."""
 
+    def promised(self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int) -> Arrays:
+        """The source's statistics after a training pass, where this export by design leaves others in their place.
+
+        before: what they were. count: of how many values each is.
+        """
+
 
 class Proof:
     """What the source computes, once, and the rows of an export compared with it.
@@ -167,9 +173,11 @@ class Proof:
         output = f"{self.output}, training mode"
         rows = comparison.compare_arrays({"": truth}, {"": found}, output=output, sources=[{"": own}], **settings)
         if self.source.statistics or statistics:
+            before, count = self.source.variables(), batch * self.positions
+            truth, own = (candidate.promised(each, before, count) for each in (statistics_truth, statistics_own))
             # Without the allowance for sums: that the variance is over n - 1 shows by a tenth of 1 / n only.
-            settings |= {"output": "moving statistics", "sources": [statistics_own]}
-            rows += comparison.compare_arrays(statistics_truth, statistics, **settings)
+            settings |= {"output": "moving statistics", "sources": [own]}
+            rows += comparison.compare_arrays(truth, statistics, **settings)
         return rows
 
     def _run(self, dtype: str, probed: bool = False) -> Model:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from utils.artefact.contents import manifest_of
 from utils.errors import ConversionError
-from utils.verify import files, numbers
+from utils.verify import files, native, numbers
 from utils.verify.files import Check
 
 MACHINE = "machine"  # the check that fails where the system refuses something, or TensorFlow is missing
@@ -37,6 +37,9 @@ def verify(path: Path, scratch: Path) -> Iterator[Check]:
             if check.passed is False:
                 return
         stage = "contents"
+        if path.is_file() and path.suffix == ".keras":
+            yield from native.check_keras(path)
+            return
         folder = files.unpack(path, scratch / "unpacked")
         manifest = manifest_of(folder)
         lite = manifest.get("format") == "tflite"
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 every file is right, 1 at least one is not, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=main.__doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, or unpacked folder")
+    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras or folder")
     failed = False
     try:
         for path in parser.parse_args(arguments).files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,10 +32,13 @@ def import_tensorflow() -> ModuleType:
 
 
 def this_machine() -> str:
-    """Such as "TensorFlow 2.21.0, Python 3.11.7, Linux x86_64, CPU"."""
+    """Such as "TensorFlow 2.21.0, Python 3.11.7, Linux x86_64, CPU"; of Keras, where it ran on another backend."""
+    system = f"{platform.system()} {platform.machine()}"
+    keras = sys.modules.get("keras")
+    if keras and keras.backend.backend() != "tensorflow":
+        return f"Keras {keras.__version__} on {keras.backend.backend()}, Python {platform.python_version()}, {system}"
     tf = import_tensorflow()
     device = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    system = f"{platform.system()} {platform.machine()}"
     return f"TensorFlow {tf.__version__}, Python {platform.python_version()}, {system}, {device}"
 
 
@@ -67,7 +71,7 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
         "the model called": lambda inputs: model(tf.constant(inputs), training=False).numpy(),
         DEFAULT: lambda inputs: model.signatures[DEFAULT](inputs=tf.constant(inputs))[output].numpy(),
     }
-    return called + [_check_numbers(golden, function, how, manifest, output) for how, function in functions.items()]
+    return called + [check_numbers(golden, function, how, manifest, output) for how, function in functions.items()]
 
 
 def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
@@ -80,8 +84,8 @@ def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
     (output,) = manifest["signatures"][DEFAULT]["outputs"]
     single = lambda inputs: np.concatenate([run(image[None])[output] for image in inputs])  # noqa: E731
     return [
-        _check_numbers(golden, lambda inputs: run(inputs)[output], "one batch", manifest, output),
-        _check_numbers(golden, single, "image by image", manifest, output),
+        check_numbers(golden, lambda inputs: run(inputs)[output], "one batch", manifest, output),
+        check_numbers(golden, single, "image by image", manifest, output),
     ]
 
 
@@ -94,9 +98,10 @@ def lite_function(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     return lambda inputs: dict(runner(inputs=np.ascontiguousarray(inputs)))
 
 
-def _check_numbers(
+def check_numbers(
     golden: Golden, function: Callable[[np.ndarray], np.ndarray], how: str, manifest: Mapping[str, Any], output: str
 ) -> Check:
+    """What `function` makes of the golden inputs against the golden outputs, within the manifest's tolerance."""
     try:
         tolerance = float(manifest["parity"]["tolerance"][output])
     except (KeyError, TypeError, ValueError):

@@ -1,0 +1,132 @@
+"""A `.keras` file as an archive: written so that the same model gives the same bytes, and read without running it.
+
+It is a zip archive of Keras's: `config.json`, the layers; `model.weights.h5`; `metadata.json`, where Keras names its
+version. There this project adds a `record` of what the model is, since beside three members Keras takes all for assets,
+and unpacks the whole archive into a temporary folder whenever it loads it.
+
+    record = json.loads(zipfile.ZipFile("model.keras").read("metadata.json"))["record"]
+
+Needs Python's own library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utils.errors import PackagingError
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+RECORD = "record"
+_MEMBERS = {CONFIG: 64 << 20, METADATA: 64 << 20, WEIGHTS: 16 << 30}  # bytes, unpacked, that a file may claim
+_DATE = "1980-01-01@00:00:00"  # zip's first: when a file was made must not make it another
+_SHARED = "shared_object_id"
+# Arguments at their defaults that Keras writes today, and that the Keras of a year ago refuses.
+_NEWER = {
+    **{"input_axes": None, "output_axes": None, "quantization_config": None, "optional": False, "ragged": False},
+    **{"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99, "rms_scaling": False},
+}
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError, RecursionError)
+
+# All that these models are made of, by Keras's module, and none of it brings code of the file's own, as Lambda,
+# TFSMLayer and TorchModuleWrapper do.
+KNOWN = {
+    "keras": {"DTypePolicy"},
+    "keras.initializers": {"GlorotUniform", "Ones", "Zeros"},
+    "keras.layers": {
+        *("Activation", "Add", "BatchNormalization", "Conv2D", "Dense", "DepthwiseConv2D", "GlobalAveragePooling1D"),
+        *("GlobalAveragePooling2D", "InputLayer", "LayerNormalization", "Permute", "Reshape"),
+    },
+    "keras.src.models.functional": {"Functional"},
+    "keras.src.ops.nn": {"Gelu"},
+}
+
+
+def rewrite(saved: Path, target: BinaryIO, record: Mapping[str, Any]) -> None:
+    """Writes what Keras has saved with the `record`, and without what another run would have written otherwise.
+
+    That is the date, in two places, and numbers of shared objects, which are places in memory. Left out are also
+    arguments that older versions of Keras do not know, where they are the defaults.
+    """
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(target, "w") as archive:
+        metadata = json.loads(source.read(METADATA)) | {"date_saved": _DATE, RECORD: dict(record)}
+        texts = {METADATA: metadata, CONFIG: _settled(json.loads(source.read(CONFIG)), {})}
+        for name, content in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), json.dumps(content, ensure_ascii=False, allow_nan=False))
+        with source.open(WEIGHTS) as weights, archive.open(zipfile.ZipInfo(WEIGHTS), "w", force_zip64=True) as copy:
+            shutil.copyfileobj(weights, copy, 1 << 20)
+
+
+def _settled(config: Any, numbers: dict[int, int]) -> Any:
+    """The same without newer defaults, and with shared objects numbered in the order in which they come."""
+    if isinstance(config, list):
+        return [_settled(value, numbers) for value in config]
+    if not isinstance(config, dict):
+        return config
+    kept = {key: value for key, value in config.items() if key not in _NEWER or value != _NEWER[key]}
+    if kept.get("class_name") == "Gelu":  # an operation's name, which is one of those newer arguments
+        kept["config"] = {key: value for key, value in kept["config"].items() if key != "name"}
+    found = {key: _settled(value, numbers) for key, value in kept.items() if key != _SHARED}
+    return found | ({_SHARED: numbers.setdefault(config[_SHARED], len(numbers) + 1)} if _SHARED in config else {})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What this project wrote about the model: a stranger may have. PackagingError for what is no such file."""
+    record = _read_json(path, METADATA).get(RECORD)
+    if not isinstance(record, dict):
+        raise PackagingError(
+            f"{path}: {METADATA} has no {RECORD!r}, which says what the model is: no file of this project. "
+            "Convert a checkpoint with formats = 'saved_model, keras'."
+        )
+    return record
+
+
+def read_version(path: Path) -> str:
+    """Keras's, that wrote the file."""
+    return str(_read_json(path, METADATA).get("keras_version"))
+
+
+def check(path: Path) -> None:
+    """PackagingError unless the file is a whole archive, of nothing but those layers that these models are made of."""
+    config = _read_json(path, CONFIG)
+    for module, name in _classes(config):
+        if name not in KNOWN.get(module, ()):
+            raise PackagingError(
+                f"{path}: {CONFIG} asks for {module}.{name}, of which no model here is made; a layer such as Lambda "
+                "holds code, which would run here. It was not loaded. Get the file again, from where it was published."
+            )
+
+
+def _classes(config: Any) -> Iterator[tuple[str, str]]:
+    """(module, name) of every object in a configuration, in whatever Keras would make objects of."""
+    if isinstance(config, dict):
+        if "class_name" in config and config["class_name"] != "__keras_tensor__":
+            yield str(config.get("module")), str(config["class_name"])
+        config = list(config.values())
+    for value in config if isinstance(config, list) else ():
+        yield from _classes(value)
+
+
+def _read_json(path: Path, member: str) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info.file_size for info in archive.infolist()}
+            if sorted(members) != sorted(_MEMBERS) or len(archive.infolist()) != len(_MEMBERS):
+                raise ValueError(f"it holds {', '.join(map(repr, list(members)[:10])) or 'nothing'}")
+            if large := [name for name, size in members.items() if size > _MEMBERS[name]]:
+                raise ValueError(f"{large[0]} unpacks to {members[large[0]]:,} bytes")
+            found = json.loads(archive.read(member))
+            if not isinstance(found, dict):
+                raise ValueError(f"{member} holds no object")
+    except _DAMAGE as error:
+        raise PackagingError(
+            f"{path}: expected a .keras file, a zip archive of {', '.join(_MEMBERS)}, but {error}. Get the file again."
+        ) from error
+    except OSError as error:
+        raise PackagingError(f"{path} cannot be read: {error}. Give the path of a .keras file.") from error
+    return found

@@ -1,0 +1,128 @@
+"""A Keras model in this process, arrays in and arrays out, as `utils.parity.proof` compares it with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.keras_models.conventions import Keys, with_keras_variances
+from utils.keras_models.saving import import_keras
+
+if TYPE_CHECKING:
+    import keras
+
+Arrays = dict[str, np.ndarray]
+
+
+class Conventions:
+    """What a candidate of Keras says of itself, whatever process computes it."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    def arranged(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """The source's arrays, in Keras's axis order."""
+        return {key: self._keys.arranged(key, array) for key, array in arrays.items()}
+
+    def promised(self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int) -> Arrays:
+        """See `with_keras_variances`."""
+        return with_keras_variances(statistics, before, count)
+
+
+class Candidate(Conventions):
+    """A model that was loaded, or built, on the backend that this process runs."""
+
+    def __init__(self, model: keras.Model, keys: Keys) -> None:
+        super().__init__(keys)
+        self.model, self._keras = model, import_keras()
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Float32 [B, H, W, 3] -> [B, units], in inference mode."""
+        return self._numpy(self._without_gradients(inputs, training=False))
+
+    def variables(self) -> Arrays:
+        """Every variable, by its key in the checkpoint."""
+        return {self._key(variable): self._numpy(variable) for variable in self.model.variables}
+
+    def gradients(self, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray | None]:
+        """Of `sum(output ** 2) / batch` by every trainable variable, by key; None where the output depends not on it.
+
+        In training mode the model's own statistics are put back afterwards.
+        """
+        run = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[self._keras.backend.backend()]
+        with self._kept(self.model.non_trainable_variables):
+            found = run(self.model, inputs, training)
+        pairs = zip(self.model.trainable_variables, found, strict=True)
+        return {self._key(variable): None if g is None else self._numpy(g) for variable, g in pairs}
+
+    def training_pass(self, inputs: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """Output in training mode, and the statistics that it leaves, which are put back afterwards."""
+        statistics = self.model.non_trainable_variables
+        with self._kept(statistics):
+            output = self._numpy(self._without_gradients(inputs, training=True))
+            return output, {self._key(variable): self._numpy(variable) for variable in statistics}
+
+    @contextmanager
+    def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:
+        """Inside, each variable is multiplied by the factor of its key."""
+        changed = [variable for variable in self.model.variables if factor(self._key(variable)) != 1]
+        with self._kept(changed):
+            for variable in changed:
+                variable.assign(self._numpy(variable) * np.float32(factor(self._key(variable))))
+            yield
+
+    def _without_gradients(self, inputs: np.ndarray, training: bool) -> Any:
+        if self._keras.backend.backend() != "torch":
+            return self.model(inputs, training=training)
+        import torch
+
+        with torch.no_grad():
+            return self.model(inputs, training=training)
+
+    @contextmanager
+    def _kept(self, variables: list) -> Iterator[None]:
+        before = [self._numpy(variable) for variable in variables]
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+
+    def _key(self, variable: keras.Variable) -> str:
+        return self._keys.key_of(variable.path)
+
+    def _numpy(self, tensor: Any) -> np.ndarray:
+        return np.array(self._keras.ops.convert_to_numpy(tensor))  # a copy: PyTorch's would change with the tensor
+
+
+def _tensorflow(model: keras.Model, inputs: np.ndarray, training: bool) -> list:
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(inputs, training=training) ** 2) / len(inputs)
+    return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
+
+def _jax(model: keras.Model, inputs: np.ndarray, training: bool) -> list:
+    import jax
+
+    def loss(trainable: list, others: list) -> Any:
+        outputs, _ = model.stateless_call(trainable, others, inputs, training=training)
+        return (outputs**2).sum() / len(inputs)
+
+    values = [
+        [variable.value for variable in each] for each in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    return jax.jit(jax.grad(loss))(*values)
+
+
+def _torch(model: keras.Model, inputs: np.ndarray, training: bool) -> list:
+    import torch
+
+    loss = (model(inputs, training=training) ** 2).sum() / len(inputs)
+    return list(
+        torch.autograd.grad(loss, [variable.value for variable in model.trainable_variables], allow_unused=True)
+    )

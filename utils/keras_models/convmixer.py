@@ -1,0 +1,55 @@
+"""ConvMixer as a functional model of Keras 3's own layers, in the order of the data.
+
+Paper: "Patches Are All You Need?", https://arxiv.org/abs/2201.09792. Layers have the checkpoint's names, with dashes
+for dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from keras import layers
+
+from utils.keras_models.conventions import KEYS, MOMENTUM
+from utils.keras_models.filling import fill
+from utils.models.variants import ConvMixerArchitecture
+
+
+def build(
+    architecture: ConvMixerArchitecture,
+    weights: Mapping[str, np.ndarray],
+    head: str = "classification",
+    image_size: int | None = None,
+) -> keras.Model:
+    """Float32 [B, H, W, 3], normalised -> logits [B, classes] or, for the head "fe", features [B, dim].
+
+    image_size: of both sides; None or 0 for any height and width. Raises CheckpointError, as `fill`.
+    """
+    a, size = architecture, image_size or None
+    inputs = keras.Input((size, size, 3), name="inputs")
+    x = layers.Conv2D(a.dim, a.patch_size, strides=a.patch_size, name="stem-0")(inputs)
+    x = _activation_and_norm(x, a, "stem-1", "stem-2")
+    for block in range(a.depth):
+        name = f"blocks-{block}"
+        y = layers.DepthwiseConv2D(a.kernel_size, padding="same", name=f"{name}-0-fn-0")(x)
+        y = _activation_and_norm(y, a, f"{name}-0-fn-1", f"{name}-0-fn-2")
+        x = layers.Add(name=f"{name}-0")([x, y])
+        x = layers.Conv2D(a.dim, 1, name=f"{name}-1")(x)
+        x = _activation_and_norm(x, a, f"{name}-2", f"{name}-3")
+    x = layers.GlobalAveragePooling2D(name="pooling")(x)
+    if head != "fe":
+        x = layers.Dense(a.classes, name="head")(x)
+
+    unused = [key for key in weights if key.endswith("num_batches_tracked")]  # counted, and nothing computed with it
+    unused += ["head.weight", "head.bias"] if head == "fe" else []
+    return fill(keras.Model(inputs, x, name="convmixer"), weights, KEYS["convmixer"], unused)
+
+
+def _activation_and_norm(
+    x: keras.KerasTensor, a: ConvMixerArchitecture, activation: str, norm: str
+) -> keras.KerasTensor:
+    """ConvMixer normalises *after* the activation; "gelu" is the exact one to Keras, by erf."""
+    x = layers.Activation(a.activation, name=activation)(x)
+    return layers.BatchNormalization(momentum=MOMENTUM, epsilon=a.batch_norm_epsilon, name=norm)(x)

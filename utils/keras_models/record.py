@@ -1,0 +1,84 @@
+"""What a `.keras` file says of its model: where the weights are from, how images are prepared, what it must compute.
+
+Field by field as in a manifest, where a manifest has it; `labels` and `golden` are the SavedModel's files of that name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from utils.errors import PackagingError
+from utils.models.variants import HEADS, OUTPUTS, WEIGHTS, Preprocessing, Variant
+from utils.parity.golden import Golden, golden_bytes, read_golden
+
+GELU = {"convmixer": "erf", "mixer": "tanh"}  # of each family, the form that its weights were trained with
+_OF_VARIANT = ("family", "trained_on", "licence", "licence_url", "paper", "paper_url", "upstream_url", "citation")
+
+
+def build_record(
+    *,
+    name: str,
+    variant: Variant,
+    head: str,
+    weights: str,
+    source: Mapping[str, str | None],
+    image_size: int,
+    preprocessing: Preprocessing,
+    labels: Sequence[tuple[str, str]] | None,
+    golden: Golden,
+    tolerance: float,
+) -> dict[str, Any]:
+    """The record, for JSON.
+
+    weights: "official", "synthetic" or "custom"; source: the checkpoint's url, name and SHA-256. image_size: 0 for any.
+    labels: WordNet id and name of each class, in the outputs' order. tolerance: how far the golden outputs may be off.
+    """
+    activation = getattr(variant.architecture, "activation", "gelu")
+    return {
+        "name": name,
+        "format": "keras",
+        "variant": variant.name,
+        "head": head,
+        "output": OUTPUTS[head],
+        "weights": weights,
+        "source": dict(source),
+        "image_size": image_size,
+        "activation": f"gelu, {GELU[variant.family]}" if activation == "gelu" else activation,
+        "model": {key: getattr(variant, key) for key in _OF_VARIANT}
+        | {"architecture": asdict(variant.architecture), "preprocessing": asdict(preprocessing)},
+        "labels": [list(label) for label in labels] if labels and head == "classification" else None,
+        "tolerance": tolerance,
+        "golden": base64.b64encode(golden_bytes(golden)).decode(),
+    }
+
+
+def check_record(record: Mapping[str, Any], where: str) -> None:
+    """PackagingError, naming `where`, for a field that verification needs and that is missing or makes no sense."""
+    rules = {
+        "name": lambda value: isinstance(value, str) and value,
+        "head": HEADS.__contains__,
+        "weights": WEIGHTS.__contains__,
+        "output": tuple(OUTPUTS.values()).__contains__,
+        "tolerance": lambda value: isinstance(value, float) and 0 < value < 1,
+        "model": lambda value: isinstance(value, dict) and value.get("family") in GELU,
+        "golden": lambda value: isinstance(value, str) and value,
+    }
+    for field, fits in rules.items():
+        if not fits(record.get(field)):
+            found = repr(record.get(field))[:100]
+            raise PackagingError(
+                f"{where}: {field} is {found} in its record, which makes no sense. Get the file again."
+            )
+
+
+def golden_of(record: Mapping[str, Any], where: str) -> Golden:
+    """The golden inputs and outputs. PackagingError, naming `where`, for what are none."""
+    try:
+        data = base64.b64decode(record["golden"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PackagingError(f"{where}: its golden data are damaged: {error}. Get the file again.") from error
+    return read_golden(data, where)
