@@ -125,7 +125,7 @@ def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
         started = time.perf_counter()
         convert(variant, model, weights, folder, stages)
         seconds = time.perf_counter() - started
-        peak_mb = Stages().peak_memory_mb
+        peak_mb = stages.peak_memory_mb
         return {
             "seconds": seconds,
             "stages": dict(stages.seconds),
