@@ -82,6 +82,13 @@ def test_a_fault_that_a_test_notices_is_told_from_one_that_none_does(plant):
     assert plant(caught, missed, arguments=["caught"])[0] == 0
 
 
+def test_slow_tests_run_where_there_are_no_others(plant):
+    every = "import pytest\npytestmark = pytest.mark.slow\n" + TESTS.replace("assert False", "pass")
+    (plant.root / "tests/test_sums.py").write_text(every)
+    status, samples = plant(row("caught", "return sum(numbers)", "return sum(numbers[1:])"))
+    assert (status, samples["caught"]["test"]) == (0, "tests/test_sums.py::test_total")
+
+
 def test_a_test_that_fails_anyway_has_noticed_nothing(plant):
     (plant.root / "tests/test_sums.py").write_text(TESTS)
     status, samples = plant(row("missed", "/ len(numbers)", "/ 1"))

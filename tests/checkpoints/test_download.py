@@ -89,10 +89,11 @@ def test_passing_fault_is_met_by_asking_again_from_the_start(server, tmp_path, f
     ("answer", "message", "asked"),
     [
         (None, r"/timm: HTTP 404; .*/sequential: HTTP 404.*synthetic", ["/timm", "/sequential"]),
+        (status(410), r"/timm: HTTP 410; .*/sequential: HTTP 404", ["/timm", "/sequential"]),
         (status(403), "HTTP 403", ["/timm"]),
         (dropped, "/timm: the official checkpoint could not be fetched", ["/timm"] * transfer.ATTEMPTS),
     ],
-    ids=["absent", "forbidden", "always dropped"],
+    ids=["absent", "gone", "forbidden", "always dropped"],
 )
 def test_lasting_fault_is_told_and_leaves_nothing(server, tmp_path, answer, message, asked):
     server.answers |= {"/timm": answer} if answer else {}

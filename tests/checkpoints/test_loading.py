@@ -84,6 +84,8 @@ WRONG_TENSORS = {
                 r"1 missing: blocks\.1\.1\.bias"),
     "surplus": (lambda: state_dict() | {"blocks.3.1.bias": torch.zeros(2)}, r"1 surplus: blocks\.3\.1\.bias"),
     "surplus in the stem": (lambda: state_dict() | {"stem.norm.weight": torch.zeros(2)}, r"surplus: stem\.norm"),
+    "surplus by number": (lambda: torch.load(GOLDEN / "convmixer_tiny.sequential.pth.tar", weights_only=True)
+                          | {"9.weight": torch.zeros(1)}, r"1 surplus: 9\.weight"),
     "misspelt": (lambda: {k.replace("head.b", "classifier.b"): v for k, v in state_dict().items()},
                  r"1 surplus: classifier\.bias"),
     "shape": (lambda: changed("head.weight", torch.zeros(11, 32)),

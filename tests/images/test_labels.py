@@ -100,8 +100,9 @@ def test_class_names_are_read_with_and_without_ids(tmp_path):
         (b"a\tb\tc\n", "line 1"),
         (b"", "line 1"),
         (b"cat\ndog\n", "names 2 classes, a line each, and the checkpoint has 3"),
+        (b"cat\ndog\nant\nbee\n", "names 4 classes, a line each, and the checkpoint has 3"),
     ],
-    ids=["missing", "latin", "blank line", "three columns", "empty", "another count"],
+    ids=["missing", "latin", "blank line", "three columns", "empty", "too few", "too many"],
 )
 def test_bad_file_of_class_names_is_refused(tmp_path, content, message):
     if content is not None:

@@ -91,6 +91,13 @@ def test_a_source_that_gives_no_logits_is_refused(source):
         make_golden(source, 48, 48, 0, {"a": np.zeros((48, 48, 3), np.float32)})
 
 
+class Created:
+    """What reads its pickle fails the test."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickled object was created",)
+
+
 DAMAGED = {
     "truncated": lambda data, arrays: data[: len(data) // 2],
     "a flipped byte": lambda data, arrays: data[:100] + bytes([data[100] ^ 255]) + data[101:],
@@ -98,7 +105,7 @@ DAMAGED = {
     "an array less": lambda data, arrays: packed(**{key: value for key, value in arrays.items() if key != "fine"}),
     "an array more": lambda data, arrays: packed(**arrays, more=np.zeros(1)),
     "another type": lambda data, arrays: packed(**arrays | {"coarse": arrays["coarse"].astype(np.float64)}),
-    "a pickle": lambda data, arrays: packed(**arrays | {"outputs": np.array([[print]], dtype=object)}),
+    "a pickle": lambda data, arrays: packed(**arrays | {"outputs": np.array([[Created()]], dtype=object)}),
     "other counts": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:1]}),
     "no outputs": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:, :0]}),
     "outputs of NaN": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"] * np.float32("nan")}),
