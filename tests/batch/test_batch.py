@@ -218,6 +218,17 @@ def test_what_is_not_what_its_manifest_says_is_not_done(made, spoil, said):
     assert said in reason
 
 
+@pytest.mark.parametrize(("known", "done"), [(set(), True), ({"ab"}, True), ({"cd"}, False)])
+def test_official_artefact_is_done_unless_the_cache_has_another_checkpoint(monkeypatch, tmp_path, known, done):
+    (conversion,) = conversions("mixer_b16_sam", heads="fe")
+    (tmp_path / f"{conversion.name}.json").touch()
+    manifest = {"variant": "mixer_b16_sam", "head": "fe", "weights": "official", "source": {"sha256": "ab"}}
+    manifest["settings"] = conversion.settings
+    monkeypatch.setattr(batch_plan, "check_artefact", lambda *_: manifest)
+    monkeypatch.setattr(batch_plan, "recorded_hashes", lambda *_: known)
+    assert batch_plan.look(conversion, tmp_path)[0] == (manifest if done else {})
+
+
 # --- what the conversions of one variant share
 
 
