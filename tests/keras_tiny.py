@@ -26,8 +26,7 @@ def weights(name):
 
 
 def source(variant, arrays, head="classification"):
-    from utils.models import convmixer as pytorch
-    from utils.models import mlp_mixer as flax
+    from utils.models import convmixer as pytorch, mlp_mixer as flax
 
     if variant.family == "convmixer":
         return pytorch.Source(pytorch.build_convmixer(variant.architecture, arrays, head))

@@ -19,8 +19,7 @@ from utils import release
 from utils.artefact import lite_file
 from utils.artefact.contents import check_artefact
 from utils.artefact.manifest import packed_manifest
-from utils.batch import command as batch
-from utils.batch import plan as batch_plan
+from utils.batch import command as batch, plan as batch_plan
 from utils.checkpoints.loading import resolve
 from utils.errors import ParameterError
 from utils.files import hash_file

@@ -19,9 +19,7 @@ from labelled import store_tfds
 from PIL import Image
 
 from utils.errors import EvaluationError
-from utils.evaluate import batches as evaluation_batches
-from utils.evaluate import command
-from utils.evaluate import data as evaluation_data
+from utils.evaluate import batches as evaluation_batches, command, data as evaluation_data
 from utils.evaluate.model import find_checkpoint
 from utils.evaluate.progress import Progress
 from utils.export.image_signatures import image_signatures

@@ -8,8 +8,7 @@ from labelled import BATCH, EPOCHS, Run, coloured_images
 
 from utils.errors import PackagingError
 from utils.export import saved_model
-from utils.training import fine_tuned, keras_worlds
-from utils.training import fit as training
+from utils.training import fine_tuned, fit as training, keras_worlds
 
 WORLDS = ("tf_keras", "keras_3")
 

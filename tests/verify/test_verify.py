@@ -19,8 +19,7 @@ from utils.artefact.manifest import UNLISTED
 from utils.artefact.tarball import extract_tarball, write_tarball
 from utils.files import hash_file
 from utils.parity.golden import GOLDEN, golden_bytes, read_golden
-from utils.verify import app as verify_app
-from utils.verify import numbers
+from utils.verify import app as verify_app, numbers
 from utils.verify.command import main
 from utils.verify.files import SUMS
 

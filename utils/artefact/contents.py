@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST
-from utils.artefact.lite_file import MODEL as LITE_MODEL
-from utils.artefact.lite_file import unpack_lite
+from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST, MODEL as LITE_MODEL, unpack_lite
 from utils.artefact.manifest import UNLISTED, check_manifest, is_packed, packed_manifest
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file, hash_files
