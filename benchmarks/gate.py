@@ -56,14 +56,7 @@ class Subject:
         with fault.patches():  # around the export alone: the truth knows no fault
             exported = self.family.export(fault)
         loaded = _Loaded(exported, fault.ignores_training)
-        candidate, proof = saved_model.Candidate(loaded, exported.axes), self.proof
-        rows = proof.compare_variables(candidate)
-        for name, batch in proof.inputs.items():
-            rows += proof.compare_outputs(candidate, name, batch)
-        rows += proof.compare_normalisation(candidate)
-        if training:
-            rows += [*proof.compare_gradients(candidate), *proof.compare_training(candidate)]
-        return comparison.Report(rows)
+        return comparison.Report(self.proof.compare(saved_model.Candidate(loaded, exported.axes), training=training))
 
 
 class _Loaded:

@@ -57,7 +57,7 @@ def computed(tmp_path_factory):
 @each
 def test_file_passes_the_gate(computed, backend):
     for case, found in computed(backend).items():
-        report = Report(gate.rows_of(keras_tiny.proof(*case), found, not_square(case[0]), trains(case)), "the source")
+        report = Report(keras_tiny.proof(*case).compare(found, not_square(case[0]), trains(case)), "the source")
         assert report.passed, f"{case}\n{report.table()}"
 
 

@@ -14,7 +14,6 @@ from keras_tiny import GELU, MIXER, NAMES, RELU
 from utils.keras_models import convmixer, mlp_mixer
 from utils.keras_models.candidate import Candidate
 from utils.keras_models.conventions import KEYS, with_keras_variances
-from utils.keras_models.gate import rows_of
 from utils.parity.comparison import RATIO, Report
 
 
@@ -24,7 +23,7 @@ def candidate(name, **settings):
 
 def test_honest_model_passes():
     """The others are in `test_backends`, from their files."""
-    rows = rows_of(keras_tiny.proof(RELU, "fe"), candidate(RELU, head="fe"), training=False)
+    rows = keras_tiny.proof(RELU, "fe").compare(candidate(RELU, head="fe"), training=False)
     Report(rows).require()
 
 
@@ -118,7 +117,7 @@ def faulty(name, fault):
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
 def test_fault_fails_the_gate(name, fault):
     planted = FAULTS[name, fault]
-    rows = rows_of(keras_tiny.proof(name), faulty(name, planted), training=planted.training)
+    rows = keras_tiny.proof(name).compare(faulty(name, planted), training=planted.training)
     if not planted.weights:  # a changed array shows by itself; is seen in the outputs too, below
         assert all(row.passed for row in rows if row.output == "variables")
     failed = keras_tiny.failed(rows)
@@ -138,7 +137,7 @@ def test_statistics_over_n_for_n_minus_1_are_promised_and_nothing_else():
 def test_the_model_is_as_before_once_it_was_compared():
     here = candidate(GELU)
     before = here.variables()
-    rows_of(keras_tiny.proof(GELU), here)
+    keras_tiny.proof(GELU).compare(here)
     here.gradients(keras_tiny.proof(GELU).inputs["noise"], training=True)
     for key, value in here.variables().items():
         np.testing.assert_array_equal(value, before[key], err_msg=key)

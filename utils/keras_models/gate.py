@@ -13,31 +13,18 @@ from utils.files import hash_file
 from utils.keras_models.archive import read_version
 from utils.keras_models.conventions import BACKENDS
 from utils.keras_models.processes import Job, compute
-from utils.parity.comparison import Report, Row, compare_outputs
-from utils.parity.proof import Candidate, Proof
+from utils.parity.comparison import Report, compare_outputs
+from utils.parity.proof import Proof
 
 
 def job_of(
     proof: Proof, file: Path, family: str, more: Mapping[str, np.ndarray] | None = None, training: bool = True
 ) -> Job:
-    """What has to be computed for `rows_of`; `more` inputs by name, besides the proof's own."""
+    """What has to be computed for `Proof.compare`; `more` inputs by name, besides the proof's own."""
     source, inputs = proof.source, proof.inputs | dict(more or {})
     modes = ("inference",) if source.statistics else ("inference", "training")
     what = {"modes": modes} if training else {"modes": (), "training": ""}
     return Job(file, family, inputs, source.probe_factor, keys=list(source.variables()), **what)
-
-
-def rows_of(
-    proof: Proof, candidate: Candidate, more: Mapping[str, np.ndarray] | None = None, training: bool = True
-) -> list[Row]:
-    """All that is compared: variables, outputs, normalisation; with `training`, gradients and training mode too."""
-    rows = proof.compare_variables(candidate)
-    for name, batch in (proof.inputs | dict(more or {})).items():
-        rows += proof.compare_outputs(candidate, name, batch)
-    rows += proof.compare_normalisation(candidate)
-    if training:
-        rows += [*proof.compare_gradients(candidate), *proof.compare_training(candidate)]
-    return rows
 
 
 def prove(
@@ -54,7 +41,7 @@ def prove(
     reports, found = {}, dict(proof.found)
     for backend in backends:
         (candidate,) = compute([job_of(proof, file, family, more)], backend)
-        reports[backend] = Report(rows_of(proof, candidate, more), proof.source.framework)
+        reports[backend] = Report(proof.compare(candidate, more), proof.source.framework)
     proof.found = found  # what the SavedModel gave, which is what is shown
     return reports
 

@@ -126,6 +126,16 @@ class Proof:
         self._gradients = [self._kept.later(run, truth) for run in self._gradients]
         self._training = [self._kept.later(run, truth) for run in self._training]
 
+    def compare(
+        self, candidate: Candidate, more: Mapping[str, np.ndarray] | None = None, training: bool = True
+    ) -> list[Row]:
+        """All that follows, for the inputs and `more` of them; without `training`, inference alone."""
+        rows = self.compare_variables(candidate)
+        for name, batch in (self.inputs | dict(more or {})).items():
+            rows += self.compare_outputs(candidate, name, batch)
+        rows += self.compare_normalisation(candidate)
+        return rows + ([*self.compare_gradients(candidate), *self.compare_training(candidate)] if training else [])
+
     def compare_variables(self, candidate: Candidate) -> list[Row]:
         """Every variable, bit for bit."""
         there = candidate.arranged(self.source.variables())
