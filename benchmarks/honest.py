@@ -5,7 +5,7 @@ Arrays by the canonical keys of `utils.checkpoints.loading`, of full size or tin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -50,7 +50,11 @@ def trained(variant: Variant, seed: int, steps: int = 20) -> Weights:
         crops = [pictures[k][y : y + size, x : x + size] for k, (y, x) in zip(labels, corners, strict=True)]
         return np.stack(crops), labels
 
-    weights = default(variant, seed)
+    return fitted(variant, default(variant, seed), (batch() for _ in range(steps)))
+
+
+def fitted(variant: Variant, weights: Weights, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Weights:
+    """The weights after a step of Adam in their source framework on each of the batches (see `benchmarks.steps`)."""
     if variant.family == "convmixer":
         import torch
 
@@ -65,8 +69,8 @@ def trained(variant: Variant, seed: int, steps: int = 20) -> Weights:
 
         predict = predict_function(build(variant.architecture))
         step = JaxStep(lambda trained, _, images: predict(trained, images), weights, optax.adam(1e-3))
-    for _ in range(steps):
-        step(*batch())
+    for images, labels in batches:
+        step(images, labels)
     left = model.state_dict() if variant.family == "convmixer" else step.trained
     return {key: np.array(value) for key, value in left.items()}
 

@@ -1,7 +1,8 @@
 """Does an export train as its source does? `python -m benchmarks.training_parity`: ten SGD steps on either side.
 
-Both start from the same checkpoint and see the same batches: the reloaded SavedModel under TensorFlow, the source
-model under PyTorch or JAX, each with its own framework's optimizer. Leaves `training_parity` in assets/tables.
+Both start from the same checkpoint and see the same batches: the reloaded SavedModel under TensorFlow or the native
+model under Keras 3, the source model under PyTorch or JAX, each with its own framework's optimizer. Leaves
+`training_parity` in assets/tables.
 """
 
 from __future__ import annotations
@@ -68,6 +69,25 @@ def train_export(folder: Path, images: np.ndarray, labels: np.ndarray, training:
     return Run(losses, {name_of(variable): variable.numpy() for variable in model.variables})
 
 
+def train_keras(variant: Variant, images: np.ndarray, labels: np.ndarray, start: Mapping[str, np.ndarray]) -> Run:
+    """Ten calls of `train_on_batch`, with Keras 3's own SGD, of the `.keras` file of the weights `start`."""
+    import keras
+
+    from utils.keras_models import conversion
+    from utils.keras_models.candidate import load_candidate
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "model.keras")
+        conversion.write(path, variant, start, "classification", variant.image_size, {})
+        candidate = load_candidate(path, variant.family)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(learning_rate(variant), momentum=MOMENTUM)
+    candidate.model.compile(optimizer, loss, jit_compile=False)
+    return Run(
+        _losses(lambda *batch: float(candidate.model.train_on_batch(*batch)), images, labels), candidate.variables()
+    )
+
+
 def train_source(
     variant: Variant, images: np.ndarray, labels: np.ndarray, training: bool
 ) -> tuple[dict[str, np.ndarray], Run]:
@@ -132,6 +152,22 @@ def samples(names: Sequence[str], batch: int | None = None) -> Iterator[dict[str
                 back = {n: a.transpose(np.argsort(axes[n])) if n in axes else a for n, a in export.weights.items()}
                 row = compare(start, source, Run(export.losses, back))
                 yield {"variant": name, "export": kind, "batch_norm": mode, "batch": len(images), **row}
+            if training:
+                row = compare_keras(variant, images, labels, start, source)
+                yield {"variant": name, "export": ".keras", "batch_norm": mode, "batch": len(images), **row}
+
+
+def compare_keras(
+    variant: Variant, images: np.ndarray, labels: np.ndarray, start: Mapping[str, np.ndarray], source: Run
+) -> dict[str, Any]:
+    """The row of the `.keras` file, in Keras's axis order and with its variances: see `with_keras_variances`."""
+    from utils.keras_models.conventions import KEYS, with_keras_variances
+
+    size, keys = variant.image_size, KEYS[variant.family]
+    count = len(images) * variant.architecture.positions(size, size)
+    promised = with_keras_variances(source.weights, start, count, STEPS)
+    before, after = ({k: keys.arranged(k, array) for k, array in arrays.items()} for arrays in (start, promised))
+    return compare(before, Run(source.losses, after), train_keras(variant, images, labels, start))
 
 
 def save(variant: Variant, kind: str, scratch: Path) -> tuple[Path, Mapping[str, tuple[int, ...]]]:

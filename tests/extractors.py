@@ -18,6 +18,8 @@ KINDS = {
     "xla": ("mixer_tiny", "mixer_tiny_fe"),
     "plain": ("mixer_tiny", "mixer_tiny_fe_plain"),
     "convmixer any size": ("convmixer_tiny", "convmixer_tiny_fe"),
+    "convmixer native": ("convmixer_tiny", "convmixer_tiny_fe"),  # with a .keras file beside it
+    "mixer native": ("mixer_tiny", "mixer_tiny_fe"),
     "synthetic": ("convmixer_tiny", "convmixer_tiny_classification_synthetic"),
     "classifier": ("convmixer_tiny", "convmixer_tiny_classification"),
 }
@@ -47,7 +49,31 @@ def published(kind):
             parameters=sum(int(np.prod(v.shape)) for v in exported.trainable.values()),
             signatures=describe_signatures(load_model(unpacked)),
         )
+        if kind.endswith("native"):
+            manifest |= {"keras": _write_keras(staging.keras_file, manifest)}
         return staging.publish(manifest)
+
+
+def _write_keras(path, manifest):
+    import keras_tiny
+
+    from utils.files import hash_file
+    from utils.keras_models import conversion, record
+    from utils.parity.golden import make_golden
+
+    variant = get_variant(manifest["variant"])
+    told = record.build_record(
+        **{key: manifest[key] for key in ("name", "head", "weights", "source", "parameters")},
+        variant=variant,
+        units=32,
+        image_size=48,
+        preprocessing=variant.preprocessing,
+        labels=None,
+        golden=make_golden(keras_tiny.proof(variant.name, "fe").truth, 48, 48, 0),
+        tolerance=1e-5,
+    )
+    conversion.write(path, variant, keras_tiny.weights(variant.name), "fe", 48, told)
+    return {"sha256": hash_file(path), "parity": {}}
 
 
 def _exported(kind):
@@ -55,4 +81,4 @@ def _exported(kind):
         return tiny.exported("convmixer_tiny", "classification", 48)
     if kind.startswith("convmixer"):
         return tiny.exported("convmixer_tiny", "fe", None if kind.endswith("any size") else 48)
-    return tiny.mixer("fe", kind)[0]
+    return tiny.mixer("fe", "plain" if kind == "plain" else "xla")[0]

@@ -54,13 +54,13 @@ class Run:
     """What the notebook does, up to the trained model; `changed` are settings."""
 
     def __init__(self, kind, images, output_dir, float16=False, **changed):
-        model = str(extractors.published(kind).folder)
+        model, self.kind = str(extractors.published(kind).folder), kind
         values = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.02, "train_backbone": True, "image_size": 0}
         values |= {"output_dir": str(output_dir), "seed": 1, "keras": "tf_keras"} | changed
         self.settings = check_training(TrainingSettings(model, "digits", **values))
-        self.extractor = open_extractor(model, 0)
+        self.extractor = open_extractor(model, 0, self.settings.keras)
         steps = len(images.train) // BATCH * self.settings.epochs
-        self.trainable = keras_worlds.build(self.settings, self.extractor.folder, 48, 3, steps, float16)
+        self.trainable = keras_worlds.build(self.settings, self.extractor, 3, steps, float16)
         self.images = images
         self.before = self.trainable.values()[0]
 

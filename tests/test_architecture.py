@@ -41,7 +41,7 @@ WINGS = {
     "parity": Wing("errors files tables", "numpy", lazily="matplotlib"),
     "keras_models": Wing("errors files models parity", "keras numpy", lazily="jax keras tensorflow torch"),
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
-    "artefact": Wing("errors files images machine models parity tables"),
+    "artefact": Wing("errors files images keras_models machine models parity tables"),
     "notebook": Wing(
         "errors export files images models parity tables",
         "numpy",
@@ -52,7 +52,7 @@ WINGS = {
     "verify": Wing("artefact errors export files keras_models parity", "numpy", lazily="tensorflow"),
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
     "training": Wing(
-        "artefact errors export images machine models notebook",
+        "artefact errors export images keras_models machine models notebook parity",
         "PIL numpy tensorflow tqdm",
         lazily="keras matplotlib sklearn tf_keras",
     ),

@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 import threading
+import zipfile
 from dataclasses import asdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +19,7 @@ from utils.artefact.opening import open_model, open_models
 from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError, ParameterError
 from utils.export import saved_model
+from utils.files import hash_file
 from utils.models.variants import get_variant
 
 
@@ -54,6 +56,34 @@ def test_folder_and_tarball_open_to_the_same_model(published):
     folder = opened.folder  # what the tarball was unpacked to
     del opened
     assert not folder.exists()
+
+
+def test_a_keras_file_tells_of_itself_and_may_stand_beside_its_saved_model():
+    published = extractors.published("convmixer native")
+    path = published.folder.with_suffix(".keras")
+    opened = open_models([str(published.folder), str(path)])
+    assert list(opened) == ["convmixer_tiny_fe", "convmixer_tiny_fe.keras"]
+    saved, native = opened.values()
+    assert (native.folder, native.keras_file) == (None, path)
+    for what in ("name", "weights", "output", "units", "preprocessing", "labels", "names", "variant"):
+        assert getattr(native, what) == getattr(saved, what), what
+    assert native.files == {path.name: hash_file(path)}
+    with pytest.raises(ParameterError, match=r"\.keras, which was named already"):
+        open_models([str(path), str(path)])
+
+
+def test_a_keras_file_is_refused_where_a_saved_model_is_needed_and_where_it_holds_code(tmp_path):
+    path = extractors.published("convmixer native").folder.with_suffix(".keras")
+    with pytest.raises(ParameterError, match=r"is a \.keras file; here a SavedModel is needed"):
+        open_model(str(path))
+    with pytest.raises(ParameterError, match=r"absent\.keras': there is no such file"):
+        open_models([str(tmp_path / "absent.keras")])
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "code.keras", "w") as spoilt:
+        for member in source.namelist():
+            content = source.read(member)
+            spoilt.writestr(member, content.replace(b'"class_name": "Add"', b'"class_name": "Lambda"'))
+    with pytest.raises(PackagingError, match=r"code\.keras: config\.json asks for keras\.layers\.Lambda"):
+        open_models([str(tmp_path / "code.keras")])
 
 
 def test_features_have_no_class_names():

@@ -36,6 +36,7 @@ def record(name=GELU, **changes):
     proof, variant = keras_tiny.proof(name), get_variant(name)
     fields = {"name": f"{name}_classification", "variant": variant, "head": "classification", "weights": "custom"}
     fields |= {"source": {"url": None, "path": "tiny", "sha256": "ab" * 32}, "image_size": 48}
+    fields |= {"parameters": 21_000, "units": 10}
     fields |= {"preprocessing": variant.preprocessing, "labels": [(f"n{i}", f"class {i}") for i in range(10)]}
     fields |= {"golden": make_golden(proof.truth, 48, 48, 0), "tolerance": gate.tolerance_of(proof)}
     return build_record(**(fields | changes))
@@ -133,7 +134,11 @@ def test_record_tells_what_a_reader_needs():
 
 @pytest.mark.parametrize(
     "change",
-    [{"tolerance": 3.0}, {"head": "tail"}, {"weights": None}, {"golden": None}, {"output": "x"}, {"model": {}}],
+    [
+        *({"tolerance": 3.0}, {"head": "tail"}, {"weights": None}, {"golden": None}, {"output": "x"}, {"model": {}}),
+        *({"units": True}, {"units": 0}, {"parameters": "many"}),
+        *({"labels": [["n0", "class 0"]]}, {"labels": [["n0"]] * 10}, {"labels": "ab" * 5}, {"labels": [[0, 1]] * 10}),
+    ],
 )
 def test_record_that_makes_no_sense_is_refused(change):
     with pytest.raises(PackagingError, match=f"a.keras: {next(iter(change))} is"):
@@ -198,7 +203,7 @@ def test_verification_computes_on_the_backend_that_was_asked_for(written):
 
 
 def test_wrong_hash_stops_before_the_file_is_loaded(written, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.verify.native.load", lambda _: pytest.fail("it was loaded"))
+    monkeypatch.setattr("utils.keras_models.saving.load", lambda _: pytest.fail("it was loaded"))
     (tmp_path / f"{NAME}.json").write_text(json.dumps({"keras": {"sha256": "00" * 32}}))
     path = Path(shutil.copy(written, tmp_path))
     assert [name for name, _ in failures(path, tmp_path)] == ["files"]

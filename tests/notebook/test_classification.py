@@ -2,6 +2,7 @@
 
 import json
 
+import extractors
 import pytest
 from notebooks import assert_stops, run, text_of
 from PIL import Image
@@ -30,6 +31,7 @@ def written_in(folder):
 def test_several_models_see_the_same_photograph(exports, tmp_path):
     names = ["convmixer_tiny_classification_synthetic", "mixer_tiny_classification_synthetic"]
     models = [exports / f"{names[0]}.tar.gz", exports / names[1], exports / "mixer_tiny_fe_plain_synthetic.tar.gz"]
+    models += [extractors.published("convmixer native").folder.with_suffix(".keras")]
     exif = Image.Exif()
     exif[0x0112] = 8
     photograph = tmp_path / "held upright.jpg"
@@ -55,6 +57,14 @@ def test_a_feature_extractor_alone_is_enough(exports, tmp_path):
     executed = run(NOTEBOOK, tmp_path, model=str(exports / "mixer_tiny_fe_plain_synthetic.tar.gz"))
     assert text_of(executed).count("image/png") == 2
     assert "features; largest difference" in text_of(executed)
+
+
+@pytest.mark.slow
+def test_a_keras_file_alone_is_enough(tmp_path):
+    executed = run(NOTEBOOK, tmp_path, model=str(extractors.published("mixer native").folder.with_suffix(".keras")))
+    assert text_of(executed).count("image/png") == 2
+    assert "Only .keras files were chosen" in text_of(executed)
+    assert '"name": "stderr"' not in text_of(executed)
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """The extractor to fine-tune: at the size that is trained on; what cannot be one is refused with its reason."""
 
+import shutil
+
 import extractors
 import pytest
 
-from utils.errors import ParameterError
+from utils.errors import PackagingError, ParameterError
 from utils.training.extractor import open_extractor
 
 
@@ -28,3 +30,36 @@ def test_preprocessing_is_for_the_size_that_is_trained_at(kind, image_size, crop
 def test_what_cannot_be_trained_is_refused_with_what_to_do_instead(kind, image_size, said):
     with pytest.raises(ParameterError, match=said):
         open_extractor(str(extractors.published(kind).folder), image_size)
+
+
+@pytest.fixture
+def native(tmp_path):
+    """A folder with a SavedModel, its tarball and its `.keras` file."""
+    return shutil.copytree(extractors.published("convmixer native").folder.parent, tmp_path / "exports")
+
+
+@pytest.mark.parametrize("model", ["convmixer_tiny_fe", "convmixer_tiny_fe.tar.gz", "convmixer_tiny_fe.keras"])
+def test_keras_3_finds_the_keras_file_and_the_saved_model_whichever_is_named(native, model):
+    found = open_extractor(str(native / model), 0, "keras_3")
+    assert found.keras_file == native / "convmixer_tiny_fe.keras"
+    assert (found.folder / "saved_model.pb").is_file()
+    assert found.units == 32
+
+
+def test_the_keras_file_is_of_no_use_to_tf_keras_and_may_be_missing(native):
+    assert open_extractor(str(native / "convmixer_tiny_fe"), 0).keras_file is None
+    (native / "convmixer_tiny_fe.keras").unlink()
+    assert open_extractor(str(native / "convmixer_tiny_fe"), 0, "keras_3").keras_file is None
+
+
+def test_a_keras_file_alone_is_not_enough(native, tmp_path):
+    alone = shutil.copy(native / "convmixer_tiny_fe.keras", tmp_path)
+    with pytest.raises(ParameterError, match=r"convmixer_tiny_fe\.tar\.gz is needed beside the \.keras file"):
+        open_extractor(str(alone), 0, "keras_3")
+
+
+def test_a_keras_file_of_another_model_is_refused(native):
+    other = extractors.published("mixer native").folder.with_name("mixer_tiny_fe.keras")
+    shutil.copy(other, native / "convmixer_tiny_fe.keras")
+    with pytest.raises(PackagingError, match="is mixer_tiny_fe, made from another checkpoint than convmixer_tiny_fe"):
+        open_extractor(str(native / "convmixer_tiny_fe"), 0, "keras_3")

@@ -44,6 +44,7 @@ def check(**changed):
         ({"clip_norm": -1}, "clip_norm is -1"),
         ({"corrupt_images": "ignore"}, "corrupt_images is 'ignore'"),
         ({"keras": "2"}, "keras is '2'"),
+        ({"keras": "tf_keras", "model": "a.keras"}, "keras is 'tf_keras', which loads no .keras file"),
         ({"precision": "float16"}, "precision is 'float16'"),
     ],
 )
@@ -70,3 +71,8 @@ def test_a_run_is_another_one_when_anything_that_changes_its_steps_does():
     others = [{"learning_rate": 0.04}, {"seed": 1}, {"epochs": 4}, {"train_backbone": False}, {"keras": "keras_3"}]
     assert digest not in [check(**other).digest(data="x") for other in others]
     assert digest != check().digest(data="y")
+
+
+def test_a_keras_file_is_trained_by_keras_3(monkeypatch):
+    monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
+    assert check(model="exports/a.keras").keras == "keras_3"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import training_parity as parity
+from utils.keras_models import conversion
 from utils.models.variants import get_variant
 
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny")
@@ -18,10 +19,13 @@ def test_both_families_train_as_their_source_does_with_batch_norm_in_both_modes(
     assert [(row["variant"], row["export"], row["batch_norm"]) for row in rows] == [
         ("convmixer_tiny", "onnx-tf", "moving statistics"),
         ("convmixer_tiny", "onnx-tf", "batch's statistics"),
+        ("convmixer_tiny", ".keras", "batch's statistics"),
         ("convmixer_tiny_relu", "onnx-tf", "moving statistics"),
         ("convmixer_tiny_relu", "onnx-tf", "batch's statistics"),
+        ("convmixer_tiny_relu", ".keras", "batch's statistics"),
         ("mixer_tiny", "xla", "none"),
         ("mixer_tiny", "plain", "none"),
+        ("mixer_tiny", ".keras", "none"),
     ]
     for row in rows:
         assert row["loss"] <= 1e-4, row
@@ -58,3 +62,21 @@ def test_a_planted_fault_does_not_pass(tmp_path, fault):
     back = {n: a.transpose(np.argsort(axes[n])) if n in axes else a for n, a in export.weights.items()}
     row = parity.compare(start, source, parity.Run(export.losses, back))
     assert not row["passed"]
+
+
+@pytest.mark.parametrize("fault", ["PyTorch's variance expected", "statistics kept", "one weight changed by 1 %"])
+def test_a_planted_fault_in_a_keras_file_does_not_pass(monkeypatch, fault):
+    variant = get_variant("convmixer_tiny")
+    images, labels = parity.task(variant, 8)
+    start, source = parity.train_source(variant, images, labels, True)
+    write = conversion.write
+    if fault == "PyTorch's variance expected":
+        images, labels = images[:1], labels[:1]  # where it makes a difference: 144 values of a channel
+        start, source = parity.train_source(variant, images, labels, True)
+        monkeypatch.setattr("utils.keras_models.conventions.with_keras_variances", lambda found, *_: found)
+    elif fault == "statistics kept":
+        monkeypatch.setattr("utils.keras_models.convmixer.MOMENTUM", 1.0)
+    else:
+        arrays = start | {"head.weight": start["head.weight"] * np.float32(1.01)}
+        monkeypatch.setattr(conversion, "write", lambda path, variant, _, *more: write(path, variant, arrays, *more))
+    assert not parity.compare_keras(variant, images, labels, start, source)["passed"]

@@ -1,7 +1,8 @@
-"""Opens an artefact of this project, wherever it is: SavedModel folder, tarball, or an address for TF Hub.
+"""Opens an artefact of this project, wherever it is: SavedModel folder, tarball, `.keras` file, an address for TF Hub.
 
 What comes in is data: tarballs are unpacked by `tarball`; `contents` checks the manifest, and compares each file
-with the SHA-256 in it. Addresses are fetched by TF Hub, which unpacks plain files and folders only and keeps them.
+with the SHA-256 in it. A `.keras` file is read, not loaded: what it holds is checked, and it tells of itself. Addresses
+are fetched by TF Hub, which unpacks plain files and folders only and keeps them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from utils.artefact.contents import differences, manifest_of, preprocessing_of
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
-from utils.files import hash_files
+from utils.files import hash_file, hash_files
 from utils.images.labels import Label, read_labels
+from utils.keras_models.archive import check, read_record
+from utils.keras_models.record import check_record
 from utils.models.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
 
 HOW_TO_GET_ONE = (
@@ -30,16 +33,19 @@ HOW_TO_GET_ONE = (
 class Pretrained:
     """An artefact that was opened, all of its files known to be those that were published.
 
+    folder: the SavedModel; None where a `.keras` file was opened. manifest: of a `.keras` file, its record.
     output: "logits" or "features". units: how many of them. hashes: SHA-256 of every file by path.
+    keras_file: the `.keras` file that was opened, or found to be the SavedModel's.
     """
 
-    folder: Path
+    folder: Path | None
     manifest: Mapping[str, Any]
     output: str
     units: int
     preprocessing: Preprocessing
     labels: list[Label] | None  # None where it names no classes
     hashes: Mapping[str, str]
+    keras_file: Path | None = None
     temporary: tempfile.TemporaryDirectory | None = None  # keeps what was unpacked, until this is forgotten
 
     @property
@@ -67,7 +73,7 @@ class Pretrained:
     @property
     def files(self) -> Mapping[str, str]:
         """SHA-256 by path, without the manifest and the model card."""
-        return self.manifest["files"]
+        return self.hashes if self.folder is None else self.manifest["files"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,23 +84,55 @@ class Pretrained:
 
 
 def open_models(models: Iterable[str]) -> dict[str, Pretrained]:
-    """Opens each, as `open_model`, by its artefact's name. ParameterError where two are the same artefact."""
+    """Opens each, as `open_model` or `open_keras`, by its artefact's name, with ".keras" behind it for such a file.
+
+    ParameterError where two are the same.
+    """
     opened: dict[str, Pretrained] = {}
     for model in models:
-        found = open_model(model)
-        if found.name in opened:
-            raise ParameterError(f"model {model!r} is {found.name}, which was named already. Name each model once.")
-        opened[found.name] = found
+        found = open_keras(Path(model).expanduser()) if is_keras(model) else open_model(model)
+        name = f"{found.name}.keras" if is_keras(model) else found.name
+        if name in opened:
+            raise ParameterError(f"model {model!r} is {name}, which was named already. Name each model once.")
+        opened[name] = found
     return opened
 
 
+def is_keras(model: str) -> bool:
+    """Whether a `.keras` file of this machine is meant."""
+    return "://" not in model and model.endswith(".keras")
+
+
+def open_keras(path: Path) -> Pretrained:
+    """Reads a `.keras` file without loading it. Raises as `open_model`."""
+    if not path.is_file():
+        raise ParameterError(
+            f"model '{path}': there is no such file. Convert a checkpoint with formats = 'saved_model, keras' first."
+        )
+    record = read_record(path)
+    check(path)
+    check_record(record, path.name)
+    return Pretrained(
+        folder=None,
+        manifest=record,
+        output=record["output"],
+        units=record["units"],
+        preprocessing=preprocessing_of(record),
+        labels=[Label(*label) for label in record["labels"]] if record["labels"] else None,
+        hashes={path.name: hash_file(path)},
+        keras_file=path.absolute(),
+    )
+
+
 def open_model(model: str) -> Pretrained:
-    """Opens a folder, a .tar.gz or an address (https://…). Local ones download nothing.
+    """Opens a SavedModel: a folder, a .tar.gz or an address (https://…). Local ones download nothing.
 
     Raises ParameterError where there is nothing, saying what there is, and PackagingError for what is no artefact of
     this project, damaged or changed.
     """
     temporary = None
+    if is_keras(model):
+        raise ParameterError(f"model {model!r} is a .keras file; here a SavedModel is needed, its folder or .tar.gz.")
     if "://" in model:
         folder = _fetched(model)
     else:

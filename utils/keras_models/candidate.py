@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.keras_models.conventions import Keys, with_keras_variances
-from utils.keras_models.saving import import_keras
+from utils.keras_models import saving
+from utils.keras_models.conventions import KEYS, Keys, with_keras_variances
 
 if TYPE_CHECKING:
     import keras
@@ -37,7 +38,7 @@ class Candidate(Conventions):
 
     def __init__(self, model: keras.Model, keys: Keys) -> None:
         super().__init__(keys)
-        self.model, self._keras = model, import_keras()
+        self.model, self._keras = model, saving.import_keras()
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Float32 [B, H, W, 3] -> [B, units], in inference mode."""
@@ -96,6 +97,11 @@ class Candidate(Conventions):
 
     def _numpy(self, tensor: Any) -> np.ndarray:
         return np.array(self._keras.ops.convert_to_numpy(tensor))  # a copy: PyTorch's would change with the tensor
+
+
+def load_candidate(path: Path, family: str) -> Candidate:
+    """The `.keras` file's model, as `saving.load`, to be called with arrays."""
+    return Candidate(saving.load(path), KEYS[family])
 
 
 def _tensorflow(model: keras.Model, inputs: np.ndarray, training: bool) -> list:

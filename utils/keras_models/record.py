@@ -26,6 +26,8 @@ def build_record(
     head: str,
     weights: str,
     source: Mapping[str, str | None],
+    parameters: int,
+    units: int,
     image_size: int,
     preprocessing: Preprocessing,
     labels: Sequence[tuple[str, str]] | None,
@@ -34,7 +36,8 @@ def build_record(
 ) -> dict[str, Any]:
     """The record, for JSON.
 
-    weights: "official", "synthetic" or "custom"; source: the checkpoint's url, name and SHA-256. image_size: 0 for any.
+    weights: "official", "synthetic" or "custom"; source: the checkpoint's url, name and SHA-256. parameters: how many
+    numbers are trained. units: classes, or features. image_size: 0 for any.
     labels: WordNet id and name of each class, in the outputs' order. tolerance: how far the golden outputs may be off.
     """
     activation = getattr(variant.architecture, "activation", "gelu")
@@ -46,6 +49,8 @@ def build_record(
         "output": OUTPUTS[head],
         "weights": weights,
         "source": dict(source),
+        "parameters": parameters,
+        "units": units,
         "image_size": image_size,
         "activation": f"gelu, {GELU[variant.family]}" if activation == "gelu" else activation,
         "model": {key: getattr(variant, key) for key in _OF_VARIANT}
@@ -63,9 +68,12 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
         "head": HEADS.__contains__,
         "weights": WEIGHTS.__contains__,
         "output": tuple(OUTPUTS.values()).__contains__,
+        "parameters": _count,
+        "units": _count,
         "tolerance": lambda value: isinstance(value, float) and 0 < value < 1,
         "model": lambda value: isinstance(value, dict) and value.get("family") in GELU,
         "golden": lambda value: isinstance(value, str) and value,
+        "labels": lambda value: value is None or (_labels(value) and len(value) == record.get("units")),
     }
     for field, fits in rules.items():
         if not fits(record.get(field)):
@@ -73,6 +81,16 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
             raise PackagingError(
                 f"{where}: {field} is {found} in its record, which makes no sense. Get the file again."
             )
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _labels(value: Any) -> bool:
+    """A list of pairs of words."""
+    pairs = value if isinstance(value, list) else [None]
+    return all(isinstance(pair, list) and [type(word) for word in pair] == [str, str] for pair in pairs)
 
 
 def golden_of(record: Mapping[str, Any], where: str) -> Golden:

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from utils.errors import ConversionError
-from utils.keras_models.candidate import Candidate
-from utils.keras_models.conventions import BACKENDS, KEYS
-from utils.keras_models.saving import load
+from utils.keras_models.candidate import Candidate, load_candidate
+from utils.keras_models.conventions import BACKENDS
 
 FRAMEWORKS = {
     "tensorflow": ("tensorflow", "tf_keras", "tensorflow_hub"),
@@ -51,7 +50,7 @@ class Without:
 def answer(job: Path) -> None:
     """Does one job, in its folder."""
     request = json.loads((job / "job.json").read_text(encoding="utf-8"))
-    candidate = Candidate(load(Path(request["file"])), KEYS[request["family"]])
+    candidate = load_candidate(Path(request["file"]), request["family"])
     with np.load(job / "inputs.npz", allow_pickle=False) as inputs:
         np.savez(job / "answer.npz", **dict(_computed(candidate, request, inputs)))
 

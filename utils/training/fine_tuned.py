@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from utils.artefact.opening import Pretrained
 from utils.errors import PackagingError
 from utils.export.function import ExportedFunction
 from utils.export.saved_model import load_model, name_of
+from utils.images.labels import Label
+from utils.keras_models import gate, saving
+from utils.keras_models.candidate import load_candidate
+from utils.keras_models.record import build_record
+from utils.parity.comparison import EXACT, OUTPUT_TOLERANCE, Model, Report, compare_arrays, compare_outputs
+from utils.parity.golden import Golden
 from utils.training.datasets import LabelledImages
+from utils.training.keras_worlds import Trainable
 from utils.training.settings import TrainingSettings
 
 # Names of the head's variables: those that a classifier converted from a checkpoint of the family has.
@@ -57,6 +66,48 @@ def classifier(
         # A Mixer's gradient is one that its exporter defined; without this it would be lost on the way.
         save_options=tf.saved_model.SaveOptions(experimental_custom_gradients=True),
     )
+
+
+def write_keras(
+    path: Path, trainable: Trainable, extractor: Pretrained, name: str, labels: Sequence[Label], golden: Golden
+) -> Path:
+    """What was trained from a `.keras` file as another one, without its optimizer; all of it can be trained again.
+
+    labels: of the classes, in order. golden: what the trained model computes.
+    """
+    told = build_record(
+        name=name,
+        variant=extractor.variant,
+        head="classification",
+        weights=extractor.weights,
+        source=extractor.manifest["source"],
+        parameters=sum(math.prod(variable.shape) for variable in trainable.model.trainable_variables),
+        units=len(labels),
+        image_size=extractor.preprocessing.crop,
+        preprocessing=extractor.preprocessing,
+        labels=labels,
+        golden=golden,
+        tolerance=OUTPUT_TOLERANCE,
+    )
+    trainable.model.trainable = True
+    return saving.save(trainable.keras.Model(trainable.model.inputs, trainable.model.outputs), path, told)
+
+
+def proved_keras(
+    path: Path, family: str, expected: Mapping[str, np.ndarray], trained: Model, images: np.ndarray
+) -> dict[str, Any]:
+    """For the manifest, where the file, loaded again, has the `expected` arrays and gives what `trained` does.
+
+    expected: by name in the checkpoint, as the SavedModel has them. images: float32 [B, height, width, 3].
+    ParityError where it does not.
+    """
+    candidate = load_candidate(path, family)
+    found = {key: array.reshape(expected[key].shape) for key, array in candidate.variables().items()}
+    rows = compare_arrays(expected, found, output="variables", tolerance=EXACT)
+    rows += compare_outputs(trained, candidate, {"validation images": images}, "logits")
+    reports = {"tensorflow": Report(rows)}
+    gate.require(reports)
+    return gate.facts(path, reports)
 
 
 def fine_tuned_name(extractor_name: str, dataset: str) -> str:

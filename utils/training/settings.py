@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.artefact.opening import is_keras
 from utils.errors import ParameterError
 from utils.notebook.parameters import check_output_dir, one_of, some_text, whole_number
 
@@ -21,9 +22,9 @@ DATASETS = ("tf_flowers", "digits")
 class TrainingSettings:
     """What a run is asked to do; two runs of equal settings on equal data do the same steps.
 
-    model: a SavedModel folder, a tarball or a TF Hub handle. dataset: one of DATASETS, or a folder with one sub-folder
-    per class. image_size: pixels; 0 for the size that the model was made for. clip_norm: of all gradients together;
-    0 for no clipping. corrupt_images: what to do about files that cannot be decoded.
+    model: a SavedModel folder, a tarball, a `.keras` file or a TF Hub handle. dataset: one of DATASETS, or a folder
+    with one sub-folder per class. image_size: pixels; 0 for the size that the model was made for. clip_norm: of all
+    gradients together; 0 for no clipping. corrupt_images: what to do about files that cannot be decoded.
     """
 
     model: str
@@ -55,10 +56,10 @@ class TrainingSettings:
 def check_training(settings: TrainingSettings) -> TrainingSettings:
     """The settings, if each makes sense: raises ParameterError that names the parameter and what it may be.
 
-    `keras` = "auto" becomes what the environment variable TF_USE_LEGACY_KERAS says: "0" or "false" is Keras 3, and
-    anything else, or nothing, tf_keras.
+    `keras` = "auto" becomes "keras_3" for a `.keras` file, and otherwise what the environment variable
+    TF_USE_LEGACY_KERAS says: "0" or "false" is Keras 3, and anything else, or nothing, tf_keras.
     """
-    some_text("model", settings.model, "a SavedModel folder, a tarball or a TF Hub handle")
+    some_text("model", settings.model, "a SavedModel folder, a tarball, a .keras file or a TF Hub handle")
     folder = "the path of a folder with one sub-folder of images per class"
     some_text("dataset", settings.dataset, f"{', '.join(DATASETS)}, or {folder}")
     if settings.dataset not in DATASETS and not Path(settings.dataset).expanduser().is_dir():
@@ -82,7 +83,12 @@ def check_training(settings: TrainingSettings) -> TrainingSettings:
     keras = settings.keras
     if keras == "auto":
         legacy = os.environ.get("TF_USE_LEGACY_KERAS", "1").strip().lower() not in ("0", "false")
-        keras = "tf_keras" if legacy else "keras_3"
+        keras = "tf_keras" if legacy and not is_keras(settings.model) else "keras_3"
+    if keras == "tf_keras" and is_keras(settings.model):
+        raise ParameterError(
+            f"keras is 'tf_keras', which loads no .keras file, and model is {settings.model}; expected 'keras_3' or "
+            "'auto', or the SavedModel beside it"
+        )
     # A whole number is the same setting as its float, and is to have the same digest.
     floats = {name: float(getattr(settings, name)) for name in ("learning_rate", "label_smoothing", "clip_norm")}
     return dataclasses.replace(settings, keras=keras, **floats)

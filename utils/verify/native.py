@@ -9,10 +9,8 @@ from utils.artefact.contents import read_json
 from utils.errors import PackagingError
 from utils.files import hash_file
 from utils.keras_models.archive import check, read_record
-from utils.keras_models.candidate import Candidate
-from utils.keras_models.conventions import KEYS
+from utils.keras_models.candidate import load_candidate
 from utils.keras_models.record import check_record, golden_of
-from utils.keras_models.saving import load
 from utils.verify.files import Check, check_name
 from utils.verify.numbers import check_numbers
 
@@ -32,13 +30,12 @@ def check_keras(path: Path) -> Iterator[Check]:
         return
     golden = golden_of(record, path.name)
     try:
-        model = load(path)
+        candidate = load_candidate(path, record["model"]["family"])
     except PackagingError as error:
         if isinstance(error.__cause__, ImportError):
             raise
         yield Check("load", False, str(error))
         return
-    candidate = Candidate(model, KEYS[record["model"]["family"]])
     parity = {"parity": {"tolerance": {record["output"]: record["tolerance"]}}}
     yield check_numbers(golden, candidate, "the model called", parity, record["output"])
 
