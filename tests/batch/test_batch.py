@@ -486,6 +486,28 @@ def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, bo
     assert release.main([str(tmp_path / "empty")]) == 1
 
 
+def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_path, capsys):
+    folder, file = tmp_path / "release", f"{FEATURES}.keras"
+    folder.mkdir()
+    for path in [*with_keras.glob("*.tar.gz"), *with_keras.glob("mixer*.json"), with_keras / file]:
+        shutil.copy(path, folder)
+    assert release.main([str(folder)]) == 0
+    (classifier, features) = json.loads((folder / "index.json").read_text())["artefacts"]
+    assert features["files"][file] == sums_of(folder)[file] == hash_file(folder / file)
+    assert (classifier["keras_bytes"], features["keras_bytes"]) == (None, 500_000)
+    assert not [name for name in classifier["files"] if name.endswith(".keras")]
+    headings, _, *rows = (line.split(" | ") for line in (folder / "TABLE.md").read_text().splitlines())
+    assert [row[headings.index(".keras")] for row in rows] == ["", "0.5 MB"]
+    assert f'load_model("{file}")' in (folder / f"{FEATURES}.md").read_text()
+    flip(folder / file)
+    assert_refused(folder, f"{file} is not the one that its manifest describes", capsys)
+    (folder / file).unlink()
+    assert_refused(folder, f"{file} cannot be read", capsys)
+    release.write_release(folder, {})  # as a batch does, which leaves that artefact out
+    assert set(sums_of(folder)) & {file, f"{FEATURES}.tar.gz", f"{CLASSIFIER}.tar.gz"} == {f"{CLASSIFIER}.tar.gz"}
+    assert ".keras" not in (folder / "TABLE.md").read_text()
+
+
 def test_release_of_two_checkpoints_for_one_variant_is_refused(published, capsys):
     edit(published, lambda m: m["source"].update(sha256="5" * 64))
     assert release.main([str(published)]) == 1
