@@ -55,7 +55,7 @@ help:
 	@echo 'make release     many models, resumable:'
 	@echo '                   VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
 	@echo '                   CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports'
-	@echo '                   MEMORY_MB= BATCH_ARGS=--dry-run'
+	@echo '                   FORMATS="saved_model, keras" MEMORY_MB= BATCH_ARGS=--dry-run'
 	@echo 'make verify.pyz  the verifier of downloads as one file, for Python and TensorFlow alone'
 	@echo 'make test        the tests, in minutes; PYTEST_ARGS="tests/test_make.py -k cut_off" for some'
 	@echo 'make test-full   those that take longer: full-size models, notebooks, whole trainings'
@@ -86,7 +86,7 @@ release: setup
 	  --checkpoint $(call quote,$(if $(filter auto,$(CHECKPOINT)),official,$(CHECKPOINT))) \
 	  --output-dir $(call quote,$(OUTPUT_DIR)) --jobs $(call quote,$(JOBS)) \
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--memory-mb,$(MEMORY_MB)) \
-	  $(call option,--seed,$(SEED)) $(BATCH_ARGS)
+	  $(call option,--seed,$(SEED)) $(call option,--formats,$(FORMATS)) $(BATCH_ARGS)
 
 # A file's tests share what they make, so a file stays in one process.
 test: setup

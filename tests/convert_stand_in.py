@@ -1,8 +1,8 @@
 """Stands for `python -m utils.convert` in the tests of the batch: real artefacts, but no framework and no notebook.
 
-What it does by an artefact's name is in `behaviour.json` in the output folder: "fail", "crash", "hang", "memory" or
-"empty"; else it converts. Notes each conversion that it begins in `begun`, and in `shared` which folders for results
-of source models it finds, its own first.
+What it does by an artefact's name is in `behaviour.json` in the output folder: "fail", "crash", "hang", "memory",
+"empty" or "forget" (the `.keras` file that was asked for); else it converts. Notes each conversion that it begins in
+`begun`, and in `shared` which folders for results of source models it finds, its own first.
 """
 
 import json
@@ -17,6 +17,7 @@ import manifests
 from utils.artefact.staging import Staging
 from utils.checkpoints.loading import resolve
 from utils.convert import _parser
+from utils.files import hash_file
 from utils.models.variants import artefact_name, get_variant
 from utils.parity.references import FOLDER_VARIABLE
 
@@ -35,7 +36,7 @@ time.sleep(300)
 """
 
 
-def convert(options, name):
+def convert(options, name, what):
     variant = get_variant(options.variant)
     source = resolve(variant, options.checkpoint, options.seed)
     output = "logits" if options.head == "classification" else "features"
@@ -58,6 +59,9 @@ def convert(options, name):
             settings={"image_size": variant.image_size, "seed": options.seed}
             | ({"operations": options.operations} if options.operations else {}),
         )
+        if "keras" in (options.formats or "") and what != "forget":
+            staging.keras_file.write_bytes(b"keras" * 100_000)
+            manifest |= {"keras": {"sha256": hash_file(staging.keras_file)}}
         staging.publish(manifest)
 
 
@@ -89,7 +93,7 @@ def main():
             (folder / "cleaned").touch()
             sys.exit(130)
     if what != "empty":
-        convert(options, name)
+        convert(options, name, what)
 
 
 if __name__ == "__main__":

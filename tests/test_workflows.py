@@ -108,6 +108,22 @@ def test_the_release_converts_official_checkpoints_only():
     assert "synthetic" not in text
 
 
+def test_the_release_verifies_and_uploads_every_kind_of_file_that_it_makes():
+    steps = RELEASE["jobs"]["convert"]["steps"]
+    (verified,) = [step["run"] for step in steps if "utils.verify" in step.get("run", "")]
+    (uploaded,) = [step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")]
+    models = {".tar.gz", ".tflite", ".keras"}
+    assert set(re.findall(r"'\*(\.[\w.]+)'", verified)) == models
+    assert set(re.findall(r"\*(\.\S+)", uploaded)) == models | {".json"}
+
+
+def test_every_model_gets_a_keras_file_once():
+    convert = RELEASE["jobs"]["convert"]
+    assert [step for step in convert["steps"] if '--formats "$FORMATS"' in step.get("run", "")]
+    twin = convert["env"]["FORMATS"]  # of plain operations, whose Keras model is that of the other one
+    assert twin == "${{ matrix.operations == 'xla' && 'saved_model, keras' || 'saved_model' }}"
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_jobs_end_and_leave_no_credentials_and_take_no_text_into_shells(path):
     workflow = load(path)

@@ -31,9 +31,9 @@ Manifest = Mapping[str, Any]
 def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False) -> list[dict[str, Any]]:
     """Writes cards, index, sums and table of everything in `output_dir`; returns the index's entries.
 
-    checked: manifests by name of artefacts that need not be checked again. The others' tarballs and .tflite files are.
-    What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file of an
-    artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
+    checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras and .tflite
+    files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file
+    of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
     `strict`, all of one variant must come from the same checkpoint.
     """
     manifests = dict(checked)
@@ -65,6 +65,9 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
             replace_text(output_dir / f"{name}.md", model_card(manifest))
             file, files = f"{name}.tar.gz", [f"{name}.tar.gz", f"{name}.json", f"{name}.md"]
             known = {file: manifest["tarball"]["sha256"]}
+            if "keras" in manifest:
+                known[f"{name}.keras"] = manifest["keras"]["sha256"]
+                files.append(f"{name}.keras")
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
         entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
         sums |= hashes
@@ -112,6 +115,7 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "derived_from": manifest.get("derived_from", {}).get("name"),
         "file": file,
         "bytes": size,
+        "keras_bytes": manifest.get("keras", {}).get("bytes"),
         "output": output,
         "output_error": max((row.figure for row in rows if row.output == output), default=None),
         "gradients_error": max((row.figure for row in rows if row.output == "gradients"), default=None),
@@ -127,16 +131,19 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
 def table(entries: Sequence[Mapping[str, Any]], latencies: Mapping[str, float] | None = None) -> str:
     """The entries as a Markdown table, by family, variant and head.
 
-    latencies: seconds by name, where measured; without any, there is no such column.
+    latencies: seconds by name, where measured; without any, there is no such column. Nor is there one of the `.keras`
+    files' sizes without any such file.
     """
     order = sorted(entries, key=lambda e: (e["family"], e["variant"], e["operations"] or "", e["head"], e["file"]))
     measured = latencies or {}
     latency = {"latency": lambda e: f"{1000 * measured[e['name']]:.0f} ms" if e["name"] in measured else ""}
+    keras = {".keras": lambda e: f"{e['keras_bytes'] / 1e6:,.1f} MB" if e.get("keras_bytes") else ""}
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "model": lambda e: f"`{e['file'].removesuffix('.tar.gz')}`",
         "weights": lambda e: e["weights"],
         "parameters": lambda e: f"{e['parameters']:,}",
         "download": lambda e: f"{e['bytes'] / 1e6:,.1f} MB",
+        **(keras if any(e.get("keras_bytes") for e in entries) else {}),
         "output error": lambda e: _error(e["output_error"], e.get("times", {}).get(e.get("output"))),
         "gradients' error": lambda e: _error(e["gradients_error"], e.get("times", {}).get("gradients")),
         **(latency if measured else {}),

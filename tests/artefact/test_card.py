@@ -25,6 +25,8 @@ ALLOWED = {
     "license": {"apache-2.0", "mit", "custom"},
 }
 
+KERAS = {"keras": {"sha256": "cd" * 32, "bytes": 500_000}}
+
 
 def parse(card):
     """(sentence, tags: a list of values for each key) of a card of the documented form."""
@@ -210,8 +212,15 @@ def test_the_card_beside_the_tarball_has_the_figures_and_the_one_inside_says_whe
     assert f"`{NAME}.json`" in inside
 
 
+def test_the_card_tells_of_a_keras_file_beside_the_tarball_and_not_in_it():
+    made = manifest() | KERAS
+    assert f'model = keras.saving.load_model("{NAME}.keras")' in model_card(made)
+    assert ".keras" not in model_card(manifest())
+    assert model_card(packed_manifest(made)) == model_card(packed_manifest(manifest()))
+
+
 def test_the_card_s_code_is_python():
-    blocks = model_card(manifest(signatures=THREE)).split("```python\n")[1:]
-    assert len(blocks) == 4
+    blocks = model_card(manifest(signatures=THREE) | KERAS).split("```python\n")[1:]
+    assert len(blocks) == 5
     for block in blocks:
         compile(block.split("```")[0], "card", "exec")

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = (sys.executable, str(Path(convert_stand_in.__file__)))
 CLASSIFIER, FEATURES = "mixer_tiny_classification_synthetic", "mixer_tiny_fe_synthetic"
 PLAIN = "mixer_tiny_classification_plain_synthetic", "mixer_tiny_fe_plain_synthetic"
+KERAS = "saved_model, keras"
 OPTIONS = ["--variants", "mixer_tiny", "--checkpoint", "synthetic"]
 
 
@@ -55,6 +56,15 @@ def both_heads(tmp_path_factory):
 def made(both_heads, tmp_path):
     """A copy of a folder with both heads."""
     return shutil.copytree(both_heads, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def with_keras(tmp_path_factory):
+    """Both heads, and a `.keras` file of the features alone."""
+    folder = tmp_path_factory.mktemp("keras")
+    assert run(folder, "--heads", "classification") == 0
+    assert run(folder, "--heads", "fe", "--formats", KERAS) == 0
+    return folder
 
 
 @pytest.fixture
@@ -95,8 +105,8 @@ def failed_line(printed):
     return line
 
 
-def conversions(*variants, heads="all", operations="xla", checkpoint="official", seed=0, output_dir=Path("exports")):
-    return batch_plan.plan(variants, heads, operations, checkpoint, seed, output_dir)
+def conversions(*variants, heads="all", operations="xla", checkpoint="official", seed=0, formats="saved_model"):
+    return batch_plan.plan(variants, heads, operations, checkpoint, seed, Path("exports"), formats)
 
 
 # --- what is chosen
@@ -127,6 +137,7 @@ def test_all_families_patterns_and_lists_choose_each_conversion_once(variants, o
         (" ", {}, "variants is empty"),
         ("convmixer_tiny", {}, "without an official file"),
         ("all", {"seed": -1}, "seed is -1"),
+        ("all", {"formats": "keras"}, "formats is 'keras'"),
     ],
 )
 def test_what_makes_no_sense_is_an_error_before_anything_is_made(variants, options, said):
@@ -204,6 +215,7 @@ def take_the_other_ones_files(folder):
         (lambda f: edit(f, lambda m: m["source"].update(sha256="ab" * 32)), "another checkpoint"),
         (lambda f: edit(f, lambda m: m["parity"]["rows"][0].update(passed=False)), "'parity' is"),
         (lambda f: edit(f, lambda m: m.pop("tarball")), "is no published manifest"),
+        (lambda f: edit(f, lambda m: m.update(keras={})), "is no published manifest"),
         (take_the_other_ones_files, f"is the manifest of '{FEATURES}'"),
     ],
 )
@@ -226,6 +238,25 @@ def test_official_artefact_is_done_unless_the_cache_has_another_checkpoint(monke
     monkeypatch.setattr(batch_plan, "check_artefact", lambda *_: manifest)
     monkeypatch.setattr(batch_plan, "recorded_hashes", lambda *_: known)
     assert batch_plan.look(conversion, tmp_path)[0] == (manifest if done else {})
+
+
+def test_a_keras_file_that_was_asked_for_must_be_there_and_one_that_was_not_may(with_keras, tmp_path):
+    folder = shutil.copytree(with_keras, tmp_path / "copy")
+    asked = conversions("mixer_tiny", checkpoint="synthetic", formats=KERAS)
+    assert [batch_plan.look(each, folder)[1] for each in asked] == ["it has no .keras file", ""]
+    assert [batch_plan.look(each, folder)[1] for each in conversions("mixer_tiny", checkpoint="synthetic")] == ["", ""]
+    (folder / f"{FEATURES}.keras").unlink()
+    assert f"{FEATURES}.keras cannot be read" in batch_plan.look(asked[1], folder)[1]
+
+
+def test_formats_are_passed_on_and_the_report_counts_what_they_take(both_heads, with_keras, tmp_path, capsys):
+    sizes = [json.loads((f / "batch/report.json").read_text())["conversions"] for f in (both_heads, with_keras)]
+    more = (with_keras / f"{FEATURES}.keras").stat().st_size
+    assert sizes[1][FEATURES]["bytes"] - sizes[0][FEATURES]["bytes"] > more  # and what the manifest says of it
+    assert sizes[1][CLASSIFIER]["bytes"] == sizes[0][CLASSIFIER]["bytes"]
+    behave(tmp_path, **{CLASSIFIER: "forget"})
+    assert run(tmp_path, "--heads", "classification", "--formats", KERAS) == 1
+    assert "it has no .keras file" in failed_line(capsys.readouterr().out)
 
 
 # --- what the conversions of one variant share
@@ -453,6 +484,28 @@ def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, bo
     assert_refused(published, f"{FEATURES}.json is no published manifest", capsys)
     (tmp_path / "empty").mkdir()
     assert release.main([str(tmp_path / "empty")]) == 1
+
+
+def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_path, capsys):
+    folder, file = tmp_path / "release", f"{FEATURES}.keras"
+    folder.mkdir()
+    for path in [*with_keras.glob("*.tar.gz"), *with_keras.glob("mixer*.json"), with_keras / file]:
+        shutil.copy(path, folder)
+    assert release.main([str(folder)]) == 0
+    (classifier, features) = json.loads((folder / "index.json").read_text())["artefacts"]
+    assert features["files"][file] == sums_of(folder)[file] == hash_file(folder / file)
+    assert (classifier["keras_bytes"], features["keras_bytes"]) == (None, 500_000)
+    assert not [name for name in classifier["files"] if name.endswith(".keras")]
+    headings, _, *rows = (line.split(" | ") for line in (folder / "TABLE.md").read_text().splitlines())
+    assert [row[headings.index(".keras")] for row in rows] == ["", "0.5 MB"]
+    assert f'load_model("{file}")' in (folder / f"{FEATURES}.md").read_text()
+    flip(folder / file)
+    assert_refused(folder, f"{file} is not the one that its manifest describes", capsys)
+    (folder / file).unlink()
+    assert_refused(folder, f"{file} cannot be read", capsys)
+    release.write_release(folder, {})  # as a batch does, which leaves that artefact out
+    assert set(sums_of(folder)) & {file, f"{FEATURES}.tar.gz", f"{CLASSIFIER}.tar.gz"} == {f"{CLASSIFIER}.tar.gz"}
+    assert ".keras" not in (folder / "TABLE.md").read_text()
 
 
 def test_release_of_two_checkpoints_for_one_variant_is_refused(published, capsys):

@@ -65,12 +65,25 @@ files = [open(path, "rb").read() for path in ("cat.jpg", "rocket.png")]  # JPEG 
 {answer} = model.signatures["serving_image_bytes"](image_bytes=tf.constant(files))["{answer}"]
 """
 
+# Never in the card inside the tarball, whose bytes do not depend on what lies beside it.
+_KERAS = """
+The same model in Keras 3's own layers, on TensorFlow, JAX or PyTorch, as the environment variable `KERAS_BACKEND` says:
+
+```python
+import keras
+
+model = keras.saving.load_model("{name}.keras")  # a file beside the tarball
+{output} = model(inputs)
+```
+"""
+
 
 def _usage(manifest: Manifest) -> str:
     name, output = manifest["name"], next(iter(manifest["signatures"]["serving_default"]["outputs"]))
     least = manifest["versions"].get("minimum_tensorflow")
     needs = f"It needs TensorFlow {least} or newer. " if least else ""
     answer = "probabilities" if output == "logits" else output
+    keras = _KERAS.format(name=name, output=output) if "keras" in manifest else ""
     images = _IMAGES.format(answer=answer) if "serving_image_bytes" in manifest["signatures"] else ""
     return f"""## Use
 
@@ -106,7 +119,7 @@ import keras
 layer = keras.layers.TFSMLayer("{name}", call_endpoint="serving_default")
 {output} = layer(inputs)["{output}"]
 ```
-
+{keras}
 tf_keras, for fine-tuning too:
 
 ```python

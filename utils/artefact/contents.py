@@ -107,15 +107,17 @@ def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
 
 
 def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[str, Any]:
-    """The manifest of `name`, if folder and tarball are there and their hashes are those that it lists.
+    """The manifest of `name`, if folder, tarball and the `.keras` file that it may tell of have the hashes it lists.
 
-    unpacked: False where the tarball alone is wanted, as on a release page.
+    unpacked: False where there is no folder, as on a release page.
     PackagingError, which names the file, for what is missing, cannot be read, or is not what the manifest says.
     """
     folder, tarball, path = (output_dir / part for part in final_names(name))
     try:
         manifest = read_manifest(path)
-        expected = manifest["tarball"]["sha256"]
+        expected = {tarball: manifest["tarball"]["sha256"]}
+        if "keras" in manifest:
+            expected[output_dir / f"{name}.keras"] = manifest["keras"]["sha256"]
         if is_packed(manifest):
             raise ValueError("it has no figures: it is one from inside an artefact")
     except (ValueError, KeyError, TypeError) as error:
@@ -123,11 +125,9 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
     if manifest["name"] != name:
         raise PackagingError(f"{path} is the manifest of {manifest['name']!r}. Convert {name} again.")
     try:
-        if hash_file(tarball) != expected:
-            raise PackagingError(f"{tarball} is not the one that its manifest describes. Convert it again.")
-        keras = output_dir / f"{name}.keras"
-        if "keras" in manifest and hash_file(keras) != manifest["keras"]["sha256"]:
-            raise PackagingError(f"{keras} is not the one that its manifest describes. Convert it again.")
+        for file, sha256 in expected.items():
+            if hash_file(file) != sha256:
+                raise PackagingError(f"{file} is not the one that its manifest describes. Convert it again.")
         if not unpacked:
             return manifest
         faults = differences(hash_files(folder), manifest)

@@ -176,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", default="official", choices=("official", "synthetic"), help="default: official")
     add("--output-dir", type=Path, default=Path("exports"), help="where everything goes (default: exports)")
     add("--seed", type=int, default=0, help="of synthetic weights and of the inputs compared (default: 0)")
+    add("--formats", default="saved_model", help='"saved_model, keras" for a .keras file of Keras 3 with each')
     add("--jobs", type=positive, default=1, help="conversions at a time (default: 1)")
     add("--memory-mb", type=positive, help="bound for each conversion (default: what is free, shared by the jobs)")
     add("--again", action="store_true", help="make also what is there and verified")
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(options: argparse.Namespace, command: str) -> int:
     folder = options.output_dir.expanduser().absolute()
     chosen = options.variants, options.heads, options.operations, options.checkpoint, options.seed
-    outcomes = [Outcome(conversion) for conversion in plan(*chosen, folder)]
+    outcomes = [Outcome(conversion) for conversion in plan(*chosen, folder, options.formats)]
     for outcome in outcomes:
         found = ({}, "asked for again") if options.again else look(outcome.conversion, folder)
         outcome.manifest, outcome.reason = found

@@ -14,7 +14,7 @@ from utils.artefact.contents import check_artefact
 from utils.checkpoints.loading import recorded_hashes
 from utils.errors import ConversionError, ParameterError
 from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
-from utils.notebook.parameters import check_conversion
+from utils.notebook.parameters import check_conversion, formats_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Conversion:
     operations: str
     checkpoint: str
     seed: int
+    formats: str = "saved_model"
 
     @property
     def name(self) -> str:
@@ -41,7 +42,7 @@ class Conversion:
     def arguments(self, output_dir: Path) -> list[str]:
         """Options of `python -m utils.convert`."""
         options = {"variant": self.variant.name, "head": self.head, "checkpoint": self.checkpoint}
-        options |= {"output-dir": str(output_dir), "seed": str(self.seed)}
+        options |= {"output-dir": str(output_dir), "seed": str(self.seed), "formats": self.formats}
         if self.variant.family == "mixer":
             options["operations"] = self.operations
         return [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -63,20 +64,27 @@ class Outcome:
 
 
 def plan(
-    variants: Sequence[str], heads: str, operations: str, checkpoint: str, seed: int, output_dir: Path
+    variants: Sequence[str],
+    heads: str,
+    operations: str,
+    checkpoint: str,
+    seed: int,
+    output_dir: Path,
+    formats: str = "saved_model",
 ) -> list[Conversion]:
     """The conversions in order, those of one variant together, so that its checkpoint is read from memory again.
 
     variants: names, patterns such as "mixer_*_gsam", "convmixer", "mixer" (families), "all"; tiny ones by name.
-    heads, operations: one of them, or "all". Raises ParameterError for what does not exist or cannot be converted.
+    heads, operations: one of them, or "all". formats: as `formats_of` takes them, the same for each. Raises
+    ParameterError for what does not exist or cannot be converted.
     """
     conversions = []
     for variant in _variants(variants):
         kinds = (OPERATIONS if operations == "all" else (operations,)) if variant.family == "mixer" else ("xla",)
         for kind, head in itertools.product(kinds, HEADS if heads == "all" else (heads,)):
             given = (variant.name, head, checkpoint, variant.image_size, str(output_dir), seed, kind)
-            check_conversion(variant.family, *given)
-            conversions.append(Conversion(variant, head, kind, checkpoint, seed))
+            check_conversion(variant.family, *given, formats=formats)
+            conversions.append(Conversion(variant, head, kind, checkpoint, seed, formats))
     return conversions
 
 
@@ -105,7 +113,7 @@ def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], s
 
     Goes by contents: name, settings, the checkpoint's SHA-256, the parity verdict, and the hashes of all files. The
     checkpoint's hash is compared with those recorded in the cache; an official file that was never downloaded to this
-    cache has none, and then the manifest's is believed.
+    cache has none, and then the manifest's is believed. A `.keras` file that nobody asked for may be there too.
     """
     if not (output_dir / f"{conversion.name}.json").exists():
         return {}, "not there"
@@ -120,6 +128,8 @@ def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], s
         return {}, f"its manifest is of another conversion: {found}"
     if manifest["source"]["sha256"] not in hashes and (hashes or conversion.checkpoint == "synthetic"):
         return {}, f"it was made from another checkpoint, of SHA-256 {manifest['source']['sha256']}"
+    if "keras" in formats_of(conversion.formats) and "keras" not in manifest:
+        return {}, "it has no .keras file"
     return manifest, ""
 
 

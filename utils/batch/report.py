@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from tqdm import tqdm
 
-from utils.artefact.contents import final_names
+from utils.artefact.contents import placed_names
 from utils.artefact.placing import replace_text
 from utils.machine.cores import usable_cores
 from utils.release import write_release
@@ -167,7 +167,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _bytes(output_dir: Path, name: str) -> int:
-    folder, *files = (output_dir / part for part in final_names(name))
+    folder, *files = (output_dir / part for part in placed_names(name))
     return sum(path.stat().st_size for path in (*files, *folder.rglob("*")) if path.is_file())
 
 
