@@ -41,9 +41,9 @@ def text_of(notebook):
     return json.dumps([output for cell in notebook["cells"] for output in cell.get("outputs", [])])
 
 
-def manifest_of(folder, name):
-    """The manifest of an artefact in `folder`'s exports, which hold nothing else."""
-    assert sorted(os.listdir(folder / "exports")) == [name, f"{name}.json", f"{name}.tar.gz"]
+def manifest_of(folder, name, *more):
+    """The manifest of an artefact in `folder`'s exports, which hold nothing else but files with `more` endings."""
+    assert set(os.listdir(folder / "exports")) == {name, *(f"{name}{end}" for end in (".json", ".tar.gz", *more))}
     return json.loads((folder / "exports" / f"{name}.json").read_text(encoding="utf-8"))
 
 

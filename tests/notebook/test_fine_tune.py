@@ -15,6 +15,8 @@ from notebooks import manifest_of, text_of
 from benchmarks.exports import noise, prepare_export
 from benchmarks.training import build_tensorflow
 from utils.convert import ROOT
+from utils.files import hash_file
+from utils.keras_models import saving
 from utils.models.variants import get_variant
 
 NAME = "convmixer_tiny_classification_digits"
@@ -80,20 +82,24 @@ def test_the_tarball_is_a_classifier_with_the_user_s_labels_that_takes_photograp
     np.testing.assert_allclose(found, answer["logits"].numpy()[:3], atol=1e-4)
 
 
-def test_own_photographs_in_a_folder_with_a_corrupt_one_train_a_mixer_under_keras_3(tmp_path):
+def test_own_photographs_in_a_folder_with_a_corrupt_one_train_the_keras_file_of_a_mixer(tmp_path):
     data = folder_of(tmp_path / "My flowers", {"oak leaf": 8, "rose": 8, "tulip": 8})
     (data / "rose" / "000.png").write_bytes(b"damaged")
-    options = {"epochs": 1, "batch_size": 8, "keras": "keras_3", "optimizer": "adamw", "label_smoothing": 0.1}
-    model = str(extractors.published("xla").folder)
+    options = {"epochs": 1, "batch_size": 8, "optimizer": "adamw", "label_smoothing": 0.1}
+    model = str(extractors.published("mixer native").folder.with_suffix(".keras"))
     refused = {"error": "ParameterError", "model": model, "dataset": str(data)} | options
     notebooks.assert_stops("fine-tune.ipynb", tmp_path, "rose/000.png", **refused)
     notebook = run(tmp_path, model=model, dataset=str(data), corrupt_images="skip", **options)
     assert "1 files cannot be decoded" in json.dumps(notebook)
     name = "mixer_tiny_classification_My_flowers"
-    manifest = manifest_of(tmp_path, name)
+    manifest = manifest_of(tmp_path, name, ".keras")
     assert manifest["training"]["dataset"]["skipped_files"] == 1
     assert manifest["training"]["settings"]["keras"] == "keras_3"
     assert manifest["versions"]["minimum_tensorflow"] == "2.14"
+    native = saving.load(tmp_path / "exports" / f"{name}.keras")
+    assert manifest["keras"]["sha256"] == hash_file(tmp_path / "exports" / f"{name}.keras")
+    pixels = noise(2, 48)
+    np.testing.assert_allclose(native(pixels), notebooks.load(tmp_path, name)(pixels), atol=1e-5)
 
 
 @pytest.mark.slow

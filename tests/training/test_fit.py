@@ -183,6 +183,7 @@ def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
         keras_worlds.build(run.settings, replace(run.extractor, keras_file=path), 3, 1)
 
 
+@pytest.mark.filterwarnings("error:The structure of `inputs`")  # Keras's, where a model wants a list of one
 @pytest.mark.parametrize("classifier", ["convmixer native", "mixer native"], indirect=True)
 def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier, tmp_path):
     run, folder = classifier

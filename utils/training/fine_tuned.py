@@ -90,7 +90,8 @@ def write_keras(
         tolerance=OUTPUT_TOLERANCE,
     )
     trainable.model.trainable = True
-    return saving.save(trainable.keras.Model(trainable.model.inputs, trainable.model.outputs), path, told)
+    (inputs,), (outputs,) = trainable.model.inputs, trainable.model.outputs
+    return saving.save(trainable.keras.Model(inputs, outputs, name=trainable.model.name), path, told)
 
 
 def proved_keras(
