@@ -116,7 +116,6 @@ def _plain(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="has not been run to its end yet: it takes minutes for each backend")
 @pytest.mark.parametrize("name", ["convmixer_1024_20", "mixer_b16_i1k"])
 def test_full_size_passes_on_every_backend(name, tmp_path):
     variant = get_variant(name)

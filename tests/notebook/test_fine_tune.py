@@ -24,7 +24,9 @@ NAME = "convmixer_tiny_classification_digits"
 run = functools.partial(notebooks.run, "fine-tune.ipynb")
 
 
-DIGITS = {"dataset": "digits", "epochs": 10, "learning_rate": 0.1}
+DIGITS = {"dataset": "digits"}  # the rest is the notebook's
+# The table has at least 95 % for both families; another machine's rounding may move a run by a point.
+ACCURACY = 0.94
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +42,19 @@ def test_the_backbone_learns_the_digits_and_beats_the_head_alone_and_the_manifes
     run(tmp_path, model=str(extractors.published("convmixer").folder), train_backbone=False, **DIGITS)
     both, head = (manifest_of(place, NAME)["training"] for place in (folder, tmp_path))
     best = max(both["history"]["val_accuracy"])
-    assert best >= 0.95
+    assert best >= ACCURACY
     assert best - max(head["history"]["val_accuracy"]) >= 0.05
-    assert {len(values) for values in both["history"].values()} == {10}
+    assert {len(values) for values in both["history"].values()} == {20}
     assert both["dataset"]["name"] == "digits"
     assert (both["settings"]["train_backbone"], head["settings"]["train_backbone"]) == (True, False)
     assert both["extractor"] == "convmixer_tiny_fe"
+
+
+@pytest.mark.slow
+def test_the_keras_file_of_a_mixer_learns_the_digits_too(tmp_path):
+    run(tmp_path, model=str(extractors.published("mixer native").folder.with_suffix(".keras")), **DIGITS)
+    manifest = manifest_of(tmp_path, "mixer_tiny_classification_digits", ".keras")
+    assert max(manifest["training"]["history"]["val_accuracy"]) >= ACCURACY
 
 
 @pytest.mark.slow
