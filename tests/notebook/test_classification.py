@@ -1,5 +1,6 @@
 """The classification notebook by papermill: several models, an odd photograph, a full-size one of each family."""
 
+import functools
 import json
 
 import extractors
@@ -13,14 +14,21 @@ NOTEBOOK = "classification.ipynb"
 
 
 @pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """Tarballs of a tiny classifier and a tiny feature extractor, made by the conversion notebooks."""
+def converted(tmp_path_factory):
+    """The tarball that a conversion notebook makes of a tiny model; each is made when it is first asked for."""
     folder = tmp_path_factory.mktemp("converted")
-    run("conversion_convmixer.ipynb", folder, variant="convmixer_tiny", checkpoint="synthetic", image_size=48)
-    tiny = {"variant": "mixer_tiny", "checkpoint": "synthetic", "image_size": 48}
-    run("conversion_mlpmixer.ipynb", folder, **tiny)
-    run("conversion_mlpmixer.ipynb", folder, **tiny, head="fe", operations="plain")
-    return folder / "exports"
+
+    @functools.cache
+    def tarball(name, notebook, **parameters):
+        run(notebook, folder, checkpoint="synthetic", image_size=48, **parameters)
+        return folder / "exports" / f"{name}_synthetic.tar.gz"
+
+    return tarball
+
+
+def extractor(converted):
+    options = {"variant": "mixer_tiny", "head": "fe", "operations": "plain"}
+    return converted("mixer_tiny_fe_plain", "conversion_mlpmixer.ipynb", **options)
 
 
 def written_in(folder):
@@ -28,9 +36,11 @@ def written_in(folder):
 
 
 @pytest.mark.slow
-def test_several_models_see_the_same_photograph(exports, tmp_path):
+def test_several_models_see_the_same_photograph(converted, tmp_path):
     names = ["convmixer_tiny_classification_synthetic", "mixer_tiny_classification_synthetic"]
-    models = [exports / f"{names[0]}.tar.gz", exports / names[1], exports / "mixer_tiny_fe_plain_synthetic.tar.gz"]
+    convmixer = converted("convmixer_tiny_classification", "conversion_convmixer.ipynb", variant="convmixer_tiny")
+    mixer = converted("mixer_tiny_classification", "conversion_mlpmixer.ipynb", variant="mixer_tiny")
+    models = [convmixer, mixer.with_name(names[1]), extractor(converted)]
     models += [extractors.published("convmixer native").folder.with_suffix(".keras")]
     exif = Image.Exif()
     exif[0x0112] = 8
@@ -53,8 +63,8 @@ def test_several_models_see_the_same_photograph(exports, tmp_path):
     assert '"name": "stderr"' not in shown
 
 
-def test_a_feature_extractor_alone_is_enough(exports, tmp_path):
-    executed = run(NOTEBOOK, tmp_path, model=str(exports / "mixer_tiny_fe_plain_synthetic.tar.gz"))
+def test_a_feature_extractor_alone_is_enough(converted, tmp_path):
+    executed = run(NOTEBOOK, tmp_path, model=str(extractor(converted)))
     assert text_of(executed).count("image/png") == 2
     assert "features; largest difference" in text_of(executed)
 
