@@ -8,13 +8,13 @@ Every contender is a process of its own; those of one variant and part are alive
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from benchmarks import command, latency, tables
-from benchmarks.contenders import THREADS
+from benchmarks.contenders import THREADS, Folders
 from benchmarks.exports import WEIGHTS
 from benchmarks.training_contenders import prepare
 from benchmarks.training_parity import PACKAGES
@@ -38,23 +38,30 @@ TARGETS = {"convmixer": tables.Target(1.3), "mixer": tables.Target(1.1)}
 LOSS_TOLERANCE = 1e-4  # of the second loss, which depends on the first step
 
 
-def samples(names: Sequence[str], parts: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str, Any]]:
+def samples(
+    names: Sequence[str],
+    parts: Sequence[str],
+    rounds: int,
+    batch: int,
+    contenders: Mapping[str, tuple[latency.Run, ...]] = RUNS,
+    save: Callable[[str, Path, str], Folders] = latency.exports,
+) -> Iterator[dict[str, Any]]:
     """Per variant, part and contender: a sample per round with `seconds`; the first has `first_seconds` and memory.
 
+    contenders: by family, the source first. save: leaves what they load in a folder, with the head that is named.
     Raises RuntimeError when a contender's loss after a step is not the source's: what is timed must be the same step.
     """
     for name in names:
         variant = get_variant(name)
         with tempfile.TemporaryDirectory() as scratch:
-            folders = latency.exports(name, Path(scratch), "fe")
+            folders = save(name, Path(scratch), "fe")
             for part in parts:
-                yield from _turns(variant, part, folders, rounds, batch)
+                yield from _turns(variant, part, contenders[variant.family], folders, rounds, batch)
 
 
 def _turns(
-    variant: Variant, part: str, folders: Mapping[str, Path], rounds: int, batch: int
+    variant: Variant, part: str, runs: tuple[latency.Run, ...], folders: Folders, rounds: int, batch: int
 ) -> Iterator[dict[str, Any]]:
-    runs = RUNS[variant.family]
     with ExitStack() as stack:
         work = {run: (prepare, run[0], variant.name, part, folders.get(run[0].split()[0]), batch) for run in runs}
         workers = latency.started(stack, f"{variant.name}, training {part}", work)

@@ -1,4 +1,4 @@
-"""What makes the same training step: our SavedModels, PyTorch, JAX. Each in a process of its own."""
+"""What makes the same training step: our SavedModels, PyTorch, JAX, Keras. Each in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import THREADS, import_tensorflow
+from benchmarks.contenders import THREADS, import_keras, import_tensorflow
 from benchmarks.conversion import count_peak_memory, memory_mb
 from benchmarks.exports import SEED, flax_model, noise, torch_model
 from benchmarks.steps import JaxStep, Step, tensorflow_step, torch_step
@@ -131,8 +131,36 @@ def build_jax(variant: Variant, part: str, _folder: Path | None) -> Step:
     return JaxStep(predict, trained, optax.sgd(learning_rate(variant), momentum=MOMENTUM), fixed)
 
 
+def _begin_keras() -> None:
+    keras = import_keras()
+    keras.ops.convert_to_numpy(keras.ops.zeros(1))
+
+
+def build_keras(variant: Variant, part: str, file: Path, jit_compile: bool = False) -> Step:
+    """The reloaded `.keras` file and a head, by `train_on_batch`.
+
+    jit_compile: on TensorFlow; on JAX, Keras compiles by itself, and on PyTorch it does not.
+    """
+    import keras
+
+    from utils.keras_models.saving import load
+
+    backbone = load(file)
+    backbone.trainable = part == "all"
+    head = keras.layers.Dense(CLASSES)
+    model = keras.Sequential([backbone, head])
+    head.set_weights(_head(backbone.output_shape[-1]))
+    model.compile(
+        keras.optimizers.SGD(learning_rate(variant), momentum=MOMENTUM),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=jit_compile if keras.backend.backend() == "tensorflow" else "auto",
+    )
+    return lambda images, labels: float(model.train_on_batch(images, labels))
+
+
 BUILDERS: dict[str, tuple[Callable[[], None], Callable[..., Step]]] = {
     "pytorch": (_begin_torch, build_torch),
     "jax": (_begin_jax, build_jax),
+    "keras": (_begin_keras, build_keras),
     **dict.fromkeys(("onnx-tf", "xla", "plain"), (_begin_tensorflow, build_tensorflow)),
 }
