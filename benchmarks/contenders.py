@@ -1,10 +1,11 @@
-"""What runs the same model: our SavedModels, as they are and frozen, plain onnx-tf's, PyTorch, ONNX Runtime, JAX.
+"""What runs the same model: our SavedModels, as they are and frozen, plain onnx-tf's, Keras, and the sources.
 
 Each in a process of its own.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ BATCHES = (1, 8)
 
 # images, float32 NHWC -> a function of nothing that computes their logits, float32 [B, classes]
 Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
-Folders = Mapping[str, Path]  # of the SavedModels, by the side or kind of export
+Folders = Mapping[str, Path]  # of the SavedModels, by the side or kind of export; "keras": the .keras file
 
 
 def import_tensorflow() -> ModuleType:
@@ -97,18 +98,59 @@ def jax_jit(variant: Variant) -> Bind:
     return bind
 
 
+def import_keras() -> ModuleType:
+    """On the backend that KERAS_BACKEND names, which is given its threads first."""
+    backend = os.environ["KERAS_BACKEND"]
+    if backend == "tensorflow":
+        import_tensorflow()
+    elif backend == "jax":
+        keep_to_cores(THREADS)  # as in `jax_jit`
+    else:
+        import torch
+
+        torch.set_num_threads(THREADS)
+    import keras
+
+    return keras
+
+
+def keras_model(file: Path, jit_compile: bool | str) -> Bind:
+    """As Keras's users call it, images and logits in NumPy's memory.
+
+    By `predict_on_batch`, not by a `tf.function` of one's own: `jit_compile` is then Keras's own switch, given where
+    one gives it, and the call is the same on every backend. And not by `predict`, which begins each call by making an
+    iterator and a progress bar.
+    """
+    import_keras()
+    from utils.keras_models.saving import load
+
+    model = load(file)
+    model.compile(jit_compile=jit_compile)
+    return lambda images: lambda: model.predict_on_batch(images)
+
+
+# By KERAS_BACKEND. With "auto", Keras compiles on JAX, and on PyTorch it does not.
+KERAS: dict[str, Callable[[Variant, Folders], Bind]] = {
+    "keras tensorflow": lambda _, folders: keras_model(folders["keras"], jit_compile=False),
+    "keras tensorflow compiled": lambda _, folders: keras_model(folders["keras"], jit_compile=True),
+    "keras jax": lambda _, folders: keras_model(folders["keras"], jit_compile="auto"),
+    "keras torch": lambda _, folders: keras_model(folders["keras"], jit_compile="auto"),
+}
 CONTENDERS: dict[str, dict[str, Callable[[Variant, Folders], Bind]]] = {
     "convmixer": {
+        "onnx-tf": lambda _, folders: saved_model(folders["onnx-tf"]),
         "ours": lambda _, folders: saved_model(folders["ours"] / SAVED_MODEL),
         "frozen": lambda _, folders: saved_model(folders["ours"] / SAVED_MODEL, frozen=True),
         "plain": lambda _, folders: saved_model(folders["plain"] / SAVED_MODEL, AXES["plain"]),
         "pytorch": lambda variant, _: pytorch(variant),
         "onnxruntime": lambda _, folders: onnx_runtime(folders["plain"] / ONNX_FILE),
+        **KERAS,
     },
     "mixer": {
         "xla": lambda _, folders: saved_model(folders["xla"]),
         "plain": lambda _, folders: saved_model(folders["plain"]),
         "jax": lambda variant, _: jax_jit(variant),
+        **KERAS,
     },
 }
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import BATCHES, prepare
+from benchmarks.contenders import BATCHES, Folders, prepare
 from benchmarks.conversion import SIDES, converted
 from benchmarks.exports import KINDS, prepare_export
 from benchmarks.processes import Worker
@@ -33,25 +33,6 @@ RUNS: dict[str, tuple[Run, ...]] = {
     ),
     "mixer": (("jax", None), ("xla", None), ("plain", "1"), ("plain", "0")),
 }
-
-
-def samples(variants: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
-    """Per variant, batch, contender and round: `seconds`.
-
-    Raises ParityError when a contender's logits are not the source's: nothing is timed that computes another thing.
-    """
-    for name in variants:
-        runs = RUNS[get_variant(name).family]
-        with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-            folders = saved(name, Path(scratch))
-            workers = started(stack, name, {run: (prepare, run[0], name, folders) for run in runs})
-            require_equal_logits(workers, runs[0])
-            for batch in BATCHES:
-                for number, (contender, onednn) in turns(runs, range(-WARM_UPS, rounds)):
-                    seconds = workers[contender, onednn]("time", batch)
-                    if number >= 0:
-                        facts = {"variant": name, "batch": batch, "contender": contender, "onednn": onednn}
-                        yield {**facts, "round": number, "seconds": seconds}
 
 
 def saved(name: str, scratch: Path) -> dict[str, Path]:
@@ -74,11 +55,41 @@ def exports(name: str, scratch: Path, head: str = "classification") -> dict[str,
     return folders
 
 
+def samples(
+    variants: Sequence[str],
+    rounds: int,
+    contenders: Mapping[str, tuple[Run, ...]] = RUNS,
+    save: Callable[[str, Path], Folders] = saved,
+) -> Iterator[dict[str, Any]]:
+    """Per variant, batch, contender and round: `seconds`.
+
+    contenders: by family, the source first. save: leaves what they load in a folder.
+    Raises ParityError when a contender's logits are not the source's: nothing is timed that computes another thing.
+    """
+    for name in variants:
+        runs = contenders[get_variant(name).family]
+        with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+            folders = save(name, Path(scratch))
+            workers = started(stack, name, {run: (prepare, run[0], name, folders) for run in runs})
+            require_equal_logits(workers, runs[0])
+            for batch in BATCHES:
+                for number, (contender, onednn) in turns(runs, range(-WARM_UPS, rounds)):
+                    seconds = workers[contender, onednn]("time", batch)
+                    if number >= 0:
+                        facts = {"variant": name, "batch": batch, "contender": contender, "onednn": onednn}
+                        yield {**facts, "round": number, "seconds": seconds}
+
+
 def started(stack: ExitStack, name: str, prepared: Mapping[Run, tuple]) -> dict[Run, Worker]:
-    """A process for each run, by its setting of oneDNN; ready one after the other, as each may need much at first."""
+    """A process for each run, by its setting of oneDNN; ready one after the other, as each may need much at first.
+
+    One that is called "keras jax", say, has that backend of Keras.
+    """
     workers = {}
     for (contender, onednn), work in prepared.items():
         environment = {} if onednn is None else {"TF_ENABLE_ONEDNN_OPTS": onednn}
+        if contender.startswith("keras "):
+            environment["KERAS_BACKEND"] = contender.split()[1]
         label = f"{contender} on {name}, TF_ENABLE_ONEDNN_OPTS={onednn}"
         workers[contender, onednn] = stack.enter_context(Worker(label, *work, environment=environment)).ready()
     return workers

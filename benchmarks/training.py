@@ -8,29 +8,23 @@ Every contender is a process of its own; those of one variant and part are alive
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import command, latency, tables
-from benchmarks.contenders import THREADS, import_tensorflow
-from benchmarks.conversion import count_peak_memory, memory_mb
-from benchmarks.exports import SEED, WEIGHTS, flax_model, noise, torch_model
-from benchmarks.steps import JaxStep, Step, tensorflow_step, torch_step
-from benchmarks.training_parity import MOMENTUM, PACKAGES, learning_rate
-from utils.machine.cores import keep_to_cores
-from utils.machine.measure import Stages
+from benchmarks.contenders import THREADS, Folders
+from benchmarks.exports import WEIGHTS
+from benchmarks.training_contenders import prepare
+from benchmarks.training_parity import PACKAGES
 from utils.models.variants import VARIANTS, Variant, get_variant
 from utils.tables import markdown
 
 DEFAULT_VARIANTS = ["convmixer_1024_20", "mixer_b16_i1k"]
 QUICK_VARIANTS = ["convmixer_tiny", "mixer_tiny"]
 PARTS = ("head", "all")
-CLASSES, BATCH = 10, 8
+BATCH = 8
 TITLES = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}
 
 # (contender, what TF_ENABLE_ONEDNN_OPTS is); the source comes first. XLA does not use TensorFlow's oneDNN.
@@ -44,23 +38,30 @@ TARGETS = {"convmixer": tables.Target(1.3), "mixer": tables.Target(1.1)}
 LOSS_TOLERANCE = 1e-4  # of the second loss, which depends on the first step
 
 
-def samples(names: Sequence[str], parts: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str, Any]]:
+def samples(
+    names: Sequence[str],
+    parts: Sequence[str],
+    rounds: int,
+    batch: int,
+    contenders: Mapping[str, tuple[latency.Run, ...]] = RUNS,
+    save: Callable[[str, Path, str], Folders] = latency.exports,
+) -> Iterator[dict[str, Any]]:
     """Per variant, part and contender: a sample per round with `seconds`; the first has `first_seconds` and memory.
 
+    contenders: by family, the source first. save: leaves what they load in a folder, with the head that is named.
     Raises RuntimeError when a contender's loss after a step is not the source's: what is timed must be the same step.
     """
     for name in names:
         variant = get_variant(name)
         with tempfile.TemporaryDirectory() as scratch:
-            folders = latency.exports(name, Path(scratch), "fe")
+            folders = save(name, Path(scratch), "fe")
             for part in parts:
-                yield from _turns(variant, part, folders, rounds, batch)
+                yield from _turns(variant, part, contenders[variant.family], folders, rounds, batch)
 
 
 def _turns(
-    variant: Variant, part: str, folders: Mapping[str, Path], rounds: int, batch: int
+    variant: Variant, part: str, runs: tuple[latency.Run, ...], folders: Folders, rounds: int, batch: int
 ) -> Iterator[dict[str, Any]]:
-    runs = RUNS[variant.family]
     with ExitStack() as stack:
         work = {run: (prepare, run[0], variant.name, part, folders.get(run[0].split()[0]), batch) for run in runs}
         workers = latency.started(stack, f"{variant.name}, training {part}", work)
@@ -83,123 +84,6 @@ def _turns(
             yield sample(run, number, seconds=seconds, **first)
         for run, worker in workers.items():
             yield sample(run, -1, peak_mb=worker("memory"))
-
-
-def prepare(contender: str, name: str, part: str, folder: Path | None, batch: int) -> Callable[[str], Any]:
-    """For a contender's process: `command("start")` makes two steps, "time" one more, "memory" tells the peak.
-
-    The peak is in MB above what is resident after the frameworks' imports, and counts from the first step on.
-    """
-    variant = get_variant(name)
-    importer, builder = BUILDERS[contender.split()[0]]
-    importer()
-    imports_mb = memory_mb()
-    options = {"jit_compile": True} if contender.endswith("compiled") else {}
-    step = builder(variant, part, folder, **options)
-    images = noise(batch, variant.image_size)
-    labels = np.random.default_rng(SEED).integers(0, CLASSES, batch)
-
-    def call(what: str) -> Any:
-        if what == "memory":
-            return Stages().peak_memory_mb - imports_mb
-        if what == "start":
-            count_peak_memory()
-        started = time.perf_counter()
-        step(images, labels)
-        seconds = time.perf_counter() - started
-        return seconds if what == "time" else {"first_seconds": seconds, "loss": step(images, labels)}
-
-    return call
-
-
-def _head(width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same new head for all, not zero: then the backbone has gradients in the first step."""
-    kernel = np.random.default_rng(SEED).standard_normal((width, CLASSES)).astype(np.float32) * width**-0.5
-    return kernel, np.zeros(CLASSES, np.float32)
-
-
-def _begin_tensorflow() -> None:
-    import tf_keras  # noqa: F401
-
-    import_tensorflow().constant(0.0)
-
-
-def build_tensorflow(variant: Variant, part: str, folder: Path, jit_compile: bool = False) -> Step:
-    """The reloaded SavedModel and a head."""
-    import tensorflow as tf
-
-    from utils.export.saved_model import load_model
-
-    model = load_model(folder)
-    width = model.signatures["serving_default"].structured_outputs["features"].shape[-1]
-    kernel, bias = (tf.Variable(value) for value in _head(width))
-    return tensorflow_step(
-        lambda images: tf.matmul(model(images, training=part == "all"), kernel) + bias,
-        [kernel, bias, *(model.trainable_variables if part == "all" else ())],
-        learning_rate(variant),
-        MOMENTUM,
-        jit_compile,
-    )
-
-
-def _begin_torch() -> None:
-    import torch
-
-    torch.set_num_threads(THREADS)
-
-
-def build_torch(variant: Variant, part: str, _folder: Path | None) -> Step:
-    """The source ConvMixer and a head under torch.optim.SGD; for the head alone, the backbone keeps no graph."""
-    import torch
-
-    backbone = torch_model(variant, "fe")[0].train(part == "all")
-    head = torch.nn.Linear(variant.architecture.dim, CLASSES)
-    with torch.no_grad():
-        kernel, bias = _head(variant.architecture.dim)
-        head.weight.copy_(torch.from_numpy(kernel.T))
-        head.bias.copy_(torch.from_numpy(bias))
-
-    def predict(inputs: torch.Tensor) -> torch.Tensor:
-        with torch.set_grad_enabled(part == "all"):
-            features = backbone(inputs)
-        return head(features)
-
-    parameters = [*head.parameters(), *(backbone.parameters() if part == "all" else ())]
-    return torch_step(predict, torch.optim.SGD(parameters, learning_rate(variant), momentum=MOMENTUM))
-
-
-def _begin_jax() -> None:
-    keep_to_cores(THREADS)  # JAX has no setting for its threads: it takes as many as there are processors to run on
-    import jax
-    import optax  # noqa: F401
-
-    import utils.models.mlp_mixer  # noqa: F401
-
-    jax.numpy.zeros(1).block_until_ready()
-
-
-def build_jax(variant: Variant, part: str, _folder: Path | None) -> Step:
-    """The source Mixer and a head under optax.sgd."""
-    import jax
-    import optax
-
-    backbone, fixed = flax_model(variant, "fe")
-    trained = dict(zip(("kernel", "bias"), _head(variant.architecture.hidden_dim), strict=True))
-    if part == "all":
-        trained, fixed = trained | fixed, {}
-
-    def predict(trained: dict, fixed: dict, images: jax.Array) -> jax.Array:
-        weights = {k: v for k, v in (trained | fixed).items() if k not in ("kernel", "bias")}
-        return backbone(weights, images) @ trained["kernel"] + trained["bias"]
-
-    return JaxStep(predict, trained, optax.sgd(learning_rate(variant), momentum=MOMENTUM), fixed)
-
-
-BUILDERS: dict[str, tuple[Callable[[], None], Callable[..., Step]]] = {
-    "pytorch": (_begin_torch, build_torch),
-    "jax": (_begin_jax, build_jax),
-    **dict.fromkeys(("onnx-tf", "xla", "plain"), (_begin_tensorflow, build_tensorflow)),
-}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import processes, tables
+from benchmarks import keras_models, latency, processes, tables, training
+from benchmarks.exports import weights_of
+from utils.errors import ParityError
+from utils.models.variants import get_variant
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTES = {"machine": "a machine", "command": "a command"}
@@ -174,8 +178,6 @@ def training_samples(seconds, contender, onednn=None, family_variant="mixer_tiny
 
 
 def test_training_targets_are_computed_from_medians():
-    from benchmarks import training
-
     samples = training_samples([1.0, 2.0, 9.0], "jax") + training_samples([2.2, 2.2, 0.1], "xla")
     samples += training_samples([2.21, 2.21, 9.9], "plain", "1", peak=250.0)
     table = training.table(samples)
@@ -197,11 +199,75 @@ def test_quick_training_run_compares_losses_and_measures_every_contender(tmp_pat
     assert lines == [3, 5]
 
 
+def keras_samples(contender, seconds, **facts):
+    return [{"variant": "mixer_tiny", "contender": contender, **facts, "seconds": s} for s in seconds]
+
+
+def test_keras_models_are_told_by_medians_and_as_multiples_of_their_source():
+    samples = keras_samples("jax", [0.01, 0.02, 0.09], batch=8)
+    samples += keras_samples("keras tensorflow compiled", [0.03, 0.001, 0.05], batch=8)
+    samples += keras_samples("jax", [9.0], batch=1)
+    table = keras_models.latency_table(samples)
+    assert cells(table, ("mixer_tiny", "8", "JAX, the source"))[3:] == ["20.0", ""]
+    assert cells(table, ("mixer_tiny", "8", "Keras on TensorFlow, `jit_compile=True`"))[3:] == ["30.0", "1.50"]
+
+    samples = training_samples([1.0, 2.0, 9.0], "jax") + training_samples([2.2, 2.2, 0.1], "keras torch", peak=250.0)
+    table = keras_models.training_table(samples)
+    assert cells(table, ("mixer_tiny", "JAX, the source"))[2:] == ["2000.0", "", "9.0", "100"]
+    assert cells(table, ("mixer_tiny", "Keras on PyTorch"))[2:] == ["2200.0", "1.10", "9.0", "250"]
+
+
+def writes_a_wrong_keras_file(name, head):
+    """As the benchmark's own, but for the scale of the last BatchNorm."""
+    from utils.keras_models import conversion
+
+    def write(file):
+        variant = get_variant(name)
+        weights = dict(weights_of(variant))
+        last = f"blocks.{variant.architecture.depth - 1}.3.weight"
+        weights[last] = weights[last] * np.float32(1.1)
+        conversion.write(file, variant, weights, head, variant.image_size, record={})
+
+    return write
+
+
+@pytest.mark.slow
+def test_a_keras_model_that_computes_another_thing_than_its_source_is_not_timed():
+    def save(name, scratch, head="classification"):
+        file, environment = scratch / "model.keras", {"KERAS_BACKEND": "torch"}
+        with processes.Worker("file", writes_a_wrong_keras_file, name, head, environment=environment) as worker:
+            worker(file)
+        return {"keras": file}
+
+    runs = {"convmixer": (("pytorch", None), ("keras torch", None))}
+    with pytest.raises(ParityError, match="keras torch"):
+        next(latency.samples(["convmixer_tiny"], 1, runs, save))
+    with pytest.raises(RuntimeError, match=r"keras torch on convmixer_tiny, all: (?s:.*)not the same step"):
+        next(training.samples(["convmixer_tiny"], ["all"], 1, 2, runs, save))
+
+
+@pytest.mark.slow
+def test_quick_keras_run_compares_and_measures_every_contender(tmp_path):
+    found = quick("keras_models", tmp_path)
+    assert sorted(found) == ["keras_latency", "keras_training"]
+    runs = {name: keras_models.RUNS[get_variant(name).family] for name in keras_models.QUICK_VARIANTS}
+    contenders = {(name, contender) for name in runs for contender, _ in runs[name]}
+    for samples in found.values():
+        timed = [s for s in samples if s.get("seconds", 0) > 0]
+        assert {(s["variant"], s["contender"]) for s in timed} == contenders
+    assert [len([s for s in found["keras_latency"] if s["batch"] == batch]) for batch in (1, 8)] == 2 * [
+        len(contenders)
+    ]
+    assert len([s for s in found["keras_training"] if "peak_mb" in s]) == len(contenders)
+    for name in found:
+        text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+        assert all(f"- {fact}" in text for fact in ("machine", "versions", "date", "command", "weights: synthetic"))
+
+
 @pytest.mark.parametrize("fault", [False, True])
 def test_ways_of_decoding_are_timed_only_where_they_agree(monkeypatch, fault):
     from benchmarks import decoding
     from utils.images import photographs
-    from utils.models.variants import get_variant
 
     right = photographs.pillow_preprocess
     if fault:

@@ -13,7 +13,7 @@ from labelled import folder_of
 from notebooks import manifest_of, text_of
 
 from benchmarks.exports import noise, prepare_export
-from benchmarks.training import build_tensorflow
+from benchmarks.training_contenders import build_tensorflow
 from utils.convert import ROOT
 from utils.files import hash_file
 from utils.keras_models import saving
