@@ -2,6 +2,8 @@
 
 import json
 import os
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import papermill
 import pytest
@@ -24,6 +26,16 @@ def run(notebook, folder, **parameters):
         progress_bar=False,
     )
     return json.loads(written.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def offline(cache):
+    """Inside, no address answers, those of this machine neither, and nothing was downloaded before."""
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    places = {"MIXERS_CACHE": "checkpoints", "TFHUB_CACHE_DIR": "hub", "TFDS_DATA_DIR": "tfds"}
+    changed = nowhere | {name: str(cache / folder) for name, folder in places.items()}
+    with patch.dict(os.environ, changed):
+        yield
 
 
 def assert_stops(notebook, folder, message, error="Error", **parameters):

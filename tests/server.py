@@ -1,9 +1,10 @@
 """A server on this machine that answers as it is told."""
 
 import dataclasses
+import functools
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import tiny
 
@@ -45,6 +46,19 @@ class Server:
 
     def paths(self):
         return [path for path, _ in self.requests]
+
+
+@contextmanager
+def folder_server(folder):
+    """The address, without a slash at its end, of a server of the files in a folder."""
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import pytest
 
 from utils import convert
 from utils.checkpoints import loading
-from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
+from utils.checkpoints.download import Checkpoint
+from utils.errors import CheckpointError, ParameterError
 from utils.models.variants import get_variant
 from utils.parity.report import Report, Row
 
@@ -173,10 +174,11 @@ ROW = get_variant("convmixer_768_32")
 
 
 def test_auto_is_official_where_it_can_be_had_and_else_loudly_synthetic(resolve, capsys):
+    resolve.return_value = Checkpoint(Path("a"), "official", "https://example.org/a", "ab" * 32)
     assert convert.choose_checkpoint(ROW, "auto", 0) == "official"
-    resolve.assert_called_once_with(ROW, "official", 0)
+    resolve.assert_called_once_with(ROW, "auto", 0)
     assert capsys.readouterr().err == ""
-    resolve.side_effect = CheckpointUnavailable("the host did not answer")
+    resolve.return_value = Checkpoint(Path("a"), "synthetic", None, "ab" * 32, "the host did not answer")
     assert convert.choose_checkpoint(ROW, "auto", 0) == "synthetic"
     said = capsys.readouterr().err
     assert "SYNTHETIC WEIGHTS for convmixer_768_32" in said

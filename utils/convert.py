@@ -13,14 +13,13 @@ import sys
 from pathlib import Path
 
 from utils.command import run_command
-from utils.errors import CheckpointUnavailable, ConversionError
+from utils.errors import ConversionError
 from utils.models.variants import HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
 from utils.notebook import execution
-from utils.notebook.parameters import check_conversion
+from utils.notebook.parameters import KEYWORDS, check_conversion
 from utils.parity.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYWORDS = ("auto", "official", "synthetic")
 
 
 def convert(
@@ -45,11 +44,9 @@ def convert(
     """
     row = get_variant(variant)
     size = row.image_size if image_size is None else image_size
-    # "auto" becomes "official" or "synthetic", and about the latter nothing can be wrong.
-    checked = "synthetic" if checkpoint == "auto" else checkpoint
     kind = operations or "xla"
     others = labels or "", use_ema, formats or "saved_model"
-    check_conversion(row.family, variant, head, checked, size, str(output_dir), seed or 0, kind, *others)
+    check_conversion(row.family, variant, head, checkpoint, size, str(output_dir), seed or 0, kind, *others)
     folder = Path(output_dir).expanduser().absolute()
     parameters = {
         "variant": variant,
@@ -79,25 +76,19 @@ def convert(
 
 
 def choose_checkpoint(variant: Variant, checkpoint: str, seed: int) -> str:
-    """The notebook's `checkpoint`: a keyword, or a local file's absolute path. "auto" is decided here.
+    """The notebook's `checkpoint`: a keyword, or a local file's absolute path.
 
-    "auto" is "official" unless it cannot be had, then "synthetic" with a warning on stderr. Raises
-    CheckpointError for a download that arrived but is not what was recorded: no reason to take other weights.
+    "auto" is decided here, since the artefact's name depends on it, with a warning on stderr for synthetic weights.
     """
     if checkpoint != "auto":
         keep = checkpoint in KEYWORDS or not checkpoint.strip()  # the notebook refuses an empty one
         return checkpoint if keep else str(Path(checkpoint).expanduser().absolute())
-    if not variant.sources:
-        _warn(variant, "No official checkpoint exists: the variant is for tests and dry runs.")
-        return "synthetic"
     from utils.checkpoints import loading
 
-    try:
-        loading.resolve(variant, "official", seed)
-    except CheckpointUnavailable as error:
-        _warn(variant, str(error))
-        return "synthetic"
-    return "official"
+    found = loading.resolve(variant, "auto", seed)
+    if found.reason:
+        _warn(variant, found.reason)
+    return found.weights
 
 
 def summary(made: list[Path]) -> str:

@@ -1,17 +1,15 @@
 """Opening a model: folder, tarball or address; and refusing, in words, what is none, or was changed."""
 
-import functools
 import json
 import shutil
-import threading
 import zipfile
 from dataclasses import asdict
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import extractors
 import impossible
 import numpy as np
 import pytest
+from server import folder_server
 
 from utils.artefact.contents import manifest_of, preprocessing_of
 from utils.artefact.manifest import UNLISTED
@@ -95,20 +93,13 @@ def test_address_is_fetched_by_tf_hub_which_loads_it_as_it_is(published, tmp_pat
     import tensorflow_hub
 
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=published.tarball.parent)
-    handler.log_message = lambda *_: None
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/"
-    try:
-        assert open_model(address + published.tarball.name).name == "convmixer_tiny_classification_synthetic"
-        model = tensorflow_hub.load(address + published.tarball.name)
+    with folder_server(published.tarball.parent) as address:
+        tarball = f"{address}/{published.tarball.name}"
+        assert open_model(tarball).name == "convmixer_tiny_classification_synthetic"
+        model = tensorflow_hub.load(tarball)
         assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
         with pytest.raises(PackagingError, match=r"could not be fetched.*Check the address"):
-            open_model(address + "absent.tar.gz")
-    finally:
-        server.shutdown()
-        server.server_close()
+            open_model(f"{address}/absent.tar.gz")
 
 
 def test_nothing_there_says_what_is_and_what_to_do(published, tmp_path):

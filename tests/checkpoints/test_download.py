@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from server import CONTENT, files, respond, running
 
-from utils.checkpoints import http as transfer
+from utils.checkpoints import http as transfer, loading
 from utils.checkpoints.download import CACHE_VARIABLE, cache_folder, fetch
 from utils.errors import CheckpointError, CheckpointUnavailable
+from utils.models.variants import get_variant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -157,6 +158,27 @@ def test_answer_that_is_no_checkpoint_never_gets_the_name_of_one(server, tmp_pat
     with pytest.raises(CheckpointError, match=f"/timm: what was downloaded {message}"):
         fetch(server.variant(), tmp_path, progress=False)
     assert files(tmp_path) == []
+
+
+def test_auto_is_synthetic_with_the_reason_where_nothing_can_be_had_but_not_for_damage(server, tmp_path):
+    absent = loading.resolve(server.variant(), "auto", 0, tmp_path, progress=False)
+    assert absent.weights == "synthetic"
+    assert "/timm: HTTP 404" in absent.reason
+    assert "recognise nothing. The official checkpoint is not used: " in absent.notice
+    server.answers["/timm"] = whole
+    found = loading.resolve(server.variant(), "auto", 0, tmp_path / "other", progress=False)
+    assert (found.weights, found.sha256, found.notice) == ("official", SHA256, "")
+    damaged = lambda handler: respond(handler, CONTENT, ETag=f'"{MD5["wrong"].hex()}"', Server="AmazonS3")  # noqa: E731
+    server.answers["/timm"] = damaged
+    with pytest.raises(CheckpointError, match="Expected MD5"):
+        loading.resolve(server.variant(), "auto", 0, tmp_path / "third", progress=False)
+
+
+def test_auto_of_a_tiny_model_is_synthetic(tmp_path):
+    found = loading.resolve(get_variant("mixer_tiny"), "auto", 0, tmp_path)
+    assert found.weights == "synthetic"
+    assert "there is none" in found.reason
+    assert loading.resolve(get_variant("mixer_tiny"), "synthetic", 0, tmp_path).reason == ""
 
 
 MD5 = {name: hashlib.md5(content).digest() for name, content in (("right", CONTENT), ("wrong", CONTENT[1:]))}

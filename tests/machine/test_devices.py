@@ -78,3 +78,16 @@ def test_several_gpus_are_mirrored(monkeypatch):
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0", "GPU:1"])
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: made.append("mirrored") or "mirrored")
     assert devices.choose_strategy({}) == "mirrored"
+
+
+def test_a_tpu_that_tensorflow_cannot_use_is_told_and_the_cpu_taken(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise tf.errors.NotFoundError(None, None, "Op type not registered 'ConfigureDistributedTPU'\nmore")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", lambda name: name)
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", lambda resolver: None)
+    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", refuse)
+    strategy = devices.choose_strategy({"TPU_NAME": "local"})
+    assert devices.describe(strategy) == "1 x CPU, no distribution"
+    said = capsys.readouterr().out
+    assert "cannot use it (Op type not registered 'ConfigureDistributedTPU'): going on with the CPU" in said

@@ -4,6 +4,7 @@ import functools
 import json
 
 import extractors
+import notebooks
 import pytest
 from notebooks import assert_stops, run, text_of
 from PIL import Image
@@ -67,6 +68,16 @@ def test_a_feature_extractor_alone_is_enough(converted, tmp_path):
     executed = run(NOTEBOOK, tmp_path, model=str(extractor(converted)))
     assert text_of(executed).count("image/png") == 2
     assert "features; largest difference" in text_of(executed)
+
+
+@pytest.mark.slow
+def test_it_runs_as_it_stands_without_a_network(tmp_path):
+    with notebooks.offline(tmp_path):
+        shown = text_of(run(NOTEBOOK, tmp_path))
+    assert "convmixer_tiny_classification_synthetic was converted" in shown
+    assert list(written_in(tmp_path)["models"]) == ["convmixer_tiny_classification_synthetic"]
+    with notebooks.offline(tmp_path):
+        assert "the newest in exports" in text_of(run(NOTEBOOK, tmp_path))
 
 
 @pytest.mark.slow

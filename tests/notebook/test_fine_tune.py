@@ -51,6 +51,15 @@ def test_the_backbone_learns_the_digits_and_beats_the_head_alone_and_the_manifes
 
 
 @pytest.mark.slow
+def test_it_runs_as_it_stands_without_a_network(tmp_path):
+    with notebooks.offline(tmp_path):
+        shown = text_of(run(tmp_path, epochs=1))
+    assert "convmixer_tiny_fe_synthetic was converted" in shown
+    assert "dataset = auto: digits" in shown
+    assert (tmp_path / "exports" / "convmixer_tiny_classification_digits_synthetic.tar.gz").is_file()
+
+
+@pytest.mark.slow
 def test_the_keras_file_of_a_mixer_learns_the_digits_too(tmp_path):
     run(tmp_path, model=str(extractors.published("mixer native").folder.with_suffix(".keras")), **DIGITS)
     manifest = manifest_of(tmp_path, "mixer_tiny_classification_digits", ".keras")

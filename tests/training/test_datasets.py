@@ -92,6 +92,8 @@ def test_tf_flowers_is_read_from_tensorflow_datasets(tmp_path, monkeypatch):
     examples = [(rng.integers(0, 256, (12 + i, 20, 3), np.uint8), i % 5) for i in range(25)]
     store_tfds(tmp_path, "tf_flowers", str(make("tf_flowers").version), classes, {"train": examples})
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir: make(name, data_dir=tmp_path))
+    images = datasets.load_dataset("auto", 4, seed=0)
+    assert (images.name, images.notice) == ("tf_flowers", "")
     images = datasets.load_dataset("tf_flowers", 4, seed=0)
     assert images.classes == tuple(classes)
     assert (len(images.train), len(images.validation)) == (20, 5)
@@ -103,6 +105,11 @@ def test_a_download_that_fails_says_what_to_use_instead(monkeypatch):
     monkeypatch.setattr("tensorflow_datasets.builder", Mock(side_effect=OSError("no route to host")))
     with pytest.raises(ParameterError, match=r'no route to host.*use dataset = "digits"'):
         datasets.load_dataset("tf_flowers", 4, seed=0)
+    images = datasets.load_dataset("auto", 4, seed=0)
+    assert images.name == "digits"
+    assert "tf_flowers cannot be had" in images.notice
+    assert "no route to host" in images.notice
+    assert datasets.load_dataset("digits", 4, seed=0).notice == ""
 
 
 def test_more_labels_than_class_names_are_refused(monkeypatch):

@@ -28,17 +28,24 @@ SUFFIXES = {"timm": ".pth.tar", "sequential": ".pth.tar", "flax": ".npz", "timm_
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A local file; `weights` is "official", "synthetic" or "custom", and `url` is known if official."""
+    """A local file; `weights` is "official", "synthetic" or "custom", and `url` is known if official.
+
+    reason: why it is synthetic where nobody asked for that.
+    """
 
     path: Path
     weights: str
     url: str | None
     sha256: str
+    reason: str = ""
 
     @property
     def notice(self) -> str:
         """What whoever sees the model must be told of its weights, or nothing."""
-        return "SYNTHETIC WEIGHTS: random numbers, which recognise nothing" if self.weights == "synthetic" else ""
+        if self.weights != "synthetic":
+            return ""
+        why = f". The official checkpoint is not used: {self.reason}" if self.reason else ""
+        return f"SYNTHETIC WEIGHTS: random numbers, which recognise nothing{why}"
 
     @property
     def record(self) -> dict[str, str | None]:

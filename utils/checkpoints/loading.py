@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from utils.checkpoints.download import (
 from utils.checkpoints.entries import Entries, open_entries
 from utils.checkpoints.layouts import COUNTER, HEAD_KEYS, expected_shapes
 from utils.checkpoints.problems import Problems
-from utils.errors import CheckpointWarning, ParameterError
+from utils.errors import CheckpointUnavailable, CheckpointWarning, ParameterError
 from utils.files import hash_file
 from utils.models.variants import VARIANTS, Variant, customised
 
@@ -39,7 +39,10 @@ def resolve(
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> Checkpoint:
-    """Turns the notebook parameter ("official", "synthetic" or a path) into a local file.
+    """Turns the notebook parameter ("auto", "official", "synthetic" or a path) into a local file.
+
+    "auto" is the official file, or synthetic weights where that cannot be had, with the reason. One that arrived, but
+    is not what was recorded, is no reason to take other weights.
 
     `seed` is that of synthetic weights. Raises ParameterError for a parameter that makes no sense,
     CheckpointUnavailable if the official file cannot be fetched, CheckpointError if a file is missing or not
@@ -47,14 +50,22 @@ def resolve(
     """
     if not isinstance(checkpoint, str | os.PathLike) or not str(checkpoint).strip():
         raise ParameterError(
-            f'checkpoint = {checkpoint!r} is not known. Choose "official", "synthetic" or the path of a file.'
+            f'checkpoint = {checkpoint!r} is not known. Choose "auto", "official", "synthetic" or the path of a file.'
         )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ParameterError(f"seed = {seed!r} is not an integer from 0 to {2**32 - 1}.")
-    if checkpoint == "official":
-        return fetch(variant, cache_dir, progress)
-    if checkpoint == "synthetic":
-        return _synthetic_checkpoint(variant, seed, cache_folder(cache_dir))
+    reason = ""
+    if checkpoint == "auto" and not variant.sources:
+        reason = "there is none, as this variant is for tests and dry runs."
+    elif checkpoint in ("auto", "official"):
+        try:
+            return fetch(variant, cache_dir, progress)
+        except CheckpointUnavailable as error:
+            if checkpoint == "official":
+                raise
+            reason = str(error)
+    if reason or checkpoint == "synthetic":
+        return replace(_synthetic_checkpoint(variant, seed, cache_folder(cache_dir)), reason=reason)
     path = regular_file(checkpoint)
     return Checkpoint(path, "custom", None, hash_file(path))
 

@@ -36,14 +36,22 @@ def keep_triton_out() -> None:
 
 
 def choose_strategy(environment: Mapping[str, str] = os.environ) -> tf.distribute.Strategy:
-    """TPUStrategy where the environment names a TPU, MirroredStrategy for several GPUs, else the default one."""
+    """TPUStrategy where the environment names a TPU, MirroredStrategy for several GPUs, else the default one.
+
+    That too, with a line that says so, where TensorFlow cannot use the TPU: packages differ in having its operations.
+    """
     import tensorflow as tf
 
     if any(environment.get(name) for name in ("COLAB_TPU_ADDR", "TPU_NAME", "TPU_WORKER_ID")):
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(environment.get("TPU_NAME") or "local")
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        return tf.distribute.TPUStrategy(resolver)
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(environment.get("TPU_NAME") or "local")
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+            return tf.distribute.TPUStrategy(resolver)
+        except Exception as error:  # by TensorFlow's version and build: no such operation, no such library, no answer
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"There is a TPU, but this TensorFlow cannot use it ({reason[:200]}): going on with the CPU.")
+            return tf.distribute.get_strategy()
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()

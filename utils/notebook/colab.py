@@ -35,7 +35,7 @@ def set_up() -> None:
     Raises ConversionError when something that is needed cannot be installed.
     """
     installed = install_missing()
-    print(f"Installed: {', '.join(installed) or 'nothing'}. What Colab has was left as it is.")
+    print(f"Installed: {', '.join(installed) or 'nothing'}. What was there stays as it is.")
     print(version_report(installed_versions(), known_versions()))
 
 

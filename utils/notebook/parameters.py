@@ -9,6 +9,8 @@ from utils.errors import ParameterError
 from utils.images.labels import own_labels
 from utils.models.variants import FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
 
+KEYWORDS = ("auto", "official", "synthetic")  # what `checkpoint` may be, besides a path
+
 
 def check_conversion(
     family: str,
@@ -33,11 +35,11 @@ def check_conversion(
     record = get_variant(variant, family)
     one_of("head", head, HEADS)
     one_of("operations", operations, OPERATIONS)
-    some_text("checkpoint", checkpoint, '"official", "synthetic" or the path of a file')
-    if checkpoint not in ("official", "synthetic") and not Path(checkpoint).expanduser().is_file():
+    some_text("checkpoint", checkpoint, f"{', '.join(KEYWORDS)} or the path of a file")
+    if checkpoint not in KEYWORDS and not Path(checkpoint).expanduser().is_file():
         raise ParameterError(
             f"checkpoint is {checkpoint!r}, and there is no such file; "
-            'expected "official", "synthetic" or the path of a checkpoint file'
+            f"expected {', '.join(KEYWORDS)} or the path of a checkpoint file"
         )
     if checkpoint == "official" and not record.sources:
         raise ParameterError(
@@ -50,7 +52,7 @@ def check_conversion(
     formats_of(formats)
     if not isinstance(use_ema, bool):
         raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
-    if use_ema and (family != "convmixer" or checkpoint in ("official", "synthetic")):
+    if use_ema and (family != "convmixer" or checkpoint in KEYWORDS):
         raise ParameterError(
             f"use_ema is True, and checkpoint is {checkpoint!r}; only a local PyTorch file of a ConvMixer's training "
             "may hold a moving average of the weights. Set use_ema to False, or checkpoint to that file"

@@ -1,5 +1,7 @@
 """Labelled images for fine-tuning: `tf_flowers` (TFDS), `digits` (scikit-learn), or a folder with a folder per class.
 
+"auto" is the first of these that can be had.
+
 Every image is read through Pillow to an upright RGB array: any size, uint8 [height, width, 3]. What is wrong with the
 data is said here, before a model is loaded.
 """
@@ -11,7 +13,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,8 @@ class Split:
 class LabelledImages:
     """A data set, split; `classes` are the names, in the order of the labels.
 
-    skipped: files left out because they cannot be decoded. fingerprint: a hash of names, labels and split.
+    skipped: files left out because they cannot be decoded. fingerprint: a hash of names, labels and split. notice: what
+    must be told of the choice.
     """
 
     name: str
@@ -66,6 +69,7 @@ class LabelledImages:
     augmentation: Augmentation
     skipped: tuple[str, ...]
     fingerprint: str
+    notice: str = ""
 
 
 def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str = "refuse") -> LabelledImages:
@@ -75,7 +79,9 @@ def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str =
     Raises ParameterError as well for an empty folder, fewer than two classes, labels beyond the classes, a class
     with a single image, fewer training images than `batch_size`, or data that cannot be downloaded.
     """
-    if dataset == "digits":
+    if dataset == "auto":
+        images = _flowers_or_digits(seed)
+    elif dataset == "digits":
         images = _digits(seed)
     elif dataset == "tf_flowers":
         images = _tfds("tf_flowers", seed)
@@ -87,6 +93,14 @@ def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str =
             f"Use a batch_size of at most {len(images.train)}, or more images."
         )
     return images
+
+
+def _flowers_or_digits(seed: int) -> LabelledImages:
+    try:
+        return _tfds("tf_flowers", seed)
+    except ParameterError as error:
+        reason = str(error.__cause__ or error).splitlines()[0][:300]
+    return replace(_digits(seed), notice=f"dataset = auto: digits, since tf_flowers cannot be had: {reason}")
 
 
 def _digits(seed: int) -> LabelledImages:

@@ -15,7 +15,7 @@ from utils.artefact.opening import is_keras
 from utils.errors import ParameterError
 from utils.notebook.parameters import check_output_dir, one_of, some_text, whole_number
 
-DATASETS = ("tf_flowers", "digits")
+DATASETS = ("auto", "tf_flowers", "digits")
 
 
 @dataclass(frozen=True)

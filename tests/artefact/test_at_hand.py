@@ -1,0 +1,76 @@
+"""The model of a notebook whose `model` is "auto": the newest, the published one, or a tiny one made on the spot."""
+
+import os
+import shutil
+import subprocess
+
+import extractors
+import pytest
+from server import folder_server
+
+from utils.artefact import at_hand as module
+from utils.artefact.at_hand import at_hand
+from utils.errors import ConversionError
+
+NOWHERE = "http://127.0.0.1:9"  # nothing answers there
+
+
+def put(kind, folder, written):
+    """The published tiny model of a kind, copied; its manifest `written` then, in seconds."""
+    published = extractors.published(kind)
+    shutil.copytree(published.folder.parent, folder, dirs_exist_ok=True)
+    os.utime(folder / published.manifest.name, (written, written))
+    return folder / published.folder.name
+
+
+def test_a_model_that_was_named_is_taken_as_it_is(tmp_path):
+    assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "")
+
+
+def test_the_newest_of_the_head_is_taken_from_all_folders_and_broken_ones_do_not_count(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    put("convmixer", one, 2000)
+    newest = put("xla", other, 3000)
+    put("classifier", other, 4000)
+    (one / "predictions.json").write_text("{}")
+    found = at_hand("auto", "fe", str(one), str(other))
+    assert found.model == str(newest)
+    assert "mixer_tiny_fe, the newest in other" in found.notice
+    shutil.rmtree(newest)
+    assert at_hand("auto", "fe", str(one), str(other)).model == f"{newest}.tar.gz"
+    (other / "mixer_tiny_fe.tar.gz").unlink()  # what is left is a manifest alone
+    assert at_hand("auto", "fe", str(one), str(other)).model == str(one / "convmixer_tiny_fe")
+
+
+def test_else_the_published_one_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "cache"))
+    release = tmp_path / "release"
+    release.mkdir()
+    shutil.copy(extractors.published("convmixer").tarball, release / "convmixer_768_32_fe.tar.gz")
+    with folder_server(release) as address:
+        found = at_hand("auto", "fe", str(tmp_path / "exports"), release=address)
+    assert found.model == f"{address}/convmixer_768_32_fe.tar.gz"
+    assert "the published one was fetched" in found.notice
+
+
+def test_else_a_tiny_one_is_converted_and_said_to_recognise_nothing(tmp_path, monkeypatch):
+    asked = []
+
+    def ran(command, **options):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(module.subprocess, "run", ran)
+    found = at_hand("auto", "fe", str(tmp_path), "exports", release=NOWHERE)
+    assert found.model.endswith(os.path.join("exports", "convmixer_tiny_fe_synthetic"))
+    assert "SYNTHETIC WEIGHTS" in found.notice
+    assert "could not be fetched" in found.notice
+    (command,) = asked
+    assert command[1:5] == ["-m", "utils.convert", "--variant", "convmixer_tiny"]
+
+
+def test_what_stops_that_conversion_is_told(tmp_path, monkeypatch):
+    failed = subprocess.CompletedProcess([], 1, "", "error: no space is left")
+    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ConversionError, match=r"could not be converted: error: no space is left Give the path"):
+        at_hand("auto", "fe", str(tmp_path), release=NOWHERE)
