@@ -45,7 +45,7 @@ WINGS = {
     "notebook": Wing(
         "errors export files images models parity tables",
         "numpy",
-        lazily="IPython PIL matplotlib nbclient papermill",
+        lazily="IPython PIL matplotlib nbclient packaging papermill",
     ),
     "release": Wing("artefact errors files models parity tables"),
     # downloads: TensorFlow is all that they may need, and numbers are all that they need it for

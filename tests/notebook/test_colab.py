@@ -85,7 +85,12 @@ KNOWN = {name: [version] for name, version in PINNED.items()} | {
 
 
 @pytest.mark.parametrize(
-    ("version", "relation"), [("2.10.0", "in between"), ("2.8.1", "older"), ("2.13.1", "newer"), ("2.14.0", "newer")]
+    ("version", "relation"),
+    [
+        *(("2.10.0", "in between"), ("2.13.0rc1", "in between"), ("2.9.0rc2", "older")),
+        ("2.8.1", "older"),
+        ("2.14.0", "newer"),
+    ],
 )
 def test_every_unknown_version_is_in_one_table(version, relation):
     table = colab.version_report(PINS | {"torch": version, "numpy": "99.0"}, KNOWN)

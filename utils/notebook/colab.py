@@ -1,6 +1,6 @@
 """Sets up Colab for a notebook: installs what Colab lacks, leaves alone what it has, and says what is unknown.
 
-Works with the standard library alone, because nothing else need be there yet.
+Installs with the standard library alone, because nothing else need be there yet.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.errors import ConversionError
 from utils.tables import aligned
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "assets" / "tables" / "colab.json"  # written by python -m benchmarks.colab
@@ -138,5 +142,8 @@ def _relation(version: str, tested: list[str]) -> str:
     return "older" if _order(version) < _order(tested[0]) else "in between"
 
 
-def _order(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
+def _order(version: str) -> Version:
+    """2.21.0rc1 comes before 2.21.0."""
+    from packaging.version import parse  # TensorFlow and others need it, so it is there by now
+
+    return parse(version)
