@@ -60,7 +60,7 @@ help:
 	@echo 'make test        the tests, in minutes; PYTEST_ARGS="tests/test_make.py -k cut_off" for some'
 	@echo 'make test-full   those that take longer: full-size models, notebooks, whole trainings'
 	@echo 'make mutants     plants faults, and shows which test notices each; MUTANT_ARGS="<names>" for some'
-	@echo 'make bench       speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX, and of Keras models:'
+	@echo 'make bench       speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX; Keras:'
 	@echo '                   BENCH_ARGS=--quick for a try, BENCH_ARGS="--repeats 5"'
 	@echo 'make compat      the tarballs under every TensorFlow since 2.13, each in its own environment'
 	@echo 'make lint        ruff, formatting, notebooks without outputs, and workflows'

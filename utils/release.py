@@ -179,7 +179,7 @@ def release_matrix() -> list[dict[str, str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 all is written, 1 if any manifest or tarball is not what it should be, or there is none."""
+    """Exit status: 0 all is written, 1 if any file is not what it should be, or there is none."""
     parser = argparse.ArgumentParser(prog="python -m utils.release", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", type=Path, nargs="?", help="with tarballs and their manifests")

@@ -18,6 +18,7 @@ from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError, ParameterError
 from utils.export import saved_model
 from utils.files import hash_file
+from utils.keras_models.archive import read_record
 from utils.models.variants import get_variant
 
 
@@ -65,9 +66,23 @@ def test_a_keras_file_tells_of_itself_and_may_stand_beside_its_saved_model():
     assert (native.folder, native.keras_file) == (None, path)
     for what in ("name", "weights", "output", "units", "preprocessing", "labels", "names", "variant"):
         assert getattr(native, what) == getattr(saved, what), what
-    assert native.files == {path.name: hash_file(path)}
+    assert native.hashes == {path.name: hash_file(path)}
     with pytest.raises(ParameterError, match=r"\.keras, which was named already"):
         open_models([str(path), str(path)])
+
+
+def test_a_keras_file_that_is_not_the_published_one_is_refused(tmp_path):
+    published = extractors.published("convmixer native")
+    shutil.copytree(published.folder.parent, tmp_path / "copy")
+    other = extractors.published("mixer native").folder.with_suffix(".keras")
+    path = tmp_path / "copy" / "convmixer_tiny_fe.keras"
+    record = read_record(path)
+    with zipfile.ZipFile(other) as source, zipfile.ZipFile(path, "w") as spoilt:
+        for member in source.namelist():  # its name is right
+            metadata = json.dumps(json.loads(source.read("metadata.json")) | {"record": record})
+            spoilt.writestr(member, metadata if member == "metadata.json" else source.read(member))
+    with pytest.raises(PackagingError, match=r"convmixer_tiny_fe\.keras is not the file that was published"):
+        open_models([str(path)])
 
 
 def test_a_keras_file_is_refused_where_a_saved_model_is_needed_and_where_it_holds_code(tmp_path):

@@ -84,7 +84,7 @@ def test_it_runs_as_it_stands_without_a_network(tmp_path):
 def test_a_keras_file_alone_is_enough(tmp_path):
     executed = run(NOTEBOOK, tmp_path, model=str(extractors.published("mixer native").folder.with_suffix(".keras")))
     assert text_of(executed).count("image/png") == 2
-    assert "Only .keras files were chosen" in text_of(executed)
+    assert "This takes a SavedModel" in text_of(executed)
     assert '"name": "stderr"' not in text_of(executed)
 
 

@@ -149,15 +149,16 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import extractors
 from labelled import Run, coloured_images
 
-extractors.published("convmixer")  # a strategy's scope is for what is trained, not for making the extractor
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    run = Run("convmixer", coloured_images(), pathlib.Path(sys.argv[1]), epochs=2)
-run.train()
-assert strategy.num_replicas_in_sync == 2
-assert run.history["loss"][1] < run.history["loss"][0], run.history
-assert len(run.moved()) == len(run.before)
-print("mirrored", run.state.epochs_done)
+for kind, keras in (("convmixer", "tf_keras"), ("convmixer native", "keras_3")):
+    extractors.published(kind)  # a strategy's scope is for what is trained, not for making the extractor
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        run = Run(kind, coloured_images(), pathlib.Path(sys.argv[1]), epochs=2, keras=keras)
+    run.train()
+    assert strategy.num_replicas_in_sync == 2
+    assert run.history["loss"][1] < run.history["loss"][0], run.history
+    assert len(run.moved()) == len(run.before)
+    print("mirrored", keras, run.state.epochs_done)
 """
 
 
@@ -166,4 +167,5 @@ def test_two_mirrored_devices_train_together_and_their_state_is_saved(tmp_path):
     command = [sys.executable, "-c", MIRRORED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "mirrored 2" in done.stdout
+    assert "mirrored tf_keras 2" in done.stdout
+    assert "mirrored keras_3 2" in done.stdout

@@ -1,11 +1,14 @@
 """The extractor to fine-tune: at the size that is trained on; what cannot be one is refused with its reason."""
 
+import json
 import shutil
+import zipfile
 
 import extractors
 import pytest
 
 from utils.errors import PackagingError, ParameterError
+from utils.keras_models.archive import read_record
 from utils.training.extractor import open_extractor
 
 
@@ -58,8 +61,22 @@ def test_a_keras_file_alone_is_not_enough(native, tmp_path):
         open_extractor(str(alone), 0, "keras_3")
 
 
-def test_a_keras_file_of_another_model_is_refused(native):
-    other = extractors.published("mixer native").folder.with_name("mixer_tiny_fe.keras")
-    shutil.copy(other, native / "convmixer_tiny_fe.keras")
-    with pytest.raises(PackagingError, match="is mixer_tiny_fe, made from another checkpoint than convmixer_tiny_fe"):
+@pytest.mark.parametrize("other", ["model", "checkpoint"])
+def test_a_keras_file_of_another_model_or_checkpoint_is_refused(native, other):
+    path = native / "convmixer_tiny_fe.keras"
+    if other == "model":
+        shutil.copy(extractors.published("mixer native").folder.with_suffix(".keras"), path)
+    else:
+        record = read_record(path)
+        record["source"]["sha256"] = "cd" * 32
+        with zipfile.ZipFile(path) as source:
+            members = {name: source.read(name) for name in source.namelist()}
+        members["metadata.json"] = json.dumps(json.loads(members["metadata.json"]) | {"record": record})
+        with zipfile.ZipFile(path, "w") as spoilt:
+            for name, content in members.items():
+                spoilt.writestr(name, content)
+    manifest = native / "convmixer_tiny_fe.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({key: told[key] for key in told if key != "keras"}))  # it would tell the hash
+    with pytest.raises(PackagingError, match="and the SavedModel beside it convmixer_tiny_fe"):
         open_extractor(str(native / "convmixer_tiny_fe"), 0, "keras_3")

@@ -1,5 +1,6 @@
 """Training in both Kerases: what moves, what is resumed, what is kept, and what is saved of it."""
 
+import math
 from dataclasses import replace
 from unittest.mock import Mock
 
@@ -197,7 +198,8 @@ def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier
 
     name = f"{run.extractor.variant.name}_classification_colours"
     path = tmp_path / f"{name}.keras"
-    fine_tuned.write_keras(path, run.trainable, run.extractor, name, labels, make_golden(trained, 48, 48, 0))
+    golden = make_golden(trained, 48, 48, 0)
+    fine_tuned.write_keras(path, run.trainable, run.extractor, name, "colours", labels, golden)
     inputs = np.random.default_rng(2).standard_normal((5, 48, 48, 3), dtype=np.float32)
     facts = fine_tuned.proved_keras(path, family, expected, trained, inputs)
     assert facts["sha256"] == hash_file(path)
@@ -207,6 +209,8 @@ def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier
     opened = open_models([str(path)])[path.name]
     assert opened.names == run.images.classes
     assert opened.units == 3
+    assert opened.manifest["parameters"] == sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    assert opened.manifest["training"] == {"dataset": "colours", "extractor": run.extractor.name}
     loaded = saving.load(path)
     assert len(loaded.trainable_variables) == len(model.trainable_variables)
     np.testing.assert_allclose(loaded(inputs), saved_model.load_model(folder)(inputs), atol=1e-5)

@@ -73,6 +73,13 @@ def test_a_run_is_another_one_when_anything_that_changes_its_steps_does():
     assert digest != check().digest(data="y")
 
 
+def test_another_backend_is_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with pytest.raises(ParameterError, match="KERAS_BACKEND is 'jax' here; expected 'tensorflow'"):
+        check(keras="keras_3")
+    assert check(keras="tf_keras").keras == "tf_keras"
+
+
 def test_a_keras_file_is_trained_by_keras_3(monkeypatch):
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
     assert check(model="exports/a.keras").keras == "keras_3"

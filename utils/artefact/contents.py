@@ -141,6 +141,13 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
     return manifest
 
 
+def published_keras(path: Path, name: str) -> str | None:
+    """What the manifest of `name` beside a `.keras` file says of its SHA-256; None where nothing does."""
+    beside = path.resolve().parent / f"{name}.json"
+    told = read_json(beside).get("keras") if beside.is_file() else None
+    return str(told.get("sha256")) if isinstance(told, dict) else None
+
+
 def check_lite(path: Path) -> dict[str, Any]:
     """The manifest beside a .tflite file, if what is in that has the hashes that it lists, and it is the one inside.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.contents import differences, manifest_of, preprocessing_of
+from utils.artefact.contents import differences, manifest_of, preprocessing_of, published_keras
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
@@ -66,6 +66,11 @@ class Pretrained:
         return customised(row, architecture.get("classes", row.architecture.classes))
 
     @property
+    def image_size(self) -> int:
+        """Of both sides, which a SavedModel takes; 0 for any."""
+        return self.manifest["signatures"]["serving_default"]["inputs"]["inputs"]["shape"][1] or 0
+
+    @property
     def weights(self) -> str:
         """Where they came from: "official", "synthetic" (random numbers) or "custom"."""
         return self.manifest["weights"]
@@ -73,7 +78,7 @@ class Pretrained:
     @property
     def files(self) -> Mapping[str, str]:
         """SHA-256 by path, without the manifest and the model card."""
-        return self.hashes if self.folder is None else self.manifest["files"]
+        return self.manifest["files"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +109,7 @@ def is_keras(model: str) -> bool:
 
 
 def open_keras(path: Path) -> Pretrained:
-    """Reads a `.keras` file without loading it. Raises as `open_model`."""
+    """Reads a `.keras` file without loading it, and compares it with the manifest beside it. Raises as `open_model`."""
     if not path.is_file():
         raise ParameterError(
             f"model '{path}': there is no such file. Convert a checkpoint with formats = 'saved_model, keras' first."
@@ -112,6 +117,12 @@ def open_keras(path: Path) -> Pretrained:
     record = read_record(path)
     check(path)
     check_record(record, path.name)
+    published, found = published_keras(path, record["name"]), hash_file(path)
+    if published not in (None, found):
+        raise PackagingError(
+            f"{path} is not the file that was published: its SHA-256 is {found}, and the manifest beside it says "
+            f"{published}. Fetch or convert it again."
+        )
     return Pretrained(
         folder=None,
         manifest=record,
@@ -119,7 +130,7 @@ def open_keras(path: Path) -> Pretrained:
         units=record["units"],
         preprocessing=preprocessing_of(record),
         labels=[Label(*label) for label in record["labels"]] if record["labels"] else None,
-        hashes={path.name: hash_file(path)},
+        hashes={path.name: found},
         keras_file=path.absolute(),
     )
 

@@ -33,12 +33,14 @@ def build_record(
     labels: Sequence[tuple[str, str]] | None,
     golden: Golden,
     tolerance: float,
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record, for JSON.
 
     weights: "official", "synthetic" or "custom"; source: the checkpoint's url, name and SHA-256. parameters: how many
     numbers are trained. units: classes, or features. image_size: 0 for any.
     labels: WordNet id and name of each class, in the outputs' order. tolerance: how far the golden outputs may be off.
+    training: of a fine-tuned model, the data set and the extractor.
     """
     activation = getattr(variant.architecture, "activation", "gelu")
     return {
@@ -57,6 +59,7 @@ def build_record(
         | {"architecture": asdict(variant.architecture), "preprocessing": asdict(preprocessing)},
         "labels": [list(label) for label in labels] if labels and head == "classification" else None,
         "tolerance": tolerance,
+        "training": dict(training) if training else None,
         "golden": base64.b64encode(golden_bytes(golden)).decode(),
     }
 
@@ -67,6 +70,8 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
         "name": lambda value: isinstance(value, str) and value,
         "head": HEADS.__contains__,
         "weights": WEIGHTS.__contains__,
+        "variant": lambda value: isinstance(value, str) and value,
+        "source": lambda value: isinstance(value, dict) and isinstance(value.get("sha256"), str),
         "output": tuple(OUTPUTS.values()).__contains__,
         "parameters": _count,
         "units": _count,
@@ -79,7 +84,8 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
         if not fits(record.get(field)):
             found = repr(record.get(field))[:100]
             raise PackagingError(
-                f"{where}: {field} is {found} in its record, which makes no sense. Get the file again."
+                f"{where}: {field} is {found} in its record, which makes no sense to this version. Get the file again, "
+                "or convert the checkpoint again."
             )
 
 

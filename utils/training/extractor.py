@@ -26,9 +26,9 @@ def open_extractor(model: str, image_size: int, keras: str = "tf_keras") -> Pret
             f"model = {model} is a classifier ({found.name}), and fine-tuning puts a head of its own on a "
             f'feature extractor. Convert the same checkpoint with head = "fe", and pass {found.variant.name}_fe.'
         )
-    fixed = found.manifest["signatures"]["serving_default"]["inputs"]["inputs"]["shape"][1]
+    fixed = found.image_size
     if image_size not in (0, found.preprocessing.crop):
-        if fixed is not None:
+        if fixed:
             raise ParameterError(
                 f"image_size is {image_size}; {found.name} takes images of {fixed} pixels only. Use 0 or {fixed}"
                 + (", or convert a ConvMixer with image_size = 0." if found.variant.family == "convmixer" else ".")
@@ -40,25 +40,26 @@ def open_extractor(model: str, image_size: int, keras: str = "tf_keras") -> Pret
 
 def _with_keras(model: str) -> Pretrained:
     """The SavedModel and, if it has one, its `.keras` file, whichever of both `model` is."""
-    if not is_keras(model):
-        found = open_model(model)
-        beside = Path(model).expanduser().absolute().parent / f"{found.name}.keras"
-        if "://" in model or not beside.is_file():
-            return found
-    else:
-        beside = Path(model).expanduser().absolute()
-        name = open_keras(beside).name
-        saved = [path for path in (beside.with_name(name), beside.with_name(f"{name}.tar.gz")) if path.exists()]
-        if not saved:
+    if is_keras(model):
+        native = open_keras(Path(model).expanduser().absolute())
+        places = (native.keras_file.with_name(native.name), native.keras_file.with_name(f"{native.name}.tar.gz"))
+        if not any(place.exists() for place in places):
             raise ParameterError(
-                f"model = {model}: the trained model is saved as a SavedModel, so {name} or {name}.tar.gz is needed "
-                "beside the .keras file. Put it there."
+                f"model = {model}: the trained model is saved as a SavedModel, so {native.name} or "
+                f"{native.name}.tar.gz is needed beside the .keras file. Put it there."
             )
-        found = open_model(str(saved[0]))
-    record = open_keras(beside).manifest
-    if (record["name"], record["source"]) != (found.name, found.manifest["source"]):
+        found = open_model(str(next(place for place in places if place.exists())))
+    else:
+        found = open_model(model)
+        beside = None if "://" in model else Path(model).expanduser().absolute().parent / f"{found.name}.keras"
+        if beside is None or not beside.is_file():
+            return found
+        native = open_keras(beside)
+    made = {name: each.manifest["source"]["sha256"] for name, each in (("SavedModel", found), (".keras file", native))}
+    if native.name != found.name or len(set(made.values())) > 1:
         raise PackagingError(
-            f"{beside} is {record['name']}, made from another checkpoint than {found.name} beside it. Convert the "
-            "checkpoint again with formats = 'saved_model, keras', or remove the .keras file."
+            f"{native.keras_file} is {native.name}, of a checkpoint with SHA-256 {made['.keras file']}, and the "
+            f"SavedModel beside it {found.name}, of {made['SavedModel']}. Convert one checkpoint with formats = "
+            "'saved_model, keras', or keep the two apart."
         )
-    return replace(found, keras_file=beside)
+    return replace(found, keras_file=native.keras_file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,11 +68,17 @@ def classifier(
 
 
 def write_keras(
-    path: Path, trainable: Trainable, extractor: Pretrained, name: str, labels: Sequence[Label], golden: Golden
+    path: Path,
+    trainable: Trainable,
+    extractor: Pretrained,
+    name: str,
+    dataset: str,
+    labels: Sequence[Label],
+    golden: Golden,
 ) -> Path:
     """What was trained from a `.keras` file as another one, without its optimizer; all of it can be trained again.
 
-    labels: of the classes, in order. golden: what the trained model computes.
+    dataset: its name. labels: of the classes, in order. golden: what the trained model computes.
     """
     told = build_record(
         name=name,
@@ -81,13 +86,14 @@ def write_keras(
         head="classification",
         weights=extractor.weights,
         source=extractor.manifest["source"],
-        parameters=sum(math.prod(variable.shape) for variable in trainable.model.trainable_variables),
+        parameters=extractor.manifest["parameters"] + (extractor.units + 1) * len(labels),
         units=len(labels),
-        image_size=extractor.preprocessing.crop,
+        image_size=extractor.image_size,
         preprocessing=extractor.preprocessing,
         labels=labels,
         golden=golden,
         tolerance=OUTPUT_TOLERANCE,
+        training={"dataset": dataset, "extractor": extractor.name},
     )
     trainable.model.trainable = True
     (inputs,), (outputs,) = trainable.model.inputs, trainable.model.outputs

@@ -98,7 +98,7 @@ def open_state(
     It lies hidden beside the artefact `name`, in a folder of its own for each choice of settings, data and backbone
     `files`: another learning rate is another run, which starts from the beginning.
     """
-    digest = settings.digest(data=images.fingerprint, backbone=dict(files))
+    digest = settings.digest(data=images.fingerprint, backbone=dict(files), layer=trainable.layer)
     state = TrainingState(Path(settings.output_dir).expanduser().absolute() / f".{name}.training-{digest}", trainable)
     state.resume()
     return state

@@ -110,7 +110,7 @@ def build(
         optimizer,
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        # Keras 3 would choose XLA by itself, with which depthwise convolutions are slow on a CPU.
+        # Keras 3 may choose XLA by itself, by version and device, with which depthwise convolutions are slow on a CPU.
         jit_compile=False,
     )
     optimizer.build(model.trainable_variables)  # its variables exist before a checkpoint is read into them
@@ -157,4 +157,4 @@ def _native(extractor: Pretrained, train_backbone: bool) -> _Backbone:
             f"{extractor.keras_file} has other weights than {extractor.folder}, in {other[0]}. Convert the checkpoint "
             "again with formats = 'saved_model, keras', or remove the .keras file."
         )
-    return model.inputs[0], model.outputs[0], "layers of the .keras file", arrays
+    return model.inputs[0], model.outputs[0], ".keras file", arrays

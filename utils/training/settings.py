@@ -37,7 +37,7 @@ class TrainingSettings:
     output_dir: str
     seed: int
     optimizer: str = "sgd"
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     clip_norm: float = 1.0
     corrupt_images: str = "refuse"
     keras: str = "auto"
@@ -88,6 +88,12 @@ def check_training(settings: TrainingSettings) -> TrainingSettings:
         raise ParameterError(
             f"keras is 'tf_keras', which loads no .keras file, and model is {settings.model}; expected 'keras_3' or "
             "'auto', or the SavedModel beside it"
+        )
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if keras == "keras_3" and backend != "tensorflow":
+        raise ParameterError(
+            f"keras is 'keras_3', and KERAS_BACKEND is {backend!r} here; expected 'tensorflow', on which this notebook "
+            "trains. Set it before Python starts; docs/keras.md shows how to train on the others"
         )
     # A whole number is the same setting as its float, and is to have the same digest.
     floats = {name: float(getattr(settings, name)) for name in ("learning_rate", "label_smoothing", "clip_norm")}

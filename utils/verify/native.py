@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.artefact.contents import read_json
+from utils.artefact.contents import published_keras
 from utils.errors import PackagingError
 from utils.files import hash_file
 from utils.keras_models.archive import check, read_record
@@ -42,10 +42,9 @@ def check_keras(path: Path) -> Iterator[Check]:
 
 def _check_beside(path: Path, name: str) -> Check:
     """The file's SHA-256 against the published manifest's, if that is beside it and knows of the file."""
-    beside = path.resolve().parent / f"{name}.json"
-    expected = read_json(beside).get("keras") if beside.is_file() else None
-    if not isinstance(expected, dict):
-        return Check("files", None, f"there is no {beside.name} beside it that names its SHA-256")
-    if (found := hash_file(path)) != expected.get("sha256"):
-        return Check("files", False, f"its SHA-256 is {found}, and {beside.name} says {expected.get('sha256')}")
-    return Check("files", True, f"its SHA-256 is the one in {beside.name}")
+    expected = published_keras(path, name)
+    if expected is None:
+        return Check("files", None, f"there is no {name}.json beside it that names its SHA-256")
+    if (found := hash_file(path)) != expected:
+        return Check("files", False, f"its SHA-256 is {found}, and {name}.json says {expected}")
+    return Check("files", True, f"its SHA-256 is the one in {name}.json")
