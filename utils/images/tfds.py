@@ -13,6 +13,21 @@ if TYPE_CHECKING:
 PIN = "tensorflow-datasets==4.9.10"
 
 
+def is_within_reach(name: str, address: str) -> bool:
+    """Whether a data set was prepared here, or the address that TFDS fetches it from answers.
+
+    TFDS itself asks for minutes before it gives up.
+    """
+    import requests
+    import tensorflow_datasets as tfds
+
+    try:
+        prepared = tfds.builder(name, data_dir=None).is_prepared()
+        return prepared or requests.head(address, timeout=10, allow_redirects=True).ok
+    except Exception:  # as in `open_tfds`, which says what is wrong
+        return False
+
+
 def open_tfds(name: str, data_dir: str | None = None) -> DatasetBuilder:
     """The data set of that name, downloaded and prepared if it was not; `data_dir`: where TFDS keeps its files.
 

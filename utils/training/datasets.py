@@ -21,9 +21,10 @@ from PIL import Image
 
 from utils.errors import ParameterError
 from utils.images.photographs import SUFFIXES, images_by_class, load_image
-from utils.images.tfds import open_tfds, read_tfds
+from utils.images.tfds import is_within_reach, open_tfds, read_tfds
 
 VALIDATION_SHARE = 0.2
+_FLOWERS = "http://download.tensorflow.org/example_images/flower_photos.tgz"  # where tensorflow-datasets fetches it
 _NAMED = 5  # files that an error message names
 
 
@@ -96,10 +97,12 @@ def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str =
 
 
 def _flowers_or_digits(seed: int) -> LabelledImages:
-    try:
-        return _tfds("tf_flowers", seed)
-    except ParameterError as error:
-        reason = str(error.__cause__ or error).splitlines()[0][:300]
+    reason = f"{_FLOWERS} does not answer"
+    if is_within_reach("tf_flowers", _FLOWERS):
+        try:
+            return _tfds("tf_flowers", seed)
+        except ParameterError as error:
+            reason = str(error.__cause__ or error).splitlines()[0][:300]
     return replace(_digits(seed), notice=f"dataset = auto: digits, since tf_flowers cannot be had: {reason}")
 
 
