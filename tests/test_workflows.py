@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 from utils import release
+from utils.files import hash_file
 from utils.models.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +45,9 @@ def load(path):
 RELEASE = load(ROOT / ".github/workflows/release.yml")
 
 
+RIGHTS = {"contents": "write", "actions": "read", "id-token": "write", "attestations": "write"}
+
+
 def leaks(workflow):
     """Reasons why this release could publish although a job did not pass, or a job has more rights than it needs."""
     jobs, text = workflow["jobs"], json.dumps(workflow)
@@ -53,7 +59,7 @@ def leaks(workflow):
     found += [f"condition {c}" for c in conditions if re.search(r"always|failure|cancelled|success|!", c)]
     found += [word for word in ("continue-on-error", "|| true") if word in text]
     rights = {name: job["permissions"] for name, job in jobs.items() if "permissions" in job}
-    if workflow.get("permissions") != {"contents": "read"} or rights != {"publish": {"contents": "write"}}:
+    if workflow.get("permissions") != {"contents": "read"} or rights != {"publish": RIGHTS}:
         found.append(f"permissions {rights}")
     return found
 
@@ -78,8 +84,9 @@ def test_a_release_is_published_by_one_job_that_needs_all_others_and_a_leak_woul
 
 
 def test_the_draft_is_published_last():
-    commands = re.split(r"(?=gh release )", RELEASE["jobs"]["publish"]["steps"][-1]["run"])[1:]
-    assert [command.split()[2] for command in commands] == ["view", "create", "upload", "edit"]
+    text = "\n".join(step.get("run", "") for step in RELEASE["jobs"]["publish"]["steps"])
+    commands = re.split(r"(?=gh release )", text)[1:]
+    assert [command.split()[2] for command in commands] == ["view", "create", "upload", "upload", "edit"]
     assert "--draft " in commands[1]
     assert [command for command in commands if "--draft=false" in command] == commands[-1:]
 
@@ -95,11 +102,12 @@ def unmade(commands):
 
 
 def test_the_release_has_the_verifier_and_reads_no_file_that_nothing_made():
-    commands = [step.get("run", "") for step in RELEASE["jobs"]["publish"]["steps"]]
+    steps = RELEASE["jobs"]["publish"]["steps"]
+    commands = [step.get("run", "") + step.get("with", {}).get("subject-checksums", "") for step in steps]
     assert any("utils.verify.app dist/verify.pyz" in command for command in commands)
     assert unmade(commands) == set()
     assert unmade([command.replace("TABLE.md", "releases.md") for command in commands]) == {"releases.md"}
-    assert unmade([command for command in commands if "utils.release" not in command]) == {release.TABLE}
+    assert unmade([command for command in commands if "utils.release" not in command]) == {release.TABLE, release.SUMS}
 
 
 def test_the_release_converts_official_checkpoints_only():
@@ -114,14 +122,81 @@ def test_the_release_verifies_and_uploads_every_kind_of_file_that_it_makes():
     (uploaded,) = [step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")]
     models = {".tar.gz", ".tflite", ".keras"}
     assert set(re.findall(r"'\*(\.[\w.]+)'", verified)) == models
-    assert set(re.findall(r"\*(\.\S+)", uploaded)) == models | {".json"}
+    assert set(re.findall(r"\*(\.\S+)", uploaded)) == models | {".json", ".md"}
+    assert release.SUMS in uploaded
 
 
-def test_every_model_gets_a_keras_file_once():
-    convert = RELEASE["jobs"]["convert"]
-    assert [step for step in convert["steps"] if '--formats "$FORMATS"' in step.get("run", "")]
-    twin = convert["env"]["FORMATS"]  # of plain operations, whose Keras model is that of the other one
-    assert twin == "${{ matrix.operations == 'xla' && 'saved_model, keras' || 'saved_model' }}"
+def test_actions_are_pinned_by_commit():
+    used = [line for path in WORKFLOWS for line in re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))]
+    pinned = re.compile(r"actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+")
+    assert [line for line in used if not pinned.fullmatch(line)] == ["./.github/workflows/ci.yml"]
+
+
+GH = """#!/usr/bin/env python3
+import pathlib, shutil, sys
+
+command, options = sys.argv[1:3], sys.argv[3:]
+with open("gh.log", "a") as log:
+    print(*sys.argv[1:], file=log)
+if command == ["release", "view"]:
+    sys.exit(1)
+if command == ["run", "download"]:
+    shutil.copytree(pathlib.Path("left", options[options.index("--name") + 1]), options[options.index("--dir") + 1])
+if command == ["release", "upload"]:
+    for path in options[2:]:
+        shutil.copy(path, "published")
+"""
+
+
+@pytest.mark.skipif(
+    not shutil.which("jq") or not shutil.which("sha256sum"), reason="GitHub's runner has jq and sha256sum"
+)
+@pytest.mark.parametrize("fault", [None, "a file is missing", "a file is damaged"])
+def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_damaged_ones(tmp_path, fault):
+    """The job's own steps, with a stand-in for GitHub's command."""
+    rows = release.release_matrix()[1:5:3]
+    for row in rows:
+        (part := tmp_path / "left" / row["variant"]).mkdir(parents=True)
+        for file in row["files"]:
+            (part / file).write_text(file)
+        files = {file: hash_file(part / file) for file in row["files"]}
+        entry = {"name": "a", "file": row["files"][0], "files": files, "family": "x", "variant": row["variant"]}
+        entry |= {"operations": None, "head": "fe", "weights": "official", "parameters": 1, "bytes": 1, "output": "x"}
+        entry |= {"output_error": None, "gradients_error": None, "minimum_tensorflow": "", "keras_bytes": 5}
+        (part / release.INDEX).write_text(json.dumps({"artefacts": [entry]}))
+        (part / release.TABLE).write_text("")
+        (part / release.SUMS).write_text("".join(f"{value}  {file}\n" for file, value in files.items()))
+    if fault == "a file is missing":
+        (tmp_path / "left" / rows[1]["variant"] / rows[1]["files"][3]).unlink()
+    elif fault:
+        (tmp_path / "left" / rows[1]["variant"] / rows[1]["files"][3]).write_text("other")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "published").mkdir()
+    (tmp_path / "bin" / "gh").write_text(GH)
+    (tmp_path / "bin" / "gh").chmod(0o755)
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment |= {"MATRIX": json.dumps({"include": rows}), "TAG": "v1.0.0", "GITHUB_RUN_ID": "7"}
+    commands = [step["run"] for step in RELEASE["jobs"]["publish"]["steps"] if "run" in step]
+    done = [
+        subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", command], cwd=tmp_path, env=environment, check=False
+        ).returncode
+        for command in commands[: 1 if fault else None]
+    ]
+    log = (tmp_path / "gh.log").read_text()
+    if fault:
+        assert done[0] != 0
+        assert rows[1]["files"][0] not in log
+        return
+    assert done == [0, 0, 0]
+    assert not (tmp_path / "part").exists()
+    there = {path.name for path in (tmp_path / "published").iterdir()}
+    lists = {release.INDEX, release.SUMS, release.TABLE, release.VERIFIER}
+    assert there == {file for row in rows for file in row["files"]} | lists
+    assert log.splitlines()[-1] == "release edit v1.0.0 --notes-file dist/TABLE.md --draft=false"
+    sums = ["sha256sum", "--check", "--strict", "--quiet", release.SUMS]
+    assert subprocess.run(sums, cwd=tmp_path / "published", check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -156,13 +231,13 @@ def test_the_fast_tests_run_on_a_second_system():
 def test_the_matrix_is_every_official_artefact_once():
     rows = release.release_matrix()
     official = [v for v in VARIANTS.values() if not v.testing]
+    assert [row["variant"] for row in rows] == [v.name for v in official]
     names = {f"{v.name}_{head}" for v in official for head in ("classification", "fe")}
-    names |= {f"{name}_plain" for name in names if name.startswith("mixer")}
-    assert len(names) == 28 + 22
-    assert sorted(row["name"] for row in rows) == sorted(names)
-    for row in rows:
-        plain = "_plain" if row["operations"] == "plain" else ""
-        assert row["name"] == f"{row['variant']}_{row['head']}{plain}"
+    twins = {f"{name}_plain" for name in names if name.startswith("mixer")}
+    assert len(names | twins) == 28 + 22
+    files = [file for row in rows for file in row["files"]]
+    for ending, expected in ((".tar.gz", names | twins), (".json", names | twins), (".keras", names)):
+        assert sorted(file for file in files if file.endswith(ending)) == sorted(f"{name}{ending}" for name in expected)
 
 
 def test_the_plan_needs_nothing_installed_and_prints_one_line():

@@ -9,17 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.artefact.card import model_card
-from utils.artefact.contents import check_artefact, check_lite
+from utils.artefact.contents import check_artefact, check_lite, read_json
 from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file
-from utils.models.variants import HEADS, OPERATIONS, VARIANTS, artefact_name
+from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.parity.report import Report
 from utils.tables import markdown
 
@@ -55,7 +55,7 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
         )
     if strict:
         _require_one_checkpoint(manifests)
-    entries, sums = [], {}
+    entries = []
     for name, manifest in sorted(manifests.items()):
         if name in stale or manifest["weights"] == "custom" or manifest.get("training"):
             continue
@@ -70,13 +70,32 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
                 files.append(f"{name}.keras")
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
         entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
-        sums |= hashes
-    replace_text(output_dir / INDEX, json.dumps({"artefacts": entries}, indent=2) + "\n")
+    _write_lists(output_dir, entries)
+    return entries
+
+
+def merge_releases(parts: Sequence[Path], output_dir: Path) -> list[dict[str, Any]]:
+    """Writes index, sums and table of releases in parts, whose files need not be there; returns the index's entries.
+
+    parts: folders with an index each. PackagingError where one has none, or two have an artefact of one name.
+    """
+    entries = [entry for part in parts for entry in read_json(part / INDEX).get("artefacts", ())]
+    counts = Counter(entry["file"] for entry in entries)
+    if not entries or (twice := [file for file, count in counts.items() if count > 1]):
+        reason = f"{', '.join(twice)} stands in more than one" if entries else "there is no artefact in them"
+        raise PackagingError(f"{', '.join(map(str, parts))} cannot be merged: {reason}.")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    _write_lists(output_dir, sorted(entries, key=lambda entry: entry["file"]))
+    return entries
+
+
+def _write_lists(output_dir: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    replace_text(output_dir / INDEX, json.dumps({"artefacts": list(entries)}, indent=2) + "\n")
     replace_text(output_dir / TABLE, table(entries) + "\n")
     there = [name for name in (INDEX, TABLE, VERIFIER) if (output_dir / name).is_file()]
+    sums = {file: value for entry in entries for file, value in entry["files"].items()}
     sums |= {name: hash_file(output_dir / name) for name in there}
     replace_text(output_dir / SUMS, "".join(f"{value}  {file}\n" for file, value in sorted(sums.items())))
-    return entries
 
 
 def _stale(manifests: Mapping[str, Manifest]) -> list[str]:
@@ -159,23 +178,25 @@ def _error(value: float | None, times: float | None) -> str:
     return f"{value:.1e}" if times is None else f"{value:.1e}, {times:.1f} times"
 
 
-def release_matrix() -> list[dict[str, str]]:
-    """Every variant that has official weights × head × kind of operations, as `include` of a GitHub Actions matrix.
+def release_matrix() -> list[dict[str, Any]]:
+    """A row for each variant that has official weights, as `include` of a GitHub Actions matrix: a job each.
 
-    A ConvMixer has one kind of operations; its rows say "xla", which is the default and appears in no name.
+    files: what that job must leave, at least, of both heads and both kinds of operations.
     """
     return [
-        {
-            "name": artefact_name(variant.name, head, "official", operations),
-            "variant": variant.name,
-            "head": head,
-            "operations": operations,
-        }
+        {"variant": variant.name, "files": list(_files_of(variant))}
         for variant in VARIANTS.values()
         if not variant.testing
-        for operations in (OPERATIONS if variant.family == "mixer" else OPERATIONS[:1])
-        for head in HEADS
     ]
+
+
+def _files_of(variant: Variant) -> Iterator[str]:
+    for operations in OPERATIONS if variant.family == "mixer" else OPERATIONS[:1]:
+        for head in HEADS:
+            name = artefact_name(variant.name, head, "official", operations)
+            yield from (f"{name}.tar.gz", f"{name}.json", f"{name}.md")
+            if operations != "plain":  # of twins one has it
+                yield f"{name}.keras"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -183,6 +204,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m utils.release", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", type=Path, nargs="?", help="with tarballs and their manifests")
+    parser.add_argument(
+        "--merge", nargs="+", type=Path, metavar="PART", help="write the lists of releases in parts, from their indices"
+    )
     what.add_argument("--matrix", action="store_true", help="print what a release consists of, for the workflow")
     options = parser.parse_args(arguments)
     if options.matrix:
@@ -190,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     folder = options.folder
     try:
-        entries = write_release(folder, {}, strict=True)
+        entries = merge_releases(options.merge, folder) if options.merge else write_release(folder, {}, strict=True)
         if not entries:
             raise PackagingError(f"{folder} has no artefact to release: expected tarballs, each with its manifest.")
     except ConversionError as error:

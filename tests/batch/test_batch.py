@@ -249,6 +249,27 @@ def test_a_keras_file_that_was_asked_for_must_be_there_and_one_that_was_not_may(
     assert f"{FEATURES}.keras cannot be read" in batch_plan.look(asked[1], folder)[1]
 
 
+def test_releases_in_parts_become_one_as_if_they_had_been_one(both_heads, tmp_path):
+    index = json.loads((both_heads / release.INDEX).read_text())["artefacts"]
+    for number, entry in enumerate(index):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / release.INDEX).write_text(json.dumps({"artefacts": [entry]}))
+    parts = [str(tmp_path / str(number)) for number in range(len(index))]
+    assert release.main([str(tmp_path / "all"), "--merge", *parts]) == 0
+    for name in (release.INDEX, release.SUMS, release.TABLE):
+        assert (tmp_path / "all" / name).read_text() == (both_heads / name).read_text(), name
+    assert release.main([str(tmp_path / "again"), "--merge", parts[0], parts[0]]) == 1
+    assert release.main([str(tmp_path / "again"), "--merge", str(tmp_path)]) == 1
+    assert not (tmp_path / "again").exists()
+
+
+def test_of_twins_one_has_a_keras_file():
+    twins = conversions("mixer_tiny", heads="fe", operations="all", checkpoint="synthetic", formats=KERAS)
+    assert [(each.operations, each.formats) for each in twins] == [("xla", KERAS), ("plain", "saved_model")]
+    (alone,) = conversions("mixer_tiny", heads="fe", operations="plain", checkpoint="synthetic", formats=KERAS)
+    assert alone.formats == KERAS
+
+
 def test_formats_are_passed_on_and_the_report_counts_what_they_take(both_heads, with_keras, tmp_path, capsys):
     sizes = [json.loads((f / "batch/report.json").read_text())["conversions"] for f in (both_heads, with_keras)]
     more = (with_keras / f"{FEATURES}.keras").stat().st_size

@@ -75,8 +75,8 @@ def plan(
     """The conversions in order, those of one variant together, so that its checkpoint is read from memory again.
 
     variants: names, patterns such as "mixer_*_gsam", "convmixer", "mixer" (families), "all"; tiny ones by name.
-    heads, operations: one of them, or "all". formats: as `formats_of` takes them, the same for each. Raises
-    ParameterError for what does not exist or cannot be converted.
+    heads, operations: one of them, or "all". formats: as `formats_of` takes them; of twins, one has a `.keras` file.
+    Raises ParameterError for what does not exist or cannot be converted.
     """
     conversions = []
     for variant in _variants(variants):
@@ -84,7 +84,9 @@ def plan(
         for kind, head in itertools.product(kinds, HEADS if heads == "all" else (heads,)):
             given = (variant.name, head, checkpoint, variant.image_size, str(output_dir), seed, kind)
             check_conversion(variant.family, *given, formats=formats)
-            conversions.append(Conversion(variant, head, kind, checkpoint, seed, formats))
+            # The Keras model of a plain twin is that of the other one.
+            chosen = "saved_model" if kind == "plain" and operations == "all" else formats
+            conversions.append(Conversion(variant, head, kind, checkpoint, seed, chosen))
     return conversions
 
 
