@@ -134,7 +134,7 @@ def half_precision_weights(graph, weights):
 
 def last_block_skipped(graph, weights):
     """What reads the last block's output reads what that block was given: the other side of its residual."""
-    (pooling,) = nodes(graph, "ReduceMean")
+    pooling, _ = nodes(graph, "ReduceMean")  # of rows, then of what is left
     pooling.input[0] = nodes(graph, "Add")[-1].input[1]
 
 

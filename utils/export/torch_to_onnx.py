@@ -33,10 +33,14 @@ class ChannelsLast(nn.Module):
 
 
 class GlobalAveragePool(nn.Module):
-    """Mean over height and width of NHWC, kept as axes of length one."""
+    """Mean over height and width of NHWC, kept as axes of length one.
+
+    One axis after the other: TensorFlow adds all terms of a mean one by one, so its error grows with their number, and
+    means of rows have few each, as PyTorch's own sum has.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return x.mean((1, 2), keepdim=True)
+        return x.mean(1, keepdim=True).mean(2, keepdim=True)
 
 
 class WeightsAsInputs(nn.Module):
