@@ -43,7 +43,7 @@ WINGS = {
     "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
     "artefact": Wing("errors files images keras_models machine models parity tables"),
     "notebook": Wing(
-        "errors export files images models parity tables",
+        "artefact errors export files images models parity tables",
         "numpy",
         lazily="IPython PIL matplotlib nbclient packaging papermill",
     ),

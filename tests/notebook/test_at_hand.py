@@ -8,9 +8,9 @@ import extractors
 import pytest
 from server import folder_server
 
-from utils.artefact import at_hand as module
-from utils.artefact.at_hand import at_hand
 from utils.errors import ConversionError
+from utils.notebook import at_hand as module
+from utils.notebook.at_hand import at_hand
 
 NOWHERE = "http://127.0.0.1:9"  # nothing answers there
 
