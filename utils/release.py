@@ -11,6 +11,7 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from utils.artefact.contents import check_artefact, check_lite, read_json
 from utils.artefact.placing import replace_text
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file
-from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.models.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.parity.report import Report
 from utils.tables import markdown
 
@@ -31,10 +32,10 @@ Manifest = Mapping[str, Any]
 def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False) -> list[dict[str, Any]]:
     """Writes cards, index, sums and table of everything in `output_dir`; returns the index's entries.
 
-    checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras and .tflite
-    files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file
-    of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
-    `strict`, all of one variant must come from the same checkpoint.
+    checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras, .onnx and
+    .tflite files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a
+    smaller file of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is
+    left out. With `strict`, all of one variant must come from the same checkpoint.
     """
     manifests = dict(checked)
     for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
@@ -65,9 +66,8 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
             replace_text(output_dir / f"{name}.md", model_card(manifest))
             file, files = f"{name}.tar.gz", [f"{name}.tar.gz", f"{name}.json", f"{name}.md"]
             known = {file: manifest["tarball"]["sha256"]}
-            if "keras" in manifest:
-                known[f"{name}.keras"] = manifest["keras"]["sha256"]
-                files.append(f"{name}.keras")
+            beside = {f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
+            known, files = known | beside, [*files, *beside]
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
         entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
     _write_lists(output_dir, entries)
@@ -134,7 +134,7 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "derived_from": manifest.get("derived_from", {}).get("name"),
         "file": file,
         "bytes": size,
-        "keras_bytes": manifest.get("keras", {}).get("bytes"),
+        **{f"{key}_bytes": manifest.get(key, {}).get("bytes") for key in BESIDE},
         "output": output,
         "output_error": max((row.figure for row in rows if row.output == output), default=None),
         "gradients_error": max((row.figure for row in rows if row.output == "gradients"), default=None),
@@ -150,19 +150,19 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
 def table(entries: Sequence[Mapping[str, Any]], latencies: Mapping[str, float] | None = None) -> str:
     """The entries as a Markdown table, by family, variant and head.
 
-    latencies: seconds by name, where measured; without any, there is no such column. Nor is there one of the `.keras`
-    files' sizes without any such file.
+    latencies: seconds by name, where measured; without any, there is no such column. Nor is there one of the
+    sizes of `.keras` or `.onnx` files without any such file.
     """
     order = sorted(entries, key=lambda e: (e["family"], e["variant"], e["operations"] or "", e["head"], e["file"]))
     measured = latencies or {}
     latency = {"latency": lambda e: f"{1000 * measured[e['name']]:.0f} ms" if e["name"] in measured else ""}
-    keras = {".keras": lambda e: f"{e['keras_bytes'] / 1e6:,.1f} MB" if e.get("keras_bytes") else ""}
+    sizes = {f"{key}_bytes": f".{key}" for key in BESIDE if any(e.get(f"{key}_bytes") for e in entries)}
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "model": lambda e: f"`{e['file'].removesuffix('.tar.gz')}`",
         "weights": lambda e: e["weights"],
         "parameters": lambda e: f"{e['parameters']:,}",
         "download": lambda e: f"{e['bytes'] / 1e6:,.1f} MB",
-        **(keras if any(e.get("keras_bytes") for e in entries) else {}),
+        **{title: partial(_size, field) for field, title in sizes.items()},
         "output error": lambda e: _error(e["output_error"], e.get("times", {}).get(e.get("output"))),
         "gradients' error": lambda e: _error(e["gradients_error"], e.get("times", {}).get("gradients")),
         **(latency if measured else {}),
@@ -170,6 +170,10 @@ def table(entries: Sequence[Mapping[str, Any]], latencies: Mapping[str, float] |
     }
     rows = [[cell(entry) for cell in columns.values()] for entry in order]
     return markdown(list(columns), rows, right=range(2, len(columns) - 1))
+
+
+def _size(field: str, entry: Mapping[str, Any]) -> str:
+    return f"{entry[field] / 1e6:,.1f} MB" if entry.get(field) else ""
 
 
 def _error(value: float | None, times: float | None) -> str:
@@ -181,13 +185,22 @@ def _error(value: float | None, times: float | None) -> str:
 def release_matrix() -> list[dict[str, Any]]:
     """A row for each variant that has official weights, as `include` of a GitHub Actions matrix: a job each.
 
-    files: what that job must leave, at least, of both heads and both kinds of operations.
+    formats: what there is to be of it. files: what that job must leave, at least, of both heads and both kinds of
+    operations.
     """
     return [
-        {"variant": variant.name, "files": list(_files_of(variant))}
+        {
+            "variant": variant.name,
+            "formats": ", ".join(("saved_model", *_beside(variant))),
+            "files": [*_files_of(variant)],
+        }
         for variant in VARIANTS.values()
         if not variant.testing
     ]
+
+
+def _beside(variant: Variant) -> list[str]:
+    return [key for key in BESIDE if variant.family in BESIDE[key].families]
 
 
 def _files_of(variant: Variant) -> Iterator[str]:
@@ -195,8 +208,8 @@ def _files_of(variant: Variant) -> Iterator[str]:
         for head in HEADS:
             name = artefact_name(variant.name, head, "official", operations)
             yield from (f"{name}.tar.gz", f"{name}.json", f"{name}.md")
-            if operations != "plain":  # of twins one has it
-                yield f"{name}.keras"
+            if operations != "plain":  # of twins one has them
+                yield from (f"{name}.{key}" for key in _beside(variant))
 
 
 def main(arguments: list[str] | None = None) -> int:
