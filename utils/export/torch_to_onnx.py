@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Callable, Mapping
 
 import onnx
 import torch
@@ -37,14 +38,18 @@ class ChannelsLast(nn.Module):
 
 
 class GlobalAveragePool(nn.Module):
-    """Mean over height and width of NHWC, kept as axes of length one.
+    """Mean over height and width, the axis `first` and the one behind it, kept as axes of length one.
 
-    One axis after the other: TensorFlow adds all terms of a mean one by one, so its error grows with their number, and
-    means of rows have few each, as PyTorch's own sum has.
+    One axis after the other: TensorFlow, and ONNX Runtime's GlobalAveragePool, add all terms of a mean one by one, so
+    their error grows with the number, and means of rows have few each, as PyTorch's own sum has.
     """
 
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._first = first
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        return x.mean(1, keepdim=True).mean(2, keepdim=True)
+        return x.mean(self._first, keepdim=True).mean(self._first + 1, keepdim=True)
 
 
 class WeightsAsInputs(nn.Module):
@@ -68,8 +73,10 @@ class WeightsAsInputs(nn.Module):
 SPATIAL_LAYERS = {
     nn.Conv2d: ChannelsLast,
     nn.BatchNorm2d: ChannelsLast,
-    nn.AdaptiveAvgPool2d: lambda _layer: GlobalAveragePool(),
+    nn.AdaptiveAvgPool2d: lambda _layer: GlobalAveragePool(1),
 }
+# What is exported otherwise than PyTorch would, channels-first.
+POOLING = {nn.AdaptiveAvgPool2d: lambda _layer: GlobalAveragePool(2)}
 
 
 def export_onnx(model: nn.Module, output: str, channels_last: bool = True) -> onnx.ModelProto:
@@ -81,8 +88,8 @@ def export_onnx(model: nn.Module, output: str, channels_last: bool = True) -> on
     Raises ConversionError when the exporter or ONNX's checker refuses the model, or a weight is lost on the way.
     """
     keep_triton_out()
-    arrange = _channels_last if channels_last else lambda model: model
-    skeleton = WeightsAsInputs(arrange(_without_weights(model)).eval())
+    layers = SPATIAL_LAYERS if channels_last else POOLING
+    skeleton = WeightsAsInputs(_replaced(_without_weights(model), layers).eval())
     stride = max(layer.stride[0] for layer in model.modules() if isinstance(layer, nn.Conv2d))
     sides = {"height": _PROBE_PATCHES * stride, "width": (_PROBE_PATCHES + 1) * stride}
     axes = {"batch": 1} | (sides | {"channel": 3} if channels_last else {"channel": 3} | sides)
@@ -128,11 +135,11 @@ def _without_weights(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, stand_ins)
 
 
-def _channels_last(model: nn.Module) -> nn.Module:
-    """`model` with its spatial layers replaced, in place, so that it takes and gives NHWC throughout."""
+def _replaced(model: nn.Module, layers: Mapping[type, Callable[[nn.Module], nn.Module]]) -> nn.Module:
+    """`model` with those layers replaced, in place: with SPATIAL_LAYERS it takes and gives NHWC throughout."""
     for name, child in model.named_children():
-        wrap = SPATIAL_LAYERS.get(type(child))
-        setattr(model, name, wrap(child) if wrap else _channels_last(child))
+        wrap = layers.get(type(child))
+        setattr(model, name, wrap(child) if wrap else _replaced(child, layers))
     return model
 
 
