@@ -7,7 +7,7 @@ caught only by a test that tells right from wrong. One that no test notices has 
 list: tests that end with another status (2 to 5, such as for none found), past the time limit, or while they are
 collected (what cannot be imported is no subtle fault).
 
-Leaves `mutants` in assets/tables, where all were planted.
+Leaves `mutants` in assets/tables where all were planted; of some of them, their rows in the table of `--output-dir`.
 """
 
 from __future__ import annotations
@@ -193,7 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     samples = judge(mutants, ROOT, options.jobs, options.limit)
     print(f"\n{table(samples)}")
     if folder := options.output_dir or (None if options.names else command.TABLES):
-        tables.write(folder, "mutants", "Planted faults", notes, table(samples), samples)
+        rows = tables.merged(folder / "mutants.json", samples, "name")
+        rows = sorted((row for row in rows if row["name"] in known), key=lambda row: list(known).index(row["name"]))
+        tables.write(folder, "mutants", "Planted faults", notes, table(rows), rows)
     return 0 if all(sample["verdict"] == CAUGHT for sample in samples) else 1
 
 

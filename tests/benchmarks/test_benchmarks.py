@@ -98,6 +98,14 @@ def test_table_and_samples_are_written_together(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["x.json", "x.md"]
 
 
+def test_rows_of_earlier_runs_stay_unless_they_were_made_again(tmp_path):
+    first = [{"name": "a", "size": 1, "x": 1}, {"name": "b", "size": None, "x": 2}]
+    tables.write(tmp_path, "x", "A title", NOTES, "", first)
+    again = [{"name": "b", "size": None, "x": 3}, {"name": "a", "size": 2, "x": 4}]
+    assert tables.merged(tmp_path / "x.json", again, "name", "size") == [first[0], *again]
+    assert tables.merged(tmp_path / "none.json", again, "name", "size") == again
+
+
 def adder(environment_name):
     """What a worker process prepares: sums, and a look at its own environment."""
 
