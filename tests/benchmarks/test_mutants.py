@@ -91,10 +91,12 @@ def test_a_fault_that_is_planted_again_takes_its_old_place_in_the_table(plant):
     assert list(plant(second, arguments=["second"])[1]) == ["second"]  # what the list no longer has, goes
 
 
-def test_slow_tests_run_where_there_are_no_others(plant):
-    every = "import pytest\npytestmark = pytest.mark.slow\n" + TESTS.replace("assert False", "pass")
+@pytest.mark.parametrize("slow", ["pytestmark = pytest.mark.slow\n", ""])
+def test_slow_tests_run_where_no_others_notice(plant, slow):
+    one = TESTS.replace("def test_total", "@pytest.mark.slow\ndef test_total").replace("assert False", "pass")
+    every = f"import pytest\n{slow}{one}"
     (plant.root / "tests/test_sums.py").write_text(every)
-    status, samples = plant(row("caught", "return sum(numbers)", "return sum(numbers[1:])"))
+    status, samples = plant(row("caught", "return sum(numbers)", "return sum(numbers[:1])"))
     assert (status, samples["caught"]["test"]) == (0, "tests/test_sums.py::test_total")
 
 

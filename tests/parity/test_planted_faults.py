@@ -166,6 +166,7 @@ def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_s
 # --- the table of margins
 
 
+@pytest.mark.slow
 def test_the_yardstick_judges_a_case_in_processes_of_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(RELU, "dead", "fe")])
     assert yardstick.main(["--without-faults", "--output-dir", str(tmp_path)]) == 0
