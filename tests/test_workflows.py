@@ -15,6 +15,7 @@ import yaml
 from utils.files import hash_file
 from utils.models.variants import VARIANTS
 from utils.release.command import release_matrix
+from utils.release.folder import PUBLISHED
 from utils.release.index import INDEX, SUMS, TABLE, VERIFIER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,8 +124,8 @@ def test_the_release_verifies_and_uploads_every_kind_of_file_that_it_makes():
     (uploaded,) = [step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")]
     models = {".tar.gz", ".tflite", ".keras"}
     assert set(re.findall(r"'\*(\.[\w.]+)'", verified)) == models
-    assert set(re.findall(r"\*(\.\S+)", uploaded)) == models | {".json", ".md"}
-    assert SUMS in uploaded
+    assert {f"*{ending}" for ending in models} < set(PUBLISHED)
+    assert uploaded.split() == [f"exports/{name}" for name in (*PUBLISHED, SUMS)]
 
 
 def test_actions_are_pinned_by_commit():

@@ -494,10 +494,8 @@ def assert_refused(folder, said, capsys):
 
 def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, both_heads, tmp_path, capsys):
     (published / "verify.pyz").write_bytes(b"verifier")
-    (published / "evaluated_on_val.json").write_text("{}")  # what others leave there is none of its business
     assert release([str(published)]) == 0
     assert sums_of(published)["verify.pyz"] == hashlib.sha256(b"verifier").hexdigest()
-    assert "evaluated_on_val.json" not in sums_of(published)
     for name in ("TABLE.md", "index.json"):
         assert (published / name).read_bytes() == (both_heads / name).read_bytes()
     flip(published / f"{FEATURES}.tar.gz")
@@ -507,6 +505,24 @@ def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, bo
     assert_refused(published, f"{FEATURES}.json is no published manifest", capsys)
     (tmp_path / "empty").mkdir()
     assert release([str(tmp_path / "empty")]) == 1
+
+
+@pytest.mark.parametrize("stray", [f"{FEATURES}.keras", "mine_on_val.json", "other.md", "x.tflite.json"])
+def test_what_would_be_published_without_a_sum_is_refused(published, stray, capsys):
+    (published / stray).write_text("{}")
+    assert_refused(published, f"{stray} would be published without a sum", capsys)
+    assert not (published / "SHA256SUMS").exists()
+    (published / stray).rename(published / "notes.txt")  # which nobody publishes
+    assert release([str(published)]) == 0
+    assert release([str(published)]) == 0  # what it wrote itself is in its way neither
+    (published / stray).write_text("{}")
+    write_release(published, {})  # as a batch does, in a folder where people work
+    assert stray not in sums_of(published)
+
+
+def test_custom_weights_would_be_published_without_a_sum_too(published, capsys):
+    edit(published, lambda m: m.update(training={"epochs": 1}))
+    assert_refused(published, f"{CLASSIFIER}.json, {CLASSIFIER}.tar.gz would be published without a sum", capsys)
 
 
 def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from utils.artefact.contents import check_artefact, check_lite
 from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
 from utils.files import hash_file
-from utils.release.index import Manifest, entry
+from utils.release.index import INDEX, TABLE, Manifest, entry
 from utils.release.lists import write_lists
+
+# What the workflow takes from a folder to publish it, beside the sums: patterns of names.
+PUBLISHED = ("*.tar.gz", "*.tflite", "*.keras", "*.json", "*.md")
 
 
 def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False) -> list[dict[str, Any]]:
@@ -22,7 +25,8 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
     checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras and .tflite
     files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file
     of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
-    `strict`, all of one variant must come from the same checkpoint.
+    `strict`, all of one variant must come from the same checkpoint, and nothing may lie there that would be published
+    without a sum.
     """
     manifests = dict(checked)
     for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
@@ -58,6 +62,8 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
                 files.append(f"{name}.keras")
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
         entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
+    if strict:
+        _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
     write_lists(output_dir, entries)
     return entries
 
@@ -83,3 +89,14 @@ def _require_one_checkpoint(manifests: Mapping[str, Manifest]) -> None:
                 f"{variant}: its {weights} artefacts were made from {len(checkpoints)} different checkpoint files "
                 f"({found}). Convert them again from one file."
             )
+
+
+def _require_sums(output_dir: Path, listed: Collection[str]) -> None:
+    """PackagingError where a file would be published that is not among those that have a sum."""
+    there = {path.name for pattern in PUBLISHED for path in output_dir.glob(pattern)}
+    hidden = {name for name in there if name.startswith(".")}  # which nobody publishes
+    if strays := sorted(there - hidden - {INDEX, TABLE, *listed}):
+        raise PackagingError(
+            f"{output_dir}: {', '.join(strays)} would be published without a sum, as no artefact of this release tells "
+            "of such a file. Remove it, or move it to another folder, and likewise custom and fine-tuned models."
+        )
