@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from utils.artefact.card_head import licence
 from utils.parity.report import Report
 
 # What a release has beside its artefacts.
@@ -35,6 +36,6 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "sentence": manifest["parity"].get("sentence", ""),
         "tolerance": manifest["parity"]["tolerance"],
         "minimum_tensorflow": manifest["versions"].get("minimum_tensorflow"),
-        "licence": manifest["model"]["licence"],
+        "licence": licence(manifest)[0],
         "files": dict(files),
     }
