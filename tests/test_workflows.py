@@ -16,7 +16,7 @@ from utils.files import hash_file
 from utils.models.variants import VARIANTS
 from utils.release.command import release_matrix
 from utils.release.folder import PUBLISHED
-from utils.release.index import INDEX, SUMS, TABLE, VERIFIER
+from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -98,7 +98,7 @@ def unmade(commands):
     steps = [line for command in commands for line in command.splitlines()]
     made = set()
     if any("utils.release dist" in line for line in steps):
-        made |= {INDEX, SUMS, TABLE}
+        made |= {INDEX, SUMS, TABLE, PAGE}
     made |= {name for line in steps if "utils.verify.app" in line for name in re.findall(r"dist/([\w.]+)", line)}
     return set(re.findall(r"dist/([A-Za-z][\w.]*)", "\n".join(steps))) - made
 
@@ -125,7 +125,7 @@ def test_the_release_verifies_and_uploads_every_kind_of_file_that_it_makes():
     models = {".tar.gz", ".tflite", ".keras"}
     assert set(re.findall(r"'\*(\.[\w.]+)'", verified)) == models
     assert {f"*{ending}" for ending in models} < set(PUBLISHED)
-    assert uploaded.split() == [f"exports/{name}" for name in (*PUBLISHED, SUMS)]
+    assert uploaded.split() == [f"exports/{name}" for name in (*PUBLISHED, PAGE, SUMS)]
 
 
 def test_actions_are_pinned_by_commit():
@@ -167,6 +167,8 @@ def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_d
         entry |= {"output_error": None, "gradients_error": None, "minimum_tensorflow": "", "keras_bytes": 5}
         (part / INDEX).write_text(json.dumps({"artefacts": [entry]}))
         (part / TABLE).write_text("")
+        (part / PAGE).write_text("of one variant")
+        files |= {name: hash_file(part / name) for name in (INDEX, TABLE, PAGE)}
         (part / SUMS).write_text("".join(f"{value}  {file}\n" for file, value in files.items()))
     if fault == "a file is missing":
         (tmp_path / "left" / rows[1]["variant"] / rows[1]["files"][3]).unlink()
@@ -178,7 +180,12 @@ def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_d
     (tmp_path / "bin" / "gh").chmod(0o755)
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment |= {"MATRIX": json.dumps({"include": rows}), "TAG": "v1.0.0", "GITHUB_RUN_ID": "7"}
+    environment |= {
+        "MATRIX": json.dumps({"include": rows}),
+        "TAG": "v1.0.0",
+        "GITHUB_RUN_ID": "7",
+        "GITHUB_REPOSITORY": "o/r",
+    }
     commands = [step["run"] for step in RELEASE["jobs"]["publish"]["steps"] if "run" in step]
     done = [
         subprocess.run(
@@ -194,8 +201,11 @@ def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_d
     assert done == [0, 0, 0]
     assert not (tmp_path / "part").exists()
     there = {path.name for path in (tmp_path / "published").iterdir()}
-    lists = {INDEX, SUMS, TABLE, VERIFIER}
+    lists = {INDEX, SUMS, TABLE, PAGE, VERIFIER}
     assert there == {file for row in rows for file in row["files"]} | lists
+    for name in (INDEX, PAGE):
+        assert "https://github.com/o/r/releases/download/v1.0.0" in (tmp_path / "published" / name).read_text()
+    assert log.count(PAGE) == 1  # no variant's own
     assert log.splitlines()[-1] == "release edit v1.0.0 --notes-file dist/TABLE.md --draft=false"
     sums = ["sha256sum", "--check", "--strict", "--quiet", SUMS]
     assert subprocess.run(sums, cwd=tmp_path / "published", check=False).returncode == 0

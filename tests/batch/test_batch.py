@@ -25,7 +25,7 @@ from utils.files import hash_file
 from utils.models.variants import get_variant
 from utils.release.command import main as release
 from utils.release.folder import write_release
-from utils.release.index import INDEX, SUMS, TABLE
+from utils.release.index import INDEX, PAGE, SUMS, TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = (sys.executable, str(Path(convert_stand_in.__file__)))
@@ -258,7 +258,7 @@ def test_releases_in_parts_become_one_as_if_they_had_been_one(both_heads, tmp_pa
         (tmp_path / str(number) / INDEX).write_text(json.dumps({"artefacts": [entry]}))
     parts = [str(tmp_path / str(number)) for number in range(len(index))]
     assert release([str(tmp_path / "all"), "--merge", *parts]) == 0
-    for name in (INDEX, SUMS, TABLE):
+    for name in (INDEX, SUMS, TABLE, PAGE):
         assert (tmp_path / "all" / name).read_text() == (both_heads / name).read_text(), name
     assert release([str(tmp_path / "again"), "--merge", parts[0], parts[0]]) == 1
     assert release([str(tmp_path / "again"), "--merge", str(tmp_path)]) == 1
@@ -468,7 +468,7 @@ def test_a_checkpoint_is_fetched_once_for_conversions_that_run_side_by_side(monk
 def test_sums_index_cards_and_table_are_of_the_files_that_are_there(made):
     sums = sums_of(made)
     made_from = {f"{n}{end}" for n in (CLASSIFIER, FEATURES) for end in (".tar.gz", ".json", ".md")}
-    assert set(sums) == made_from | {"index.json", "TABLE.md"}
+    assert set(sums) == made_from | {"index.json", "TABLE.md", "models.html"}
     assert sums == {name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in sums}
     (first, second) = json.loads((made / "index.json").read_text())["artefacts"]
     assert (first["name"], second["output"], first["output_error"]) == (CLASSIFIER, "features", 1e-6)
@@ -496,7 +496,7 @@ def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, bo
     (published / "verify.pyz").write_bytes(b"verifier")
     assert release([str(published)]) == 0
     assert sums_of(published)["verify.pyz"] == hashlib.sha256(b"verifier").hexdigest()
-    for name in ("TABLE.md", "index.json"):
+    for name in ("TABLE.md", "index.json", "models.html"):
         assert (published / name).read_bytes() == (both_heads / name).read_bytes()
     flip(published / f"{FEATURES}.tar.gz")
     assert_refused(published, f"{FEATURES}.tar.gz is not the one", capsys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,13 @@ def _files_of(variant: Variant) -> Iterator[str]:
                 yield f"{name}.keras"
 
 
+def _https(text: str) -> str:
+    """For argparse: the address of a folder on the web, without a slash at its end."""
+    if not re.fullmatch(r"https://[\w.-]+(/[\w.~-]+)*/?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the https address of a folder")
+    return text.rstrip("/")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 all is written, 1 if any file is not what it should be, or there is none."""
     parser = argparse.ArgumentParser(prog="python -m utils.release", description=__doc__.splitlines()[0])
@@ -44,14 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--merge", nargs="+", type=Path, metavar="PART", help="write the lists of releases in parts, from their indices"
     )
+    parser.add_argument(
+        "--address", type=_https, metavar="URL", help="where all of it is to be published, for the page"
+    )
     what.add_argument("--matrix", action="store_true", help="print what a release consists of, for the workflow")
     options = parser.parse_args(arguments)
     if options.matrix:
         print(json.dumps({"include": release_matrix()}))
         return 0
-    folder = options.folder
+    folder, address = options.folder, options.address or ""
     try:
-        entries = merge_releases(options.merge, folder) if options.merge else write_release(folder, {}, strict=True)
+        if options.merge:
+            entries = merge_releases(options.merge, folder, address)
+        else:
+            entries = write_release(folder, {}, strict=True, address=address)
         if not entries:
             raise PackagingError(f"{folder} has no artefact to release: expected tarballs, each with its manifest.")
     except ConversionError as error:

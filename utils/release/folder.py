@@ -15,18 +15,20 @@ from utils.files import hash_file
 from utils.release.index import INDEX, TABLE, Manifest, entry
 from utils.release.lists import write_lists
 
-# What the workflow takes from a folder to publish it, beside the sums: patterns of names.
+# What the workflow takes from a folder to publish it, beside sums and page: patterns of names.
 PUBLISHED = ("*.tar.gz", "*.tflite", "*.keras", "*.json", "*.md")
 
 
-def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False) -> list[dict[str, Any]]:
+def write_release(
+    output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False, address: str = ""
+) -> list[dict[str, Any]]:
     """Writes the cards and lists of everything in `output_dir`; returns the index's entries.
 
     checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras and .tflite
     files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file
     of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
     `strict`, all of one variant must come from the same checkpoint, and nothing may lie there that would be published
-    without a sum.
+    without a sum. address: as for `write_lists`.
     """
     manifests = dict(checked)
     for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
@@ -64,7 +66,7 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
         entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
     if strict:
         _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
-    write_lists(output_dir, entries)
+    write_lists(output_dir, entries, address)
     return entries
 
 
