@@ -13,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
-from benchmarks.conversion import AXES, ONNX_FILE, SAVED_MODEL
+from benchmarks.conversion import AXES, SAVED_MODEL
 from benchmarks.exports import flax_model, noise, torch_model
 from utils.machine.cores import keep_to_cores
 from utils.models.variants import Variant, get_variant
@@ -23,7 +23,7 @@ BATCHES = (1, 8)
 
 # images, float32 NHWC -> a function of nothing that computes their logits, float32 [B, classes]
 Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
-Folders = Mapping[str, Path]  # of the SavedModels, by the side or kind of export; "keras": the .keras file
+Folders = Mapping[str, Path]  # of the SavedModels, by the side or kind of export; "keras", "onnx": such a file
 
 
 def import_tensorflow() -> ModuleType:
@@ -143,7 +143,7 @@ CONTENDERS: dict[str, dict[str, Callable[[Variant, Folders], Bind]]] = {
         "frozen": lambda _, folders: saved_model(folders["ours"] / SAVED_MODEL, frozen=True),
         "plain": lambda _, folders: saved_model(folders["plain"] / SAVED_MODEL, AXES["plain"]),
         "pytorch": lambda variant, _: pytorch(variant),
-        "onnxruntime": lambda _, folders: onnx_runtime(folders["plain"] / ONNX_FILE),
+        "onnxruntime": lambda _, folders: onnx_runtime(folders["onnx"]),
         **KERAS,
     },
     "mixer": {

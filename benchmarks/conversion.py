@@ -26,7 +26,7 @@ from utils.parity.comparison import Report, compare_outputs
 if TYPE_CHECKING:
     from torch import nn
 
-ONNX_FILE = "model.onnx"  # what the plain side leaves beside its SavedModel; ONNX Runtime reads it
+ONNX_FILE = "model.onnx"  # what the plain side leaves beside its SavedModel
 SAVED_MODEL = "saved_model"
 WARM_UP = "convmixer_tiny"
 
@@ -88,7 +88,7 @@ AXES = {"ours": (0, 1, 2, 3), "plain": (0, 3, 1, 2)}
 
 
 def converted(side: str, variant: str, folder: Path) -> dict[str, Any]:
-    """Convert in a fresh process; `folder` then holds the SavedModel, and from the plain side the ONNX file.
+    """Convert in a fresh process; `folder` then holds the SavedModel, and from the plain side its ONNX file.
 
     Returns the sample: `side`, `variant`, `seconds`, `stages` (seconds by name), `peak_mb` (above what is resident
     after imports), `model_mb` (the part of it that the PyTorch model held before the clock started), and

@@ -63,6 +63,19 @@ def exported(variant: Variant, kind: str, head: str = "classification") -> Expor
     return jax_to_tf.export(predict, parameters, (variant.image_size, variant.image_size, 3), OUTPUTS[head])
 
 
+def prepare_onnx(name: str) -> Callable[[Path], None]:
+    """For a `Worker`: the function that writes a ConvMixer's ONNX file, a conversion's but for its record."""
+    from utils.export import onnx_file, torch_to_onnx
+
+    def export(path: Path) -> None:
+        variant = get_variant(name)
+        model, weights = torch_model(variant)
+        graph = torch_to_onnx.export_onnx(model, "logits", channels_last=False)
+        onnx_file.write(path, graph, weights, variant.image_size, {})
+
+    return export
+
+
 def prepare_export(kind: str, name: str, head: str = "classification") -> Callable[[Path], None]:
     """For a `Worker`, whose memory is then nobody else's: the function that writes the SavedModel into a folder."""
     from utils.export.saved_model import save_model

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.contenders import BATCHES, Folders, prepare
 from benchmarks.conversion import SIDES, converted
-from benchmarks.exports import KINDS, prepare_export
+from benchmarks.exports import KINDS, prepare_export, prepare_onnx
 from benchmarks.processes import Worker
 from utils.models.variants import get_variant
 from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
@@ -36,14 +36,16 @@ RUNS: dict[str, tuple[Run, ...]] = {
 
 
 def saved(name: str, scratch: Path) -> dict[str, Path]:
-    """Folders with what each side's conversion of a ConvMixer left, or each kind of export of a Mixer."""
+    """What each side's conversion of a ConvMixer left, and its ONNX file; or each kind of export of a Mixer."""
     if get_variant(name).family == "mixer":
         return exports(name, scratch)
     folders = {side: scratch / side for side in SIDES}
     for side, folder in folders.items():
         folder.mkdir()
         converted(side, name, folder)
-    return folders
+    with Worker(f"ONNX file of {name}", prepare_onnx, name) as worker:
+        worker(scratch / "model.onnx")
+    return folders | {"onnx": scratch / "model.onnx"}
 
 
 def exports(name: str, scratch: Path, head: str = "classification") -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """Stands for `python -m utils.convert` in the tests of the batch: real artefacts, but no framework and no notebook.
 
 What it does by an artefact's name is in `behaviour.json` in the output folder: "fail", "crash", "hang", "memory",
-"empty" or "forget" (the `.keras` file that was asked for); else it converts. Notes each conversion that it begins in
+"empty" or "forget" (the further files that were asked for); else it converts. Notes each conversion that it begins in
 `begun`, and in `shared` which folders for results of source models it finds, its own first.
 """
 
@@ -59,9 +59,10 @@ def convert(options, name, what):
             settings={"image_size": variant.image_size, "seed": options.seed}
             | ({"operations": options.operations} if options.operations else {}),
         )
-        if "keras" in (options.formats or "") and what != "forget":
-            staging.keras_file.write_bytes(b"keras" * 100_000)
-            manifest |= {"keras": {"sha256": hash_file(staging.keras_file)}}
+        for key, path in staging.beside.items() if what != "forget" else ():
+            if key in (options.formats or ""):
+                path.write_bytes(b"bytes" * 100_000)
+                manifest |= {key: {"sha256": hash_file(path)}}
         staging.publish(manifest)
 
 

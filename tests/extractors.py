@@ -50,15 +50,16 @@ def published(kind):
             signatures=describe_signatures(load_model(unpacked)),
         )
         if kind.endswith("native"):
-            manifest |= {"keras": _write_keras(staging.keras_file, manifest)}
+            manifest |= {"keras": _write_keras(staging.beside["keras"], manifest)}
         return staging.publish(manifest)
 
 
 def _write_keras(path, manifest):
-    import keras_tiny
+    import proofs
 
+    from utils.artefact import record
     from utils.files import hash_file
-    from utils.keras_models import conversion, record
+    from utils.keras_models import conversion
     from utils.parity.golden import make_golden
 
     variant = get_variant(manifest["variant"])
@@ -69,10 +70,10 @@ def _write_keras(path, manifest):
         image_size=48,
         preprocessing=variant.preprocessing,
         labels=None,
-        golden=make_golden(keras_tiny.proof(variant.name, "fe").truth, 48, 48, 0),
+        golden=make_golden(proofs.proof(variant.name, "fe").truth, 48, 48, 0),
         tolerance=1e-5,
     )
-    conversion.write(path, variant, keras_tiny.weights(variant.name), "fe", 48, told)
+    conversion.write(path, variant, proofs.weights(variant.name), "fe", 48, told)
     return {"sha256": hash_file(path), "parity": {}}
 
 

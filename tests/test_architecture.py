@@ -40,15 +40,17 @@ WINGS = {
     "images": Wing("errors files models", "PIL numpy tensorflow", lazily="google requests tensorflow_datasets"),
     "parity": Wing("errors files tables", "numpy", lazily="matplotlib"),
     "keras_models": Wing("errors files models parity", "keras numpy", lazily="jax keras tensorflow torch"),
-    "export": Wing("errors images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf"),
+    "export": Wing(
+        "errors files images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf onnxruntime"
+    ),
     "artefact": Wing("errors files images keras_models machine models parity tables"),
     "notebook": Wing(
-        "artefact errors export files images models parity tables",
+        "artefact errors export files images keras_models machine models parity tables",
         "numpy",
         lazily="IPython PIL matplotlib nbclient packaging papermill",
     ),
     "release": Wing("artefact errors files models parity tables"),
-    # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
+    # downloads: TensorFlow, or ONNX Runtime, is all that they may need, and numbers are all that they need it for
     "verify": Wing("artefact errors export files keras_models parity", "numpy", lazily="tensorflow"),
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
     "training": Wing(
@@ -70,7 +72,8 @@ FRAMEWORKS = {
     "torch": "models.convmixer export.torch_to_onnx checkpoints keras_models.candidate",
     "jax": "models.mlp_mixer export.jax_to_tf keras_models.candidate",
     "flax": "models.mlp_mixer",
-    "onnx": "export.torch_to_onnx export.onnx_to_tf export.onnx_tf_compat",
+    "onnx": "export.torch_to_onnx export.onnx_to_tf export.onnx_tf_compat export.onnx_file",
+    "onnxruntime": "export.onnx_session",
     "onnx_tf": "export.onnx_tf_compat",
     "keras": "training.keras_worlds keras_models.convmixer keras_models.filling keras_models.mlp_mixer "
     "keras_models.candidate keras_models.saving",

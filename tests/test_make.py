@@ -139,7 +139,7 @@ def test_release_passes_its_variables_on_and_never_mixes_official_with_synthetic
         "--output-dir", "exports", "--jobs", "2", "--dry-run",
     ]  # fmt: skip
     assert "synthetic" in words(ROOT, "release", "CHECKPOINT=synthetic")
-    assert words(ROOT, "release", "FORMATS=saved_model, keras")[-2:] == ["--formats", "saved_model, keras"]
+    assert words(ROOT, "release", "FORMATS=saved_model, onnx")[-2:] == ["--formats", "saved_model, onnx"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from utils.files import hash_file
-from utils.models.variants import VARIANTS
+from utils.models.variants import BESIDE, VARIANTS, get_variant
+from utils.notebook.parameters import formats_of
 from utils.release.command import release_matrix
 from utils.release.folder import PUBLISHED
 from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER
@@ -122,7 +123,7 @@ def test_the_release_verifies_and_uploads_every_kind_of_file_that_it_makes():
     steps = RELEASE["jobs"]["convert"]["steps"]
     (verified,) = [step["run"] for step in steps if "utils.verify" in step.get("run", "")]
     (uploaded,) = [step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")]
-    models = {".tar.gz", ".tflite", ".keras"}
+    models = {".tar.gz", ".tflite", *(f".{key}" for key in BESIDE)}
     assert set(re.findall(r"'\*(\.[\w.]+)'", verified)) == models
     assert {f"*{ending}" for ending in models} < set(PUBLISHED)
     assert uploaded.split() == [f"exports/{name}" for name in (*PUBLISHED, PAGE, SUMS)]
@@ -248,8 +249,19 @@ def test_the_matrix_is_every_official_artefact_once():
     twins = {f"{name}_plain" for name in names if name.startswith("mixer")}
     assert len(names | twins) == 28 + 22
     files = [file for row in rows for file in row["files"]]
-    for ending, expected in ((".tar.gz", names | twins), (".json", names | twins), (".keras", names)):
+    beside = ((".keras", names), (".onnx", {name for name in names if name.startswith("convmixer")}))
+    for ending, expected in ((".tar.gz", names | twins), (".json", names | twins), *beside):
         assert sorted(file for file in files if file.endswith(ending)) == sorted(f"{name}{ending}" for name in expected)
+
+
+def test_the_release_asks_for_the_formats_whose_files_it_expects():
+    (convert,) = [step["run"] for step in RELEASE["jobs"]["convert"]["steps"] if "utils.batch" in step.get("run", "")]
+    assert '--formats "$FORMATS"' in convert
+    assert RELEASE["jobs"]["convert"]["env"]["FORMATS"] == "${{ matrix.formats }}"
+    for row in release_matrix():
+        files = {Path(file).suffix for file in row["files"]}
+        asked = formats_of(row["formats"], get_variant(row["variant"]).family)
+        assert {key for key in BESIDE if f".{key}" in files} == set(asked) - {"saved_model"} != set()
 
 
 def test_the_plan_needs_nothing_installed_and_prints_one_line():

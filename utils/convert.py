@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils.command import run_command
 from utils.errors import ConversionError
-from utils.models.variants import HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
+from utils.models.variants import BESIDE, HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
 from utils.notebook import execution
 from utils.notebook.parameters import KEYWORDS, check_conversion
 from utils.parity.report import Report
@@ -101,7 +101,7 @@ def summary(made: list[Path]) -> str:
         "",
         f"SavedModel         {folder}{os.sep}",
         f"Tarball            {tarball} ({tarball.stat().st_size / 1e6:.1f} MB)",
-        *(f"Keras 3            {path}" for path in [folder.with_name(f"{folder.name}.keras")] if path.is_file()),
+        *(f"{BESIDE[key].title:<18} {folder}.{key}" for key in BESIDE if Path(f"{folder}.{key}").is_file()),
         f"Manifest           {manifest_path}",
         f"Executed notebook  {notebook}",
     ]
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
     parser.add_argument("--labels", help="a UTF-8 file with one class name per line, for a classifier of one's own")
     parser.add_argument("--use-ema", action="store_true", help="ConvMixer: the moving average in a trainer's file")
-    parser.add_argument("--formats", help='"saved_model, keras" for a .keras file of Keras 3 beside the SavedModel')
+    parser.add_argument("--formats", help='"saved_model, keras, onnx" for files of Keras 3 and, from a ConvMixer, ONNX')
     parser.add_argument("--progress", default="bar", choices=("bar", "lines"), help="lines: `cell 3 of 25` on stdout")
     return parser
 

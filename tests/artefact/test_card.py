@@ -25,7 +25,7 @@ ALLOWED = {
     "license": {"apache-2.0", "mit", "custom"},
 }
 
-KERAS = {"keras": {"sha256": "cd" * 32, "bytes": 500_000}}
+BESIDE = {key: {"sha256": "cd" * 32, "bytes": 500_000} for key in ("keras", "onnx")}
 
 
 def parse(card):
@@ -212,15 +212,17 @@ def test_the_card_beside_the_tarball_has_the_figures_and_the_one_inside_says_whe
     assert f"`{NAME}.json`" in inside
 
 
-def test_the_card_tells_of_a_keras_file_beside_the_tarball_and_not_in_it():
-    made = manifest() | KERAS
+def test_the_card_tells_of_files_beside_the_tarball_and_not_in_it():
+    made = manifest() | BESIDE
     assert f'model = keras.saving.load_model("{NAME}.keras")' in model_card(made)
-    assert ".keras" not in model_card(manifest())
+    assert f'session = onnxruntime.InferenceSession("{NAME}.onnx")' in model_card(made)
+    assert ".keras" not in model_card(manifest() | {"onnx": BESIDE["onnx"]})
+    assert ".onnx" not in model_card(manifest() | {"keras": BESIDE["keras"]})
     assert model_card(packed_manifest(made)) == model_card(packed_manifest(manifest()))
 
 
 def test_the_card_s_code_is_python():
-    blocks = model_card(manifest(signatures=THREE) | KERAS).split("```python\n")[1:]
-    assert len(blocks) == 5
+    blocks = model_card(manifest(signatures=THREE) | BESIDE).split("```python\n")[1:]
+    assert len(blocks) == 6
     for block in blocks:
         compile(block.split("```")[0], "card", "exec")

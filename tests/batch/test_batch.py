@@ -272,6 +272,13 @@ def test_of_twins_one_has_a_keras_file():
     assert alone.formats == KERAS
 
 
+def test_each_conversion_gets_the_formats_that_its_family_has_and_one_that_none_has_is_named():
+    both = conversions("mixer_tiny", "convmixer_tiny", heads="fe", checkpoint="synthetic", formats=f"{KERAS}, onnx")
+    assert {each.variant.family: each.formats for each in both} == {"convmixer": f"{KERAS}, onnx", "mixer": KERAS}
+    with pytest.raises(ParameterError, match=r"none of these models has a \.onnx file.*add models of: convmixer"):
+        conversions("mixer_tiny", checkpoint="synthetic", formats="saved_model, onnx")
+
+
 def test_formats_are_passed_on_and_the_report_counts_what_they_take(both_heads, with_keras, tmp_path, capsys):
     sizes = [json.loads((f / "batch/report.json").read_text())["conversions"] for f in (both_heads, with_keras)]
     more = (with_keras / f"{FEATURES}.keras").stat().st_size
@@ -545,6 +552,23 @@ def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_pa
     write_release(folder, {})  # as a batch does, which leaves that artefact out
     assert set(sums_of(folder)) & {file, f"{FEATURES}.tar.gz", f"{CLASSIFIER}.tar.gz"} == {f"{CLASSIFIER}.tar.gz"}
     assert ".keras" not in (folder / "TABLE.md").read_text()
+
+
+def test_a_release_has_every_file_beside_a_convmixer(tmp_path, capsys):
+    options = ["--variants", "convmixer_tiny", "--checkpoint", "synthetic", "--heads", "fe"]
+    assert batch.main([*options, "--formats", f"{KERAS}, onnx", "--output-dir", str(tmp_path)]) == 0
+    name = "convmixer_tiny_fe_synthetic"
+    (entry,) = json.loads((tmp_path / "index.json").read_text())["artefacts"]
+    assert (entry["keras_bytes"], entry["onnx_bytes"]) == (500_000, 500_000)
+    sums = sums_of(tmp_path)
+    for file in (f"{name}.keras", f"{name}.onnx"):
+        assert entry["files"][file] == sums[file] == hash_file(tmp_path / file)
+    headings, _, row = (line.strip("| ").split(" | ") for line in (tmp_path / "TABLE.md").read_text().splitlines())
+    assert dict(zip(headings, row, strict=True))[".onnx"] == "0.5 MB"
+    assert f'InferenceSession("{name}.onnx")' in (tmp_path / f"{name}.md").read_text()
+    assert release([str(tmp_path)]) == 0
+    flip(tmp_path / f"{name}.onnx")
+    assert_refused(tmp_path, f"{name}.onnx is not the one that its manifest describes", capsys)
 
 
 def test_release_of_two_checkpoints_for_one_variant_is_refused(published, capsys):

@@ -11,34 +11,36 @@ from pathlib import Path
 import keras_tiny
 import manifests
 import notebooks
+import proofs
 import pytest
 import tiny
 from keras_tiny import GELU, MIXER
 
 from utils.artefact import placing
 from utils.artefact.contents import check_artefact, preprocessing_of
+from utils.artefact.record import build_record, check_record, golden_of
 from utils.artefact.staging import Staging
 from utils.errors import PackagingError, ParameterError
 from utils.files import hash_file
-from utils.keras_models import conversion, gate, saving
+from utils.keras_models import conversion, saving
 from utils.keras_models.archive import read_record
-from utils.keras_models.record import build_record, check_record, golden_of
 from utils.models.variants import get_variant
 from utils.notebook.parameters import formats_of
 from utils.parity.golden import make_golden
 from utils.verify.command import verify
 
 NAME = manifests.NAME
+KERAS = "saved_model, keras"
 ALL = sorted([NAME, f"{NAME}.tar.gz", f"{NAME}.keras", f"{NAME}.json"])
 
 
 def record(name=GELU, **changes):
-    proof, variant = keras_tiny.proof(name), get_variant(name)
+    proof, variant = proofs.proof(name), get_variant(name)
     fields = {"name": f"{name}_classification", "variant": variant, "head": "classification", "weights": "custom"}
     fields |= {"source": {"url": None, "path": "tiny", "sha256": "ab" * 32}, "image_size": 48}
     fields |= {"parameters": 21_000, "units": 10}
     fields |= {"preprocessing": variant.preprocessing, "labels": [(f"n{i}", f"class {i}") for i in range(10)]}
-    fields |= {"golden": make_golden(proof.truth, 48, 48, 0), "tolerance": gate.tolerance_of(proof)}
+    fields |= {"golden": make_golden(proof.truth, 48, 48, 0), "tolerance": proof.tolerance()}
     return build_record(**(fields | changes))
 
 
@@ -48,8 +50,8 @@ def publish(output_dir, content=b"keras", **changes):
         stage.unpacked_candidate()
         keras = {}
         if content:
-            stage.keras_file.write_bytes(content)
-            keras = {"keras": {"sha256": hash_file(stage.keras_file), "parity": {}} | changes}
+            stage.beside["keras"].write_bytes(content)
+            keras = {"keras": {"sha256": hash_file(stage.beside["keras"]), "parity": {}} | changes}
         return stage.publish(manifests.manifest(stage.files) | keras)
 
 
@@ -103,8 +105,8 @@ def test_rename_that_fails_undoes_those_before_it(tmp_path, monkeypatch, had, br
         manifests.save(stage.model_dir)
         stage.unpacked_candidate()
         if brings:
-            stage.keras_file.write_bytes(brings)
-        keras = {"keras": {"sha256": hash_file(stage.keras_file)}} if brings else {}
+            stage.beside["keras"].write_bytes(brings)
+        keras = {"keras": {"sha256": hash_file(stage.beside["keras"])}} if brings else {}
         monkeypatch.setattr(placing.os, "replace", failing)
         try:
             stage.publish(manifests.manifest(stage.files) | keras)
@@ -161,7 +163,7 @@ def test_formats_that_are_none_are_named(formats):
 
 def test_formats():
     assert formats_of("saved_model") == ("saved_model",)
-    assert set(formats_of("keras,saved_model ")) == {"saved_model", "keras"}
+    assert set(formats_of("keras,saved_model ", "mixer")) == {"saved_model", "keras"}
 
 
 # --- verification
@@ -170,7 +172,7 @@ def test_formats():
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("written") / f"{NAME}.keras"
-    conversion.write(path, get_variant(GELU), keras_tiny.weights(GELU), "classification", 48, record())
+    conversion.write(path, get_variant(GELU), proofs.weights(GELU), "classification", 48, record())
     return path
 
 
@@ -182,12 +184,8 @@ def test_right_file_is_verified_down_to_its_numbers(written, tmp_path):
     (tmp_path / f"{NAME}.json").write_text(json.dumps({"keras": {"sha256": hash_file(written)}}))
     path = shutil.copy(written, tmp_path)
     checks = verify(Path(path), tmp_path)
-    assert [(check.name, check.passed) for check in checks if check.name != "sum"] == [
-        ("contents", True),
-        ("name", True),
-        ("files", True),
-        ("numbers", True),
-    ]
+    stages = ["files", "contents", "name", "numbers", "numbers"]
+    assert [(check.name, check.passed) for check in checks if check.name != "sum"] == [(name, True) for name in stages]
 
 
 def test_verification_computes_on_the_backend_that_was_asked_for(written):
@@ -219,11 +217,11 @@ def test_renamed_file_is_named(written, tmp_path):
 
 
 def test_other_weights_give_other_numbers(tmp_path):
-    arrays = keras_tiny.weights(GELU)
+    arrays = proofs.weights(GELU)
     arrays["blocks.1.1.weight"] *= 1.01
     path = tmp_path / f"{NAME}.keras"
     conversion.write(path, get_variant(GELU), arrays, "classification", 48, record())
-    assert [name for name, _ in failures(path, tmp_path)] == ["numbers"]
+    assert [name for name, _ in failures(path, tmp_path)] == ["numbers", "numbers"]
 
 
 @pytest.mark.parametrize("kind", ["cut", "not ours"])
@@ -244,18 +242,21 @@ def test_file_that_is_none_is_named(kind, written, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "name"), [("convmixer", GELU), ("mlpmixer", MIXER)])
-def test_notebook_leaves_the_file_with_its_proof(tmp_path, family, name):
+@pytest.mark.parametrize(
+    ("family", "name", "formats"), [("convmixer", GELU, "saved_model, keras, onnx"), ("mlpmixer", MIXER, KERAS)]
+)
+def test_notebook_leaves_each_file_with_its_proof(tmp_path, family, name, formats):
     checkpoint = tiny.GOLDEN / ("mixer_tiny.npz" if name == MIXER else f"{name}.timm.pth.tar")
-    settings = {"variant": name, "checkpoint": str(checkpoint), "image_size": 48, "formats": "saved_model, keras"}
+    settings = {"variant": name, "checkpoint": str(checkpoint), "image_size": 48, "formats": formats}
     notebooks.run(f"conversion_{family}.ipynb", tmp_path, **settings)
     exports, artefact = tmp_path / "exports", f"{name}_classification"
-    assert left_in(exports) == sorted([artefact, *(f"{artefact}.{end}" for end in ("json", "keras", "tar.gz"))])
+    beside = formats.split(", ")[1:]
+    assert left_in(exports) == sorted([artefact, *(f"{artefact}.{end}" for end in ("json", "tar.gz", *beside))])
     manifest = check_artefact(exports, artefact)
     assert set(manifest["keras"]["parity"]) == {"tensorflow", "jax", "torch"}
-    assert all(each["passed"] for each in manifest["keras"]["parity"].values())
+    assert all(each["passed"] for key in beside for each in manifest[key]["parity"].values())
+    assert [failures(exports / f"{artefact}.{key}", tmp_path) for key in beside] == [[]] * len(beside)
     path = exports / f"{artefact}.keras"
-    assert failures(path, tmp_path) == []
     assert read_record(path)["weights"] == "custom"
     model, golden = saving.load(path), tiny.expected(name)
     assert tiny.relative_error(model(golden["inputs"], training=False), golden["logits"]) <= 1e-5
@@ -263,10 +264,8 @@ def test_notebook_leaves_the_file_with_its_proof(tmp_path, family, name):
 
 @pytest.mark.slow
 def test_notebook_that_would_write_another_model_leaves_nothing(tmp_path):
-    faulty = notebooks.with_fault(
-        "conversion_mlpmixer.ipynb", tmp_path, "if native:", ["from utils.keras_models import mlp_mixer as other",
-        'other.GELU = "gelu"'],
-    )  # fmt: skip
+    fault = ["    from utils.keras_models import mlp_mixer as other", '    other.GELU = "gelu"']
+    faulty = notebooks.with_fault("conversion_mlpmixer.ipynb", tmp_path, "    beside.write(", fault)
     checkpoint = str(tiny.GOLDEN / "mixer_tiny.npz")
-    settings = {"variant": MIXER, "checkpoint": checkpoint, "image_size": 48, "formats": "saved_model, keras"}
-    notebooks.assert_stops(faulty, tmp_path, "the .keras file on Keras's backend tensorflow", **settings)
+    settings = {"variant": MIXER, "checkpoint": checkpoint, "image_size": 48, "formats": KERAS}
+    notebooks.assert_stops(faulty, tmp_path, "the .keras file on tensorflow", **settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras_tiny
 import numpy as np
+import proofs
 import pytest
 from keras_tiny import GELU, MIXER, NAMES
 
@@ -16,6 +17,7 @@ from utils.keras_models import convmixer, gate, mlp_mixer, processes, saving
 from utils.keras_models.conventions import BACKENDS
 from utils.keras_models.worker import FRAMEWORKS
 from utils.models.variants import get_variant
+from utils.notebook import beside
 from utils.parity.comparison import Report, standard_inputs
 
 CASES = [*((name, "classification") for name in NAMES), (GELU, "fe"), (MIXER, "fe")]
@@ -49,7 +51,7 @@ def computed(tmp_path_factory):
     @functools.cache
     def run(backend):
         jobs = [
-            gate.job_of(keras_tiny.proof(*case), path, keras_tiny.family(case[0]), not_square(case[0]), trains(case))
+            gate.job_of(proofs.proof(*case), path, keras_tiny.family(case[0]), not_square(case[0]), trains(case))
             for case, path in files().items()
         ]
         return dict(zip(CASES, processes.compute(jobs, backend), strict=True))
@@ -60,7 +62,7 @@ def computed(tmp_path_factory):
 @each
 def test_file_passes_the_gate(computed, backend):
     for case, found in computed(backend).items():
-        report = Report(keras_tiny.proof(*case).compare(found, not_square(case[0]), trains(case)), "the source")
+        report = Report(proofs.proof(*case).compare(found, not_square(case[0]), trains(case)), "the source")
         assert report.passed, f"{case}\n{report.table()}"
 
 
@@ -74,7 +76,7 @@ def test_process_has_no_other_framework(computed, backend):
 @each
 def test_variance_is_over_n_on_this_backend_and_over_n_minus_1_in_pytorch(computed, backend):
     """If a Keras moves its statistics by what PyTorch does, `with_keras_variances` is to go."""
-    found, proof = computed(backend)[GELU, "classification"], keras_tiny.proof(GELU)
+    found, proof = computed(backend)[GELU, "classification"], proofs.proof(GELU)
     assert {row.output for row in proof.compare_training(found) if not row.passed} == set()
     found.promised = lambda statistics, before, count: dict(statistics)
     try:
@@ -125,7 +127,7 @@ def test_full_size_passes_on_every_backend(name, tmp_path):
     loaded = loading.load(loading.resolve(variant, "synthetic", 0, tmp_path), variant)
     build = convmixer.build if variant.family == "convmixer" else mlp_mixer.build
     path = saving.save(build(variant.architecture, loaded.arrays), Path(tmp_path) / f"{name}.keras", {})
-    reports = gate.prove(keras_tiny.proof_of(variant, loaded.arrays), path, variant.family)
+    reports = gate.prove(proofs.proof_of(variant, loaded.arrays), path, variant.family)
     assert set(reports) == set(BACKENDS)
     print({backend: report.ratios for backend, report in reports.items()})
-    gate.require(reports)
+    beside.require("keras", reports)

@@ -7,6 +7,7 @@ from unittest import mock
 import keras
 import keras_tiny
 import numpy as np
+import proofs
 import pytest
 import tiny
 from keras_tiny import GELU, MIXER, NAMES, RELU
@@ -23,7 +24,7 @@ def candidate(name, **settings):
 
 def test_honest_model_passes():
     """The others are in `test_backends`, from their files."""
-    rows = keras_tiny.proof(RELU, "fe").compare(candidate(RELU, head="fe"), training=False)
+    rows = proofs.proof(RELU, "fe").compare(candidate(RELU, head="fe"), training=False)
     Report(rows).require()
 
 
@@ -103,7 +104,7 @@ def planted(fault):
 
 
 def faulty(name, fault):
-    arrays = keras_tiny.weights(name)
+    arrays = proofs.weights(name)
     if fault.weights:
         fault.weights(arrays)
     architecture = replace(tiny.architecture(name), **fault.architecture)
@@ -117,10 +118,10 @@ def faulty(name, fault):
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
 def test_fault_fails_the_gate(name, fault):
     planted = FAULTS[name, fault]
-    rows = keras_tiny.proof(name).compare(faulty(name, planted), training=planted.training)
+    rows = proofs.proof(name).compare(faulty(name, planted), training=planted.training)
     if not planted.weights:  # a changed array shows by itself; is seen in the outputs too, below
         assert all(row.passed for row in rows if row.output == "variables")
-    failed = keras_tiny.failed(rows)
+    failed = proofs.failed(rows)
     assert failed == {"moving statistics"} if planted.training else "logits" in failed, Report(rows).table()
     assert max(row.ratio for row in rows if row.ratio is not None) > 2 * RATIO or "one weight" in fault
 
@@ -137,7 +138,7 @@ def test_statistics_over_n_for_n_minus_1_are_promised_and_nothing_else():
 def test_the_model_is_as_before_once_it_was_compared():
     here = candidate(GELU)
     before = here.variables()
-    keras_tiny.proof(GELU).compare(here)
-    here.gradients(keras_tiny.proof(GELU).inputs["noise"], training=True)
+    proofs.proof(GELU).compare(here)
+    here.gradients(proofs.proof(GELU).inputs["noise"], training=True)
     for key, value in here.variables().items():
         np.testing.assert_array_equal(value, before[key], err_msg=key)

@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import keras_tiny
 import numpy as np
+import proofs
 import pytest
 import tiny
 from keras_tiny import GELU, MIXER, NAMES, RELU
@@ -40,7 +41,7 @@ def test_is_made_of_keras_s_own_layers_and_nothing_that_runs_code(name):
 def test_variables_are_those_of_the_checkpoint_in_the_order_of_the_data(name):
     model, keys = keras_tiny.built(name), KEYS[keras_tiny.family(name)]
     found = [keys.key_of(variable.path) for variable in model.variables]
-    expected = [key for key in keras_tiny.weights(name) if not key.endswith("num_batches_tracked")]
+    expected = [key for key in proofs.weights(name) if not key.endswith("num_batches_tracked")]
     assert sorted(found) == sorted(expected)
     # A Mixer's checkpoint names both norms of a block before its mixings.
     parts = ("LayerNorm_0", "token_mixing", "LayerNorm_1", "channel_mixing")
@@ -60,7 +61,7 @@ def test_count_of_parameters_is_the_table_s(variant):
 @pytest.mark.parametrize("name", [GELU, MIXER])
 @pytest.mark.parametrize("change", ["missing", "surplus", "misshapen", "float64", "head of a feature extractor"])
 def test_arrays_that_do_not_fit_are_named(name, change):
-    arrays, head = keras_tiny.weights(name), "classification"
+    arrays, head = proofs.weights(name), "classification"
     key = "blocks.1.1.weight" if name == GELU else "MixerBlock_1/channel_mixing/Dense_0/kernel"
     if change == "missing":
         del arrays[key]

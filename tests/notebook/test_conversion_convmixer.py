@@ -60,6 +60,16 @@ def test_synthetic_weights_are_named_wherever_they_appear(tmp_path):
 
 
 @pytest.mark.slow
+def test_onnx_file_that_would_be_another_model_leaves_nothing(tmp_path):
+    fault = ["    import copy", "    source_model = copy.deepcopy(source_model)"]
+    fault += ["    for layer in source_model.modules():", "        layer.eps = 1e-3"]
+    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    beside.write(", fault)
+    settings = {"variant": "convmixer_tiny", "checkpoint": checkpoint_file("convmixer_tiny", "timm")}
+    settings |= {"image_size": 48, "formats": "saved_model, onnx"}
+    notebooks.assert_stops(faulty, tmp_path, "the .onnx file on onnxruntime", **settings)
+
+
+@pytest.mark.slow
 def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(full_size):
     folder, notebook = full_size(NOTEBOOK, "convmixer_768_32")
     name = "convmixer_768_32_classification_synthetic"

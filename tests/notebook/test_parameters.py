@@ -36,6 +36,12 @@ def test_good_parameters_give_the_variant():
         ("mixer", {"variant": "mixer_b16_i1k", "image_size": 256}, "trained on: 224"),
         ("mixer", {"image_size": 0}, "trained on: 48"),
         ("mixer", {"operations": "onnx"}, "operations is 'onnx'"),
+        ("mixer", {"formats": "saved_model, onnx"}, r"models of the family mixer have no \.onnx.*any of keras$"),
+        (
+            "convmixer",
+            {"formats": "onnx"},
+            "formats is 'onnx'; expected 'saved_model', and behind commas any of keras, onnx",
+        ),
         ("mixer", {"checkpoint": "official"}, "without an official file"),
         ("mixer", {"seed": -1}, "seed is -1"),
     ],

@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 from unittest.mock import Mock
 
-import keras_tiny
 import numpy as np
+import proofs
 import pytest
 from labelled import BATCH, EPOCHS, Run, coloured_images
 
@@ -177,7 +177,7 @@ def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
     """The name and the checkpoint that it tells are right."""
     run = Run("convmixer native", images, tmp_path, keras="keras_3", epochs=1)
     path, record = tmp_path / "other.keras", read_record(run.extractor.keras_file)
-    arrays = keras_tiny.weights("convmixer_tiny") | {}
+    arrays = proofs.weights("convmixer_tiny") | {}
     arrays["stem.0.bias"] = np.nextafter(arrays["stem.0.bias"], np.float32(1))
     conversion.write(path, run.extractor.variant, arrays, "fe", 48, record)
     with pytest.raises(PackagingError, match=r"other\.keras has other weights than .*, in stem\.0\.bias"):

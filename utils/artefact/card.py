@@ -65,8 +65,9 @@ files = [open(path, "rb").read() for path in ("cat.jpg", "rocket.png")]  # JPEG 
 {answer} = model.signatures["serving_image_bytes"](image_bytes=tf.constant(files))["{answer}"]
 """
 
-# Never in the card inside the tarball, whose bytes do not depend on what lies beside it.
-_KERAS = """
+# By format. Never in the card inside the tarball, whose bytes do not depend on what lies beside it.
+_BESIDE = {
+    "keras": """
 The same model in Keras 3's own layers, on TensorFlow, JAX or PyTorch, as the environment variable `KERAS_BACKEND` says:
 
 ```python
@@ -75,7 +76,18 @@ import keras
 model = keras.saving.load_model("{name}.keras")  # a file beside the tarball
 {output} = model(inputs)
 ```
-"""
+""",
+    "onnx": """
+ONNX Runtime; the axes are PyTorch's, and the file says what it is in its metadata:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{name}.onnx")  # a file beside the tarball
+({output},) = session.run(None, {{"inputs": inputs.transpose(0, 3, 1, 2)}})  # float32 [B, 3, height, width]
+```
+""",
+}
 
 
 def _usage(manifest: Manifest) -> str:
@@ -83,7 +95,7 @@ def _usage(manifest: Manifest) -> str:
     least = manifest["versions"].get("minimum_tensorflow")
     needs = f"It needs TensorFlow {least} or newer. " if least else ""
     answer = "probabilities" if output == "logits" else output
-    keras = _KERAS.format(name=name, output=output) if "keras" in manifest else ""
+    beside = "".join(text.format(name=name, output=output) for key, text in _BESIDE.items() if key in manifest)
     images = _IMAGES.format(answer=answer) if "serving_image_bytes" in manifest["signatures"] else ""
     return f"""## Use
 
@@ -119,7 +131,7 @@ import keras
 layer = keras.layers.TFSMLayer("{name}", call_endpoint="serving_default")
 {output} = layer(inputs)["{output}"]
 ```
-{keras}
+{beside}
 tf_keras, for fine-tuning too:
 
 ```python

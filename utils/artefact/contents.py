@@ -15,7 +15,7 @@ from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST, MODEL as LITE_MO
 from utils.artefact.manifest import UNLISTED, check_manifest, is_packed, packed_manifest
 from utils.errors import ConversionError, PackagingError
 from utils.files import hash_file, hash_files
-from utils.models.variants import Preprocessing
+from utils.models.variants import BESIDE, Preprocessing
 
 _MAX_TEXT = 16 << 20  # bytes of a manifest or of SHA256SUMS; a manifest has about 150 KB
 
@@ -26,9 +26,9 @@ def final_names(name: str) -> tuple[str, str, str]:
 
 
 def placed_names(name: str) -> tuple[str, ...]:
-    """All that a conversion puts in place, or takes away: a `.keras` file too, where one was asked for."""
+    """All that a conversion puts in place, or takes away: the files of further formats too, if they were asked for."""
     folder, tarball, manifest = final_names(name)
-    return folder, tarball, f"{name}.keras", manifest
+    return folder, tarball, *(f"{name}.{format}" for format in BESIDE), manifest
 
 
 def read_text(path: Path) -> str:
@@ -107,7 +107,7 @@ def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
 
 
 def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[str, Any]:
-    """The manifest of `name`, if folder, tarball and the `.keras` file that it may tell of have the hashes it lists.
+    """The manifest of `name`, if folder, tarball and the further files that it tells of have the hashes it lists.
 
     unpacked: False where there is no folder, as on a release page.
     PackagingError, which names the file, for what is missing, cannot be read, or is not what the manifest says.
@@ -116,8 +116,7 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
     try:
         manifest = read_manifest(path)
         expected = {tarball: manifest["tarball"]["sha256"]}
-        if "keras" in manifest:
-            expected[output_dir / f"{name}.keras"] = manifest["keras"]["sha256"]
+        expected |= {output_dir / f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
         if is_packed(manifest):
             raise ValueError("it has no figures: it is one from inside an artefact")
     except (ValueError, KeyError, TypeError) as error:
@@ -141,10 +140,10 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
     return manifest
 
 
-def published_keras(path: Path, name: str) -> str | None:
-    """What the manifest of `name` beside a `.keras` file says of its SHA-256; None where nothing does."""
+def published_hash(path: Path, name: str) -> str | None:
+    """What the manifest of `name` beside a `.keras` or `.onnx` file says of its SHA-256; None where nothing does."""
     beside = path.resolve().parent / f"{name}.json"
-    told = read_json(beside).get("keras") if beside.is_file() else None
+    told = read_json(beside).get(path.suffix.removeprefix(".")) if beside.is_file() else None
     return str(told.get("sha256")) if isinstance(told, dict) else None
 
 

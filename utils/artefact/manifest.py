@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from utils.errors import PackagingError
-from utils.models.variants import HEADS, WEIGHTS, Preprocessing, Variant
+from utils.models.variants import BESIDE, HEADS, WEIGHTS, Preprocessing, Variant
 
 # Both tell of the other files' hashes, so they cannot be among them.
 UNLISTED = ("assets.extra/manifest.json", "assets.extra/README.md")
@@ -24,7 +24,7 @@ _STORAGE = re.compile(r"_(float32|float16|int8)$")  # at the end of the name of 
 # What another run of the same conversion would measure otherwise. The tarball must not depend on it.
 _MEASURED = ("seconds", "peak_memory_mb", "peak_memory_mb_by_stage", "parity", "preprocessing_parity")
 # What lies beside it, and tells of it.
-_BESIDE = ("tarball", "keras")
+_BESIDE = ("tarball", *BESIDE)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.contents import differences, manifest_of, preprocessing_of, published_keras
+from utils.artefact.contents import differences, manifest_of, preprocessing_of, published_hash
 from utils.artefact.manifest import UNLISTED
+from utils.artefact.record import check_record
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
 from utils.files import hash_file, hash_files
 from utils.images.labels import Label, read_labels
 from utils.keras_models.archive import check, read_record
-from utils.keras_models.record import check_record
 from utils.models.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
 
 HOW_TO_GET_ONE = (
@@ -117,7 +117,7 @@ def open_keras(path: Path) -> Pretrained:
     record = read_record(path)
     check(path)
     check_record(record, path.name)
-    published, found = published_keras(path, record["name"]), hash_file(path)
+    published, found = published_hash(path, record["name"]), hash_file(path)
     if published not in (None, found):
         raise PackagingError(
             f"{path} is not the file that was published: its SHA-256 is {found}, and the manifest beside it says "

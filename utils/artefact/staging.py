@@ -26,6 +26,7 @@ from utils.artefact.placing import explained, full, make_folder, place
 from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
 from utils.files import hash_file, hash_files
+from utils.models.variants import BESIDE
 
 
 class Published(NamedTuple):
@@ -40,7 +41,8 @@ class Published(NamedTuple):
         """The same for people."""
         size = f"{self.tarball.stat().st_size / 1e6:.1f} MB"
         places = {"SavedModel": self.folder, "tarball": self.tarball, "manifest": self.manifest}
-        places |= {"Keras 3": keras} if (keras := self.folder.with_name(f"{self.folder.name}.keras")).is_file() else {}
+        beside = {BESIDE[key].title: self.folder.with_name(f"{self.folder.name}.{key}") for key in BESIDE}
+        places |= {title: path for title, path in beside.items() if path.is_file()}
         return {what: str(path) for what, path in places.items()} | {"tarball's size": size}
 
 
@@ -51,9 +53,9 @@ class Staging:
     same staging may be used in several blocks, such as a notebook's cells. What killed processes left of the
     same name is removed at the start, what live ones are writing is not.
 
-    model_dir: where to save the SavedModel; it does not exist yet. files: SHA-256 by path of what
-    `unpacked_candidate` returned. needed_bytes: about four times the weights' bytes (folder, tarball,
-    unpacked copy, tarball again).
+    model_dir: where to save the SavedModel; it does not exist yet. beside: where to write further files, by format.
+    files: SHA-256 by path of what `unpacked_candidate` returned. needed_bytes: about four times the weights' bytes
+    (folder, tarball, unpacked copy, tarball again), and once more for each further file.
 
     PackagingError for a name that is no artefact's, and an `output_dir` that is a file, cannot be written or
     has too little space.
@@ -66,7 +68,7 @@ class Staging:
         self._folder, lock = make_folder(self.output_dir, name, needed_bytes)
         self._end = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
         self.model_dir = self._folder / "new" / name
-        self.keras_file = self._folder / "new" / f"{name}.keras"
+        self.beside = {format: self._folder / "new" / f"{name}.{format}" for format in BESIDE}
         self.files: dict[str, str] = {}
 
     def unpacked_candidate(self) -> Path:
@@ -85,7 +87,7 @@ class Staging:
         return unpacked
 
     def publish(self, manifest: Mapping[str, Any]) -> Published:
-        """Adds manifest and model card, packs, checks what was packed, and places all three, and the `.keras` file.
+        """Adds manifest and model card, packs, checks what was packed, and places all three, and what is `beside` them.
 
         Inside goes `packed_manifest`; the one beside the tarball has all figures, and the tarball's hash and size.
         PackagingError where the manifest is not this artefact's, or where any file is not the one that parity
@@ -97,7 +99,7 @@ class Staging:
         if manifest["name"] != self.name:
             raise PackagingError(f"the manifest is of {manifest['name']!r}, and {self.name!r} was staged.")
         self._require_verified("the manifest", manifest["files"])
-        keras = self._keras_facts(manifest)
+        beside = self._beside_facts(manifest)
         names = final_names(self.name)
         with explained(self.output_dir):
             inside = packed_manifest(manifest)
@@ -109,7 +111,7 @@ class Staging:
             packed = {path: value for path, value in hash_tarball(tarball).items() if path not in UNLISTED}
             self._require_verified("the tarball", packed)
             facts = {"sha256": hash_file(tarball), "bytes": tarball.stat().st_size}
-            (new / names[2]).write_text(manifest_text({**manifest, "tarball": facts, **keras}), encoding="utf-8")
+            (new / names[2]).write_text(manifest_text({**manifest, "tarball": facts, **beside}), encoding="utf-8")
             place(self._folder, self.output_dir, self.name)
         self.discard()
         return Published(*(self.output_dir / name for name in names))
@@ -132,15 +134,18 @@ class Staging:
         if not isinstance(error, PackagingError) and (no_space := full(self.output_dir, error)):
             raise no_space from error
 
-    def _keras_facts(self, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What the manifest says of the `.keras` file, with its size; nothing where there is neither."""
-        if not self.keras_file.is_file() and "keras" not in manifest:
-            return {}
-        if not self.keras_file.is_file() or manifest.get("keras", {}).get("sha256") != hash_file(self.keras_file):
-            raise PackagingError(
-                f"{self.keras_file.name} is not the file that parity was run on. Nothing was published: convert again."
-            )
-        return {"keras": {**manifest["keras"], "bytes": self.keras_file.stat().st_size}}
+    def _beside_facts(self, manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What the manifest says of the files of further formats, each with its size."""
+        found = {}
+        for key, path in self.beside.items():
+            if not path.is_file() and key not in manifest:
+                continue
+            if not path.is_file() or manifest.get(key, {}).get("sha256") != hash_file(path):
+                raise PackagingError(
+                    f"{path.name} is not the file that parity was run on. Nothing was published: convert again."
+                )
+            found[key] = {**manifest[key], "bytes": path.stat().st_size}
+        return found
 
     def _require_verified(self, what: str, files: Mapping[str, str]) -> None:
         if not self.files:

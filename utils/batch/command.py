@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", default="official", choices=("official", "synthetic"), help="default: official")
     add("--output-dir", type=Path, default=Path("exports"), help="where everything goes (default: exports)")
     add("--seed", type=int, default=0, help="of synthetic weights and of the inputs compared (default: 0)")
-    add("--formats", default="saved_model", help='"saved_model, keras" for a .keras file of Keras 3 with each')
+    add("--formats", default="saved_model", help='"saved_model, keras, onnx" for files of Keras 3 and ONNX, too')
     add("--jobs", type=positive, default=1, help="conversions at a time (default: 1)")
     add("--memory-mb", type=positive, help="bound for each conversion (default: what is free, shared by the jobs)")
     add("--again", action="store_true", help="make also what is there and verified")

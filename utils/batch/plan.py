@@ -13,7 +13,7 @@ from typing import Any
 from utils.artefact.contents import check_artefact
 from utils.checkpoints.loading import recorded_hashes
 from utils.errors import ConversionError, ParameterError
-from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.models.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.notebook.parameters import check_conversion, formats_of
 
 
@@ -75,18 +75,26 @@ def plan(
     """The conversions in order, those of one variant together, so that its checkpoint is read from memory again.
 
     variants: names, patterns such as "mixer_*_gsam", "convmixer", "mixer" (families), "all"; tiny ones by name.
-    heads, operations: one of them, or "all". formats: as `formats_of` takes them; of twins, one has a `.keras` file.
-    Raises ParameterError for what does not exist or cannot be converted.
+    heads, operations: one of them, or "all". formats: as `formats_of` takes them; each conversion
+    gets those that its family has, and of twins one gets more than the SavedModel.
+    Raises ParameterError for what does not exist, cannot be converted, or is a format that no conversion has.
     """
     conversions = []
+    named = formats_of(formats)
     for variant in _variants(variants):
+        own = [key for key in named if key not in BESIDE or variant.family in BESIDE[key].families]
         kinds = (OPERATIONS if operations == "all" else (operations,)) if variant.family == "mixer" else ("xla",)
         for kind, head in itertools.product(kinds, HEADS if heads == "all" else (heads,)):
+            # What lies beside a plain twin would be what lies beside the other one.
+            chosen = "saved_model" if kind == "plain" and operations == "all" else ", ".join(own)
             given = (variant.name, head, checkpoint, variant.image_size, str(output_dir), seed, kind)
-            check_conversion(variant.family, *given, formats=formats)
-            # The Keras model of a plain twin is that of the other one.
-            chosen = "saved_model" if kind == "plain" and operations == "all" else formats
+            check_conversion(variant.family, *given, formats=chosen)
             conversions.append(Conversion(variant, head, kind, checkpoint, seed, chosen))
+    if lost := set(named).difference(*(formats_of(conversion.formats) for conversion in conversions)):
+        raise ParameterError(
+            f"formats is {formats!r}, and none of these models has a .{min(lost)} file. Leave {min(lost)} out, or add "
+            f"models of: {', '.join(BESIDE[min(lost)].families)}"
+        )
     return conversions
 
 
@@ -115,7 +123,7 @@ def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], s
 
     Goes by contents: name, settings, the checkpoint's SHA-256, the parity verdict, and the hashes of all files. The
     checkpoint's hash is compared with those recorded in the cache; an official file that was never downloaded to this
-    cache has none, and then the manifest's is believed. A `.keras` file that nobody asked for may be there too.
+    cache has none, and then the manifest's is believed. A file beside it that nobody asked for may be there too.
     """
     if not (output_dir / f"{conversion.name}.json").exists():
         return {}, "not there"
@@ -130,8 +138,8 @@ def look(conversion: Conversion, output_dir: Path) -> tuple[Mapping[str, Any], s
         return {}, f"its manifest is of another conversion: {found}"
     if manifest["source"]["sha256"] not in hashes and (hashes or conversion.checkpoint == "synthetic"):
         return {}, f"it was made from another checkpoint, of SHA-256 {manifest['source']['sha256']}"
-    if "keras" in formats_of(conversion.formats) and "keras" not in manifest:
-        return {}, "it has no .keras file"
+    if lacking := [key for key in formats_of(conversion.formats) if key in BESIDE and key not in manifest]:
+        return {}, f"it has no .{lacking[0]} file"
     return manifest, ""
 
 

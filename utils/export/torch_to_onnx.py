@@ -1,5 +1,6 @@
 """PyTorch -> ONNX: a checked graph that names every weight and holds none of its bytes.
 
+In either order of axes: channels-last on the way to TensorFlow, and channels-first, as PyTorch has it, for `onnx_file`.
 Knows no particular model. What it asks of one: spatial layers are the `nn` modules listed in SPATIAL_LAYERS, and
 everything between them works on each element by itself. Then every layer can be exported channels-last.
 """
@@ -18,6 +19,9 @@ from utils.errors import ConversionError
 from utils.machine.devices import keep_triton_out
 
 OPSET = 20  # the first with `Gelu`, and the last that the TorchScript exporter writes
+# Of a file for others: the last before 18, which the ONNX Runtimes, OpenVINOs and converters of years read. GELU is
+# spelt out by Erf in it, which the two make one operation of.
+FILE_OPSET = 17
 _PROBE_PATCHES = 2  # the traced image is this many strides wide: tracing computes, and the graph has no sizes in it
 
 
@@ -68,32 +72,40 @@ SPATIAL_LAYERS = {
 }
 
 
-def export_onnx(model: nn.Module, output: str) -> onnx.ModelProto:
+def export_onnx(model: nn.Module, output: str, channels_last: bool = True) -> onnx.ModelProto:
     """The ONNX graph of `model`, in evaluation mode: `inputs` float32 [batch, height, width, 3] -> `output`.
 
+    channels_last: otherwise `inputs` are [batch, 3, height, width], the opset is `FILE_OPSET`, and nothing is
+    transposed (ONNX Runtime takes all transposes out again, OpenVINO does not) or padded by a deprecated attribute.
     The weights are further graph inputs, under their names in `model.state_dict()` and in PyTorch's axis order.
     Raises ConversionError when the exporter or ONNX's checker refuses the model, or a weight is lost on the way.
     """
     keep_triton_out()
-    skeleton = WeightsAsInputs(_channels_last(_without_weights(model)).eval())
+    arrange = _channels_last if channels_last else lambda model: model
+    skeleton = WeightsAsInputs(arrange(_without_weights(model)).eval())
     stride = max(layer.stride[0] for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    probe = torch.zeros(1, _PROBE_PATCHES * stride, (_PROBE_PATCHES + 1) * stride, 3)
+    sides = {"height": _PROBE_PATCHES * stride, "width": (_PROBE_PATCHES + 1) * stride}
+    axes = {"batch": 1} | (sides | {"channel": 3} if channels_last else {"channel": 3} | sides)
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():  # the exporter announces its successor, which starts past onnx-tf's opsets
             warnings.simplefilter("ignore", DeprecationWarning)
             torch.onnx.export(
                 skeleton,
-                (probe, *skeleton.weights.values()),
+                (torch.zeros(*axes.values()), *skeleton.weights.values()),
                 buffer,
                 dynamo=False,
                 do_constant_folding=False,
-                opset_version=OPSET,
+                opset_version=OPSET if channels_last else FILE_OPSET,
                 input_names=["inputs", *(name.replace(".layer.", ".") for name in skeleton.weights)],
                 output_names=[output],
-                dynamic_axes={"inputs": {0: "batch", 1: "height", 2: "width"}, output: {0: "batch"}},
+                dynamic_axes={
+                    "inputs": {index: name for index, name in enumerate(axes) if name != "channel"},
+                    output: {0: "batch"},
+                },
             )
-        graph = _branch_channels_last(onnx.load_from_string(buffer.getvalue()))
+        graph = onnx.load_from_string(buffer.getvalue())
+        graph = _branch_channels_last(graph) if channels_last else _with_pads(graph)
         onnx.checker.check_model(graph, full_check=True)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ConversionError(f"{type(model).__name__} could not be exported to ONNX: {error}") from error
@@ -122,6 +134,18 @@ def _channels_last(model: nn.Module) -> nn.Module:
         wrap = SPATIAL_LAYERS.get(type(child))
         setattr(model, name, wrap(child) if wrap else _channels_last(child))
     return model
+
+
+def _with_pads(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Writes "same" padding, of strides of 1, in numbers: ONNX deprecates `auto_pad`, and not every runtime has it."""
+    for node in graph.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if "auto_pad" in attributes:
+            sizes = zip(attributes["kernel_shape"].ints, attributes["dilations"].ints, strict=True)
+            totals = [dilation * (size - 1) for size, dilation in sizes]
+            pads = [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
+            attributes["auto_pad"].CopyFrom(onnx.helper.make_attribute("pads", pads))
+    return graph
 
 
 def _branch_channels_last(graph: onnx.ModelProto) -> onnx.ModelProto:

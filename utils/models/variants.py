@@ -17,7 +17,6 @@ OUTPUTS = {"classification": "logits", "fe": "features"}  # of each head
 HEADS = tuple(OUTPUTS)
 WEIGHTS = ("official", "synthetic", "custom")
 OPERATIONS = ("xla", "plain")
-FORMATS = ("saved_model", "keras")
 INTERPOLATIONS = ("bicubic", "bilinear")
 NOTEBOOKS = {"convmixer": "conversion_convmixer.ipynb", "mixer": "conversion_mlpmixer.ipynb"}
 
@@ -30,6 +29,21 @@ class _OfPatches:
     def positions(self, height: int, width: int) -> int:
         """Number of patches of an image of that many pixels."""
         return (height // self.patch_size) * (width // self.patch_size)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file that a conversion can leave beside the SavedModel: `<name>.` and the format's name.
+
+    title: whose it is, for people. families: of which models.
+    """
+
+    title: str
+    families: tuple[str, ...]
+
+
+BESIDE = {"keras": Format("Keras 3", ("convmixer", "mixer")), "onnx": Format("ONNX", ("convmixer",))}
+FORMATS = ("saved_model", *BESIDE)
 
 
 @dataclass(frozen=True)

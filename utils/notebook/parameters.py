@@ -7,7 +7,7 @@ from pathlib import Path
 
 from utils.errors import ParameterError
 from utils.images.labels import own_labels
-from utils.models.variants import FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
+from utils.models.variants import BESIDE, FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
 
 KEYWORDS = ("auto", "official", "synthetic")  # what `checkpoint` may be, besides a path
 
@@ -49,7 +49,7 @@ def check_conversion(
     _check_image_size(record, image_size)
     check_output_dir(output_dir)
     _check_labels(labels, head)
-    formats_of(formats)
+    formats_of(formats, family)
     if not isinstance(use_ema, bool):
         raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
     if use_ema and (family != "convmixer" or checkpoint in KEYWORDS):
@@ -60,15 +60,22 @@ def check_conversion(
     return record
 
 
-def formats_of(formats: str) -> tuple[str, ...]:
-    """What `formats` names, separated by commas: "saved_model", and "keras" if there is to be a .keras file beside it.
+def formats_of(formats: str, family: str = "") -> tuple[str, ...]:
+    """What `formats` names, separated by commas: "saved_model", and those of which there is to be a file beside it.
 
-    ParameterError for anything else.
+    ParameterError for anything else, and for a file that models of the `family` do not have.
     """
     named = tuple(each.strip() for each in formats.split(",")) if isinstance(formats, str) else ()
+    had = [key for key in BESIDE if not family or family in BESIDE[key].families]
     if "saved_model" not in named or len(set(named)) < len(named) or set(named) - set(FORMATS):
         raise ParameterError(
-            f"formats is {formats!r}; expected 'saved_model', or 'saved_model, keras' for a .keras file beside it"
+            f"formats is {formats!r}; expected 'saved_model', and behind commas any of {', '.join(had)} for a file "
+            "beside it"
+        )
+    if others := [key for key in named if key in BESIDE and key not in had]:
+        raise ParameterError(
+            f"formats is {formats!r}, and models of the family {family} have no .{others[0]} file; expected "
+            f"'saved_model', and behind commas any of {', '.join(had)}"
         )
     return named
 

@@ -136,6 +136,12 @@ class Proof:
         rows += self.compare_normalisation(candidate)
         return rows + ([*self.compare_gradients(candidate), *self.compare_training(candidate)] if training else [])
 
+    def tolerance(self, more: Mapping[str, np.ndarray] | None = None) -> float:
+        """What any candidate's outputs may err by at most: it follows from the source's own error alone."""
+        batches = self.inputs | dict(more or {})
+        rows = comparison.compare_outputs(self.truth, self.own, batches, self.output, source=self.own)
+        return comparison.Report(rows).tolerances[self.output]
+
     def compare_variables(self, candidate: Candidate) -> list[Row]:
         """Every variable, bit for bit."""
         there = candidate.arranged(self.source.variables())

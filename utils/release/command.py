@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import ConversionError, PackagingError
-from utils.models.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.models.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.release.folder import write_release
 from utils.release.lists import merge_releases, table
 
@@ -19,13 +19,22 @@ from utils.release.lists import merge_releases, table
 def release_matrix() -> list[dict[str, Any]]:
     """A row for each variant that has official weights, as `include` of a GitHub Actions matrix: a job each.
 
-    files: what that job must leave, at least, of both heads and both kinds of operations.
+    formats: what there is to be of it. files: what that job must leave, at least, of both heads and both kinds of
+    operations.
     """
     return [
-        {"variant": variant.name, "files": list(_files_of(variant))}
+        {
+            "variant": variant.name,
+            "formats": ", ".join(("saved_model", *_beside(variant))),
+            "files": [*_files_of(variant)],
+        }
         for variant in VARIANTS.values()
         if not variant.testing
     ]
+
+
+def _beside(variant: Variant) -> list[str]:
+    return [key for key in BESIDE if variant.family in BESIDE[key].families]
 
 
 def _files_of(variant: Variant) -> Iterator[str]:
@@ -33,8 +42,8 @@ def _files_of(variant: Variant) -> Iterator[str]:
         for head in HEADS:
             name = artefact_name(variant.name, head, "official", operations)
             yield from (f"{name}.tar.gz", f"{name}.json", f"{name}.md")
-            if operations != "plain":  # of twins one has it
-                yield f"{name}.keras"
+            if operations != "plain":  # of twins one has them
+                yield from (f"{name}.{key}" for key in _beside(variant))
 
 
 def _https(text: str) -> str:

@@ -12,11 +12,12 @@ from utils.artefact.contents import check_artefact, check_lite
 from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
 from utils.files import hash_file
+from utils.models.variants import BESIDE
 from utils.release.index import INDEX, TABLE, Manifest, entry
 from utils.release.lists import write_lists
 
 # What the workflow takes from a folder to publish it, beside sums and page: patterns of names.
-PUBLISHED = ("*.tar.gz", "*.tflite", "*.keras", "*.json", "*.md")
+PUBLISHED = ("*.tar.gz", "*.tflite", *(f"*.{key}" for key in BESIDE), "*.json", "*.md")
 
 
 def write_release(
@@ -24,11 +25,11 @@ def write_release(
 ) -> list[dict[str, Any]]:
     """Writes the cards and lists of everything in `output_dir`; returns the index's entries.
 
-    checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras and .tflite
-    files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file
-    of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
-    `strict`, all of one variant must come from the same checkpoint, and nothing may lie there that would be published
-    without a sum. address: as for `write_lists`.
+    checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras, .onnx and
+    .tflite files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a
+    smaller file of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is
+    left out. With `strict`, all of one variant must come from the same checkpoint, and nothing may lie there that would
+    be published without a sum. address: as for `write_lists`.
     """
     manifests = dict(checked)
     for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
@@ -59,9 +60,8 @@ def write_release(
             replace_text(output_dir / f"{name}.md", model_card(manifest))
             file, files = f"{name}.tar.gz", [f"{name}.tar.gz", f"{name}.json", f"{name}.md"]
             known = {file: manifest["tarball"]["sha256"]}
-            if "keras" in manifest:
-                known[f"{name}.keras"] = manifest["keras"]["sha256"]
-                files.append(f"{name}.keras")
+            beside = {f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
+            known, files = known | beside, [*files, *beside]
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
         entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
     if strict:

@@ -10,6 +10,7 @@ from typing import Any
 from utils.artefact.card_head import licence
 from utils.artefact.contents import read_json
 from utils.errors import PackagingError
+from utils.models.variants import BESIDE
 from utils.parity.report import Report
 
 # What a release has beside its artefacts.
@@ -32,7 +33,7 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "derived_from": manifest.get("derived_from", {}).get("name"),
         "file": file,
         "bytes": size,
-        "keras_bytes": manifest.get("keras", {}).get("bytes"),
+        **{f"{key}_bytes": manifest.get(key, {}).get("bytes") for key in BESIDE},
         "output": output,
         "output_error": max((row.figure for row in rows if row.output == output), default=None),
         "gradients_error": max((row.figure for row in rows if row.output == "gradients"), default=None),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
 from utils.files import hash_file
+from utils.models.variants import BESIDE
 from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER, Entry, read_index, times
 from utils.release.page import page
 from utils.tables import markdown
@@ -55,18 +57,18 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 def table(entries: Sequence[Entry], latencies: Mapping[str, float] | None = None) -> str:
     """The entries as a Markdown table, in order.
 
-    latencies: seconds by name, where measured; without any, there is no such column. Nor is there one of the `.keras`
-    files' sizes without any such file.
+    latencies: seconds by name, where measured; without any, there is no such column. Nor is there one of the sizes of
+    `.keras` or `.onnx` files without any such file.
     """
     measured = latencies or {}
     latency = {"latency": lambda e: f"{1000 * measured[e['name']]:.0f} ms" if e["name"] in measured else ""}
-    keras = {".keras": lambda e: f"{e['keras_bytes'] / 1e6:,.1f} MB" if e.get("keras_bytes") else ""}
+    sizes = {f"{key}_bytes": f".{key}" for key in BESIDE if any(e.get(f"{key}_bytes") for e in entries)}
     columns: dict[str, Callable[[Entry], str]] = {
         "model": lambda e: f"`{e['file'].removesuffix('.tar.gz')}`",
         "weights": lambda e: e["weights"],
         "parameters": lambda e: f"{e['parameters']:,}",
         "download": lambda e: f"{e['bytes'] / 1e6:,.1f} MB",
-        **(keras if any(e.get("keras_bytes") for e in entries) else {}),
+        **{title: partial(_size, field) for field, title in sizes.items()},
         "output error": lambda e: _error(e.get("output_error"), times(e, e.get("output"))),
         "gradients' error": lambda e: _error(e.get("gradients_error"), times(e, "gradients")),
         **(latency if measured else {}),
@@ -74,6 +76,10 @@ def table(entries: Sequence[Entry], latencies: Mapping[str, float] | None = None
     }
     rows = [[cell(entry) for cell in columns.values()] for entry in in_order(entries)]
     return markdown(list(columns), rows, right=range(2, len(columns) - 1))
+
+
+def _size(field: str, entry: Entry) -> str:
+    return f"{entry[field] / 1e6:,.1f} MB" if entry.get(field) else ""
 
 
 def _error(value: float | None, multiple: float | None) -> str:

@@ -10,11 +10,12 @@ from pathlib import PurePath
 from typing import Any
 
 from utils.artefact.card_head import FAMILIES, SYNTHETIC
+from utils.models.variants import BESIDE
 from utils.release.index import VERIFIER, Entry, times
 from utils.release.markup import Content, Element, address, element, link
 
 _HEADS = {"classification": "classifier", "fe": "feature extractor"}
-_FORMS = {"gz": "SavedModel", "tflite": "TFLite", "keras": "Keras 3"}  # by ending
+_FORMS = {"gz": "SavedModel", "tflite": "TFLite"} | {key: form.title for key, form in BESIDE.items()}  # by ending
 _BESIDE = {"json": "manifest", "md": "model card"}
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from utils.artefact.opening import Pretrained
+from utils.artefact.record import build_record
 from utils.errors import PackagingError
 from utils.export.function import ExportedFunction
 from utils.export.saved_model import load_model, name_of
 from utils.images.labels import Label
-from utils.keras_models import gate, saving
+from utils.keras_models import saving
 from utils.keras_models.candidate import load_candidate
-from utils.keras_models.record import build_record
+from utils.notebook import beside
 from utils.parity.comparison import EXACT, OUTPUT_TOLERANCE, Model, Report, compare_arrays, compare_outputs
 from utils.parity.golden import Golden
 from utils.training.datasets import LabelledImages
@@ -113,8 +114,8 @@ def proved_keras(
     rows = compare_arrays(expected, found, output="variables", tolerance=EXACT)
     rows += compare_outputs(trained, candidate, {"validation images": images}, "logits")
     reports = {"tensorflow": Report(rows)}
-    gate.require(reports)
-    return gate.facts(path, reports)
+    beside.require("keras", reports)
+    return beside.facts("keras", path, reports)
 
 
 def fine_tuned_name(extractor_name: str, dataset: str) -> str:

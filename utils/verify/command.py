@@ -1,8 +1,9 @@
 """Verifies downloaded models: `python -m utils.verify FILE ...`, or as one file, `python verify.pyz FILE ...`.
 
-A FILE is a .tar.gz or .tflite of this project, or a SavedModel's folder. Needs TensorFlow and nothing else. Looks at
-the file's hash, what is in it, each file against the manifest inside, the signatures; then computes the golden outputs
-that the file carries, and compares. Nothing is run before every file is known to be the one that was published.
+A FILE is a .tar.gz, .tflite, .keras or .onnx of this project, or a SavedModel's folder. Needs TensorFlow and nothing
+else; for a .onnx, ONNX Runtime instead. Looks at the file's hash, what is in it, each file against the manifest inside,
+the signatures; then computes the golden outputs that the file carries, and compares. Nothing is run before every file
+is known to be the one that was published.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def verify(path: Path, scratch: Path) -> Iterator[Check]:
             if check.passed is False:
                 return
         stage = "contents"
-        if path.is_file() and path.suffix == ".keras":
-            yield from native.check_keras(path)
+        if path.is_file() and path.suffix in native.OPEN:
+            yield from native.check_native(path)
             return
         folder = files.unpack(path, scratch / "unpacked")
         manifest = manifest_of(folder)
@@ -61,17 +62,17 @@ def verify(path: Path, scratch: Path) -> Iterator[Check]:
         yield Check(MACHINE if machine else stage, False, str(error))
 
 
-def verdict(checks: list[Check]) -> str:
-    """What the checks come to, in a sentence."""
+def verdict(checks: list[Check], ending: str = "") -> str:
+    """What the checks come to, in a sentence. ending: of the file."""
     failed = list(dict.fromkeys(check.name for check in checks if check.passed is False))
     if MACHINE in failed:
         return "It could not be verified here, which says nothing about this copy: see above what this machine lacks."
     if not failed and any(check.name == "numbers" for check in checks):
-        return f"This copy gives the right numbers here: {numbers.this_machine()}."
+        return f"This copy gives the right numbers here: {numbers.this_machine(ending)}."
     if set(failed) <= {"load", "numbers", "signatures"} and any(check.name == "files" for check in checks):
         return (
-            "These are the files that were published, but what they compute here was not found right. "
-            "Try another version of TensorFlow; do not use this copy with this one."
+            "These are the files that were published, but what they compute here was not found right. Try another "
+            f"version of {'ONNX Runtime' if ending == '.onnx' else 'TensorFlow'}; do not use this copy with this one."
         )
     return "Do not use this copy: fetch it again, from where it was published."
 
@@ -80,7 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 every file is right, 1 at least one is not, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=main.__doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras or folder")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras, .onnx or folder"
+    )
     failed = False
     try:
         for path in parser.parse_args(arguments).files:
@@ -91,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {check.text}", flush=True)
                     checks.append(check)
             failed |= any(check.passed is False for check in checks)
-            print(f"  {verdict(checks)}\n", flush=True)
+            print(f"  {verdict(checks, path.suffix)}\n", flush=True)
     except KeyboardInterrupt:
         print("\nInterrupted: not everything was verified.", file=sys.stderr)
         return 130

@@ -69,7 +69,9 @@ def unpack(path: Path, folder: Path) -> Path:
 def check_name(path: Path, manifest: Mapping[str, Any]) -> Check:
     """A file's name against the manifest's: one artefact in the place of another is whole in itself."""
     name = (
-        manifest["name"] if path.is_dir() else re.sub(r"(\.tar\.gz|\.tgz|\.tflite|\.keras)$", "", path.resolve().name)
+        manifest["name"]
+        if path.is_dir()
+        else re.sub(r"(\.tar\.gz|\.tgz|\.tflite|\.keras|\.onnx)$", "", path.resolve().name)
     )
     wrong = f"inside is {manifest['name']}: another artefact in this one's place, or a renamed file"
     right = name == manifest["name"]

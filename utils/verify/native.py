@@ -1,48 +1,80 @@
-"""What can be verified of a `.keras` file: what it is made of, its hash in the manifest beside it, and its numbers."""
+"""What can be verified of a `.keras` or `.onnx` file: its hash by the manifest beside it, what it is, its numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from utils.artefact.contents import published_keras
+import numpy as np
+
+from utils.artefact.contents import published_hash
+from utils.artefact.record import check_record, golden_of, record_from_texts
 from utils.errors import PackagingError
+from utils.export.onnx_session import Session, Unloadable
 from utils.files import hash_file
 from utils.keras_models.archive import check, read_record
 from utils.keras_models.candidate import load_candidate
-from utils.keras_models.record import check_record, golden_of
 from utils.verify.files import Check, check_name
 from utils.verify.numbers import check_numbers
 
+Run = Callable[[np.ndarray], np.ndarray]
+# The record, what the file is, and how it is loaded.
+Opened = tuple[Mapping[str, Any], str, Callable[[], Run]]
 
-def check_keras(path: Path) -> Iterator[Check]:
-    """Looks at the file, then loads it with Keras, on the backend that KERAS_BACKEND names, and computes.
 
-    PackagingError for what is no whole `.keras` file of this project's layers.
+def check_native(path: Path) -> Iterator[Check]:
+    """Looks at the file, then runs it: on the backend that KERAS_BACKEND names, or by ONNX Runtime.
+
+    PackagingError for what is no whole file of this project.
     """
-    record = read_record(path)
-    check(path)
+    yield (published := _check_beside(path))
+    if published.passed is False:
+        return
+    try:
+        record, what, load = OPEN[path.suffix](path)
+    except Unloadable as error:
+        if not published.passed:  # damage is likelier than an old runtime
+            raise
+        yield Check("load", False, str(error))
+        return
     check_record(record, path.name)
-    yield Check("contents", True, "a Keras 3 model of Keras's own layers, with its record")
-    checks = [check_name(path, record), _check_beside(path, record["name"])]
-    yield from checks
-    if any(each.passed is False for each in checks):
+    yield Check("contents", True, f"{what}, with its record")
+    yield (check := check_name(path, record))
+    if check.passed is False:
         return
     golden = golden_of(record, path.name)
     try:
-        candidate = load_candidate(path, record["model"]["family"])
+        run = load()
     except PackagingError as error:
         if isinstance(error.__cause__, ImportError):
             raise
         yield Check("load", False, str(error))
         return
     parity = {"parity": {"tolerance": {record["output"]: record["tolerance"]}}}
-    yield check_numbers(golden, candidate, "the model called", parity, record["output"])
+    yield check_numbers(golden, run, "one batch", parity, record["output"])
+    single = lambda inputs: np.concatenate([run(image[None]) for image in inputs])  # noqa: E731
+    yield check_numbers(golden, single, "image by image", parity, record["output"])
 
 
-def _check_beside(path: Path, name: str) -> Check:
+def _open_keras(path: Path) -> Opened:
+    record = read_record(path)
+    check(path)
+    return record, "a Keras 3 model of Keras's own layers", lambda: load_candidate(path, record["model"]["family"])
+
+
+def _open_onnx(path: Path) -> Opened:
+    session = Session(path)
+    return record_from_texts(session.metadata, path.name), "an ONNX model that ONNX Runtime loads", lambda: session
+
+
+OPEN: dict[str, Callable[[Path], Opened]] = {".keras": _open_keras, ".onnx": _open_onnx}
+
+
+def _check_beside(path: Path) -> Check:
     """The file's SHA-256 against the published manifest's, if that is beside it and knows of the file."""
-    expected = published_keras(path, name)
+    name = path.resolve().stem
+    expected = published_hash(path, name)
     if expected is None:
         return Check("files", None, f"there is no {name}.json beside it that names its SHA-256")
     if (found := hash_file(path)) != expected:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import PackagingError
+from utils.export.onnx_session import import_onnxruntime
 from utils.parity.comparison import compare_outputs
 from utils.parity.golden import GOLDEN, Golden, read_golden
 from utils.parity.report import describe
@@ -31,9 +32,14 @@ def import_tensorflow() -> ModuleType:
     return tf
 
 
-def this_machine() -> str:
-    """Such as "TensorFlow 2.21.0, Python 3.11.7, Linux x86_64, CPU"; of Keras, where it ran on another backend."""
+def this_machine(ending: str = "") -> str:
+    """Such as "TensorFlow 2.21.0, Python 3.11.7, Linux x86_64, CPU"; of Keras, where it ran on another backend.
+
+    ending: of the file that was run.
+    """
     system = f"{platform.system()} {platform.machine()}"
+    if ending == ".onnx":
+        return f"ONNX Runtime {import_onnxruntime().__version__}, Python {platform.python_version()}, {system}, CPU"
     keras = sys.modules.get("keras")
     if keras and keras.backend.backend() != "tensorflow":
         return f"Keras {keras.__version__} on {keras.backend.backend()}, Python {platform.python_version()}, {system}"

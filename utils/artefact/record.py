@@ -1,4 +1,4 @@
-"""What a `.keras` file says of its model: where the weights are from, how images are prepared, what it must compute.
+"""What a `.keras` or `.onnx` file says of its model: whose weights, how images are prepared, what it must compute.
 
 Field by field as in a manifest, where a manifest has it; `labels` and `golden` are the SavedModel's files of that name.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from utils.artefact.card_head import licence
 from utils.errors import PackagingError
 from utils.models.variants import HEADS, OUTPUTS, WEIGHTS, Preprocessing, Variant
 from utils.parity.golden import Golden, golden_bytes, read_golden
 
 GELU = {"convmixer": "erf", "mixer": "tanh"}  # of each family, the form that its weights were trained with
+# The fields that are more than text; ONNX has text alone.
+_JSON = ("source", "parameters", "units", "image_size", "model", "labels", "tolerance", "training")
 _OF_VARIANT = ("family", "trained_on", "licence", "licence_url", "paper", "paper_url", "upstream_url", "citation")
 
 
@@ -45,7 +49,6 @@ def build_record(
     activation = getattr(variant.architecture, "activation", "gelu")
     return {
         "name": name,
-        "format": "keras",
         "variant": variant.name,
         "head": head,
         "output": OUTPUTS[head],
@@ -87,6 +90,26 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
                 f"{where}: {field} is {found} in its record, which makes no sense to this version. Get the file again, "
                 "or convert the checkpoint again."
             )
+
+
+def record_as_texts(record: Mapping[str, Any]) -> dict[str, str]:
+    """The record for what knows only texts by name, as ONNX does; others than texts as JSON, without what is None.
+
+    One is added, since `model` tells of the source model whosever the weights are: `licence`, of the weights.
+    """
+    told = {key: value for key, value in record.items() if value is not None} | {"licence": licence(record)[0]}
+    return {key: json.dumps(value, ensure_ascii=False) if key in _JSON else value for key, value in told.items()}
+
+
+def record_from_texts(texts: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The record again. PackagingError, naming `where`, for a field that is no JSON and should be."""
+    found = {}
+    for key, text in texts.items():
+        try:
+            found[key] = json.loads(text) if key in _JSON else text
+        except (ValueError, RecursionError) as error:
+            raise PackagingError(f"{where}: {key} in its record is not JSON: {error}. Get the file again.") from error
+    return found
 
 
 def _count(value: Any) -> bool:

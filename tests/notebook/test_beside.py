@@ -1,0 +1,106 @@
+"""Files beside a SavedModel, as a notebook writes them: proved and told of, or refused; none where none is wanted."""
+
+import json
+
+import onnx_tiny
+import proofs
+import pytest
+import tiny
+
+from utils.artefact.contents import preprocessing_of
+from utils.artefact.record import check_record, record_from_texts
+from utils.artefact.staging import Staging
+from utils.errors import PackagingError, ParityError
+from utils.export.onnx_session import Session
+from utils.files import hash_file
+from utils.models.variants import BESIDE, get_variant
+from utils.notebook import beside
+from utils.parity.golden import make_golden
+
+GELU, RELU = tiny.NAMES
+NAME = "convmixer_tiny_relu_classification_synthetic"
+
+
+@pytest.fixture
+def stage(tmp_path):
+    with Staging(tmp_path, NAME) as staging:
+        yield staging
+        staging.discard()
+
+
+def files(stage, name=RELU, formats=("saved_model", "onnx")):
+    return beside.Beside(formats, stage, proofs.proof(name), get_variant(name))
+
+
+def written(stage, name=RELU, **changes):
+    variant, proof = get_variant(name), proofs.proof(name)
+    told = {"name": NAME, "head": "classification", "weights": "synthetic", "units": 10, "image_size": 48}
+    told |= {"source": {"url": None, "path": "tiny", "sha256": "ab" * 32}, "parameters": 21_000}
+    told |= {"preprocessing": variant.preprocessing, "labels": [(f"n{i}", f"class {i}") for i in range(10)]}
+    told |= {"golden": make_golden(proof.truth, 48, 48, 0)}
+    made = files(stage, name)
+    made.write(tiny.source(name), **told | changes)
+    return made
+
+
+def test_every_format_of_the_table_can_be_made():
+    assert list(beside.KINDS) == list(BESIDE)
+
+
+def test_onnx_file_is_written_proved_and_told_of(stage):
+    made, proof = written(stage), proofs.proof(RELU)
+    proof.found = {"photographs": "what the SavedModel gave"}
+    made.prove({})
+    made.require()
+    assert proof.found == {"photographs": "what the SavedModel gave"}
+    ((title, report),) = made.reports
+    assert title == ".onnx file, onnxruntime:"
+    assert {row.output for row in report.rows} == {"variables", "logits"}
+    found = made.facts["onnx"]
+    assert (list(made.facts), found["sha256"]) == (["onnx"], hash_file(stage.beside["onnx"]))
+    assert found["parity"]["onnxruntime"]["passed"] is True
+    assert "rows" not in found["parity"]["onnxruntime"]
+    assert found["opset"] == 17
+    json.dumps(found)
+
+
+def test_its_metadata_are_a_record_with_the_licence_of_the_weights(stage):
+    written(stage)
+    metadata = Session(stage.beside["onnx"]).metadata
+    assert (metadata["weights"], metadata["licence"]) == ("synthetic", "Apache-2.0")  # the weights were made here
+    record = record_from_texts(metadata, "a.onnx")
+    check_record(record, "a.onnx")
+    assert (record["name"], record["model"]["licence"], record["image_size"]) == (NAME, "MIT", 48)
+    assert record["labels"][3] == ["n3", "class 3"]
+    assert preprocessing_of(record) == get_variant(RELU).preprocessing
+    assert "training" not in record
+    with pytest.raises(PackagingError, match=r"a\.onnx: units in its record is not JSON"):
+        record_from_texts(metadata | {"units": "ten"}, "a.onnx")
+
+
+def test_the_same_weights_give_the_same_bytes(stage, tmp_path):
+    written(stage)
+    with Staging(tmp_path / "again", NAME) as other:
+        written(other)
+        assert other.beside["onnx"].read_bytes() == stage.beside["onnx"].read_bytes()
+        other.discard()
+
+
+def test_another_model_than_the_source_is_refused_by_name(stage):
+    made = written(stage)
+    arrays = tiny.weights(RELU)
+    arrays["blocks.1.1.weight"][0, 0] *= 1.01
+    onnx_tiny.written(stage.beside["onnx"], RELU, arrays=arrays)
+    made.prove({})
+    with pytest.raises(ParityError, match=r"the \.onnx file on onnxruntime: parity failed"):
+        made.require()
+
+
+def test_nothing_that_is_not_asked_for_costs_anything(stage, monkeypatch):
+    monkeypatch.setattr(proofs.Proof, "tolerance", lambda _: pytest.fail("the source was waited for"))
+    made = files(stage, formats=("saved_model",))
+    made.write(None)
+    made.prove({})
+    made.require()
+    assert (made.facts, list(made.reports)) == ({}, [])
+    assert not any(path.exists() for path in stage.beside.values())

@@ -1,0 +1,94 @@
+"""The ONNX file of a conversion: the graph as PyTorch computes, with its weights, and what it says of itself.
+
+Channels first, [batch, channel, height, width], as whoever takes models from PyTorch expects, and as runtimes convolve.
+Knows no particular model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from utils.errors import ConversionError, PackagingError
+from utils.export.onnx_session import Session
+from utils.files import written_whole
+
+
+def write(
+    path: Path, graph: onnx.ModelProto, weights: Mapping[str, np.ndarray], image_size: int, metadata: Mapping[str, str]
+) -> Path:
+    """Writes `path`, whole or not at all; the same arguments give the same bytes. OSErrors pass through.
+
+    graph: as from `export_onnx`, channels first. weights: an array for each of its further inputs, whose initial value
+    that becomes. image_size: of both sides, 0 for any. metadata: texts by name, of which `name` is the model's.
+    Raises ConversionError where an array is missing, of another shape or not float32, or ONNX's checker refuses the
+    model.
+    """
+    model = copy.deepcopy(graph)
+    inputs, *variables = model.graph.input
+    del model.graph.input[1:]
+    for variable in variables:
+        array, shape = weights.get(variable.name), [dim.dim_value for dim in variable.type.tensor_type.shape.dim]
+        if array is None or list(array.shape) != shape or array.dtype != np.float32:
+            found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise ConversionError(f"{path.name}: {variable.name} is {found}; expected float32 {shape}.")
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), variable.name))
+    if image_size:
+        for side in inputs.type.tensor_type.shape.dim[2:]:
+            side.dim_value = image_size
+    model.graph.name = metadata.get("name", path.stem)
+    onnx.helper.set_model_props(model, dict(metadata))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConversionError(f"{path.name} is no sound ONNX model: {error}") from error
+    with written_whole(path) as file:
+        file.write(model.SerializeToString(deterministic=True))
+    return path
+
+
+class Candidate:
+    """The file's model, run by ONNX Runtime, as `utils.parity.proof` compares it with its source, inference alone.
+
+    PackagingError for what is no whole ONNX file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._model = onnx.load(path)
+            onnx.checker.check_model(self._model, full_check=True)
+        except Exception as error:  # protobuf's and ONNX's own
+            raise PackagingError(f"{path}: it is no sound ONNX file: {error}. Convert it again.") from error
+        self._session = Session(path)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Float32 [B, H, W, 3] -> [B, units]."""
+        return self._session(inputs)
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Every initial value, by its name."""
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in self._model.graph.initializer}
+
+    def arranged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same: the file has the source's axis order."""
+        return dict(arrays)
+
+    @contextmanager
+    def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:
+        """Inside, each variable is multiplied by the factor of its name."""
+        before, changed = self._session, copy.deepcopy(self._model)
+        for tensor in changed.graph.initializer:
+            if factor(tensor.name) != 1:
+                array = numpy_helper.to_array(tensor) * np.float32(factor(tensor.name))
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        self._session = Session(changed.SerializeToString())
+        try:
+            yield
+        finally:
+            self._session = before

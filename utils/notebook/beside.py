@@ -1,0 +1,155 @@
+"""The files that a conversion leaves beside its SavedModel, one for each further format that was asked for.
+
+Each is written from the source, loaded again by what its users have, and proved against the same float64 truth. A
+format is a class in `KINDS`, and a row of `variants.BESIDE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from utils.artefact.record import build_record, record_as_texts
+from utils.artefact.staging import Staging
+from utils.errors import ParityError
+from utils.files import hash_file
+from utils.machine.quiet import quiet_imports
+from utils.models.variants import BESIDE, Variant
+from utils.parity.proof import Proof
+from utils.parity.report import Report
+
+Inputs = Mapping[str, np.ndarray]
+Reports = Mapping[str, Report]  # by what computed: a backend, a runtime
+
+
+class Beside:
+    """What is asked for by `formats`, as `parameters.formats_of` gives them; nothing of it costs anything otherwise.
+
+    Files are written in `stage`. case: of the SavedModel; made with `keep` where there is to be a `.keras` file.
+    """
+
+    def __init__(self, formats: Sequence[str], stage: Staging, case: Proof, variant: Variant) -> None:
+        self._files = {key: stage.beside[key] for key in BESIDE if key in formats}
+        self._case, self._variant = case, variant
+        self._reports: dict[str, Reports] = {}
+        self.facts: dict[str, dict[str, Any]] = {}  # for the manifest, by format, of what was proved
+
+    def write(self, source_model: Any, **told: Any) -> None:
+        """Writes every file, with a record of what it is.
+
+        source_model: in its own framework. told: for `build_record`, all but variant and tolerance. Raises
+        ConversionErrors where the weights do not fit. OSErrors pass through.
+        """
+        if self._files:
+            record = build_record(variant=self._variant, tolerance=self._case.tolerance(), **told)
+        for key, path in self._files.items():
+            KINDS[key].write(path, self._variant, source_model, self._case.source.variables(), record)
+
+    def prove(self, more: Inputs) -> None:
+        """Compares all that can be, for the proof's inputs and `more`; whether it passes, the reports say.
+
+        ParityError where something could not be computed.
+        """
+        found = dict(self._case.found)
+        for key, path in self._files.items():
+            self._reports[key] = KINDS[key].prove(self._case, path, self._variant.family, more)
+            self.facts[key] = facts(key, path, self._reports[key])
+        self._case.found = found  # what the SavedModel gave, which is what is shown
+
+    @property
+    def reports(self) -> Iterator[tuple[str, Report]]:
+        """Each with a title."""
+        for key, reports in self._reports.items():
+            for by, report in reports.items():
+                yield f".{key} file, {by}:", report
+
+    def require(self) -> None:
+        """Does nothing if every report passes, else raises ParityError with the file and its figures."""
+        for key, reports in self._reports.items():
+            require(key, reports)
+
+
+def require(key: str, reports: Reports) -> None:
+    """Does nothing if every report passes, else raises ParityError with the format, who computed, and the figures."""
+    for by, report in reports.items():
+        try:
+            report.require()
+        except ParityError as error:
+            raise ParityError(f"the .{key} file on {by}: {error}") from error
+
+
+def facts(key: str, path: Path, reports: Reports) -> dict[str, Any]:
+    """For the manifest: the SHA-256 of the file that was proved, and by who computed how much it errs, without rows."""
+    told = {by: report.to_json() for by, report in reports.items()}
+    parity = {by: {field: found[field] for field in found if field != "rows"} for by, found in told.items()}
+    return {"sha256": hash_file(path), **KINDS[key].versions(path), "parity": parity}
+
+
+class Kind(Protocol):
+    """What a format can do; frameworks are imported when one is asked for."""
+
+    @staticmethod
+    def write(path: Path, variant: Variant, model: Any, weights: Inputs, record: Mapping[str, Any]) -> None:
+        """The file of the source `model`, or of its `weights` by name, with the `record` in it."""
+
+    @staticmethod
+    def prove(case: Proof, path: Path, family: str, more: Inputs) -> Reports:
+        """The comparison of the file, loaded again."""
+
+    @staticmethod
+    def versions(path: Path) -> dict[str, Any]:
+        """What the manifest says of what the file is made of, and was computed by."""
+
+
+class Keras:
+    """Keras's own layers: on each backend, in a process of its own."""
+
+    @staticmethod
+    def write(path: Path, variant: Variant, _model: Any, weights: Inputs, record: Mapping[str, Any]) -> None:  # noqa: D102
+        with quiet_imports():
+            from utils.keras_models import conversion
+
+        conversion.write(path, variant, weights, record["head"], record["image_size"], record)
+
+    @staticmethod
+    def prove(case: Proof, path: Path, family: str, more: Inputs) -> Reports:  # noqa: D102
+        from utils.keras_models import gate
+
+        return gate.prove(case, path, family, more)
+
+    @staticmethod
+    def versions(path: Path) -> dict[str, Any]:  # noqa: D102
+        from utils.keras_models.archive import read_version
+
+        return {"keras_version": read_version(path)}
+
+
+class Onnx:
+    """PyTorch's own graph: by ONNX Runtime, inference alone, since there is nothing in the file to train it by."""
+
+    @staticmethod
+    def write(path: Path, _variant: Variant, model: Any, weights: Inputs, record: Mapping[str, Any]) -> None:  # noqa: D102
+        from utils.export import onnx_file, torch_to_onnx
+
+        graph = torch_to_onnx.export_onnx(model, record["output"], channels_last=False)
+        onnx_file.write(path, graph, weights, record["image_size"], record_as_texts(record))
+
+    @staticmethod
+    def prove(case: Proof, path: Path, _family: str, more: Inputs) -> Reports:  # noqa: D102
+        from utils.export import onnx_file, onnx_session
+
+        rows = case.compare(onnx_file.Candidate(path), more, training=False)
+        return {onnx_session.NAME: Report(rows, case.source.framework)}
+
+    @staticmethod
+    def versions(_path: Path) -> dict[str, Any]:  # noqa: D102
+        from utils.export import onnx_session, torch_to_onnx
+
+        runtime = onnx_session.import_onnxruntime()
+        return {"opset": torch_to_onnx.FILE_OPSET, f"{onnx_session.NAME}_version": runtime.__version__}
+
+
+KINDS: dict[str, type[Kind]] = {"keras": Keras, "onnx": Onnx}
