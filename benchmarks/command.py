@@ -85,8 +85,15 @@ def leave(
     notes: Mapping[str, str],
     table: Callable[[Sequence[Any]], str],
     samples: Sequence[Any],
+    keys: Sequence[str] = (),
 ) -> None:
-    """Writes `name`.md and `name`.json where the options say, and prints the table."""
+    """Writes `name`.md and `name`.json where the options say, and prints the table.
+
+    keys: what tells rows apart, where those of earlier runs stay; each then has a `run`, where and when it was made.
+    """
     folder = options.output_dir or (Path("exports", "tables") if getattr(options, "quick", False) else TABLES)
+    if keys:
+        run = f"{notes['date']}, {notes['machine']}"
+        samples = tables.merged(folder / f"{name}.json", [sample | {"run": run} for sample in samples], *keys)
     path = tables.write(folder, name, title, notes, table(samples), samples)
     print(f"\n{table(samples)}\n\n{path}", flush=True)

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils import release
 from utils.batch import report as batch_report
 from utils.models.variants import VARIANTS, Variant
+from utils.release.index import INDEX
+from utils.release.lists import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
@@ -32,7 +33,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch": lambda: batch_table(RUNS),
 }
 # name in assets/tables: where a batch leaves it in its output folder
-BATCH_FILES = {"releases.json": Path(release.INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}
+BATCH_FILES = {"releases.json": Path(INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}
 NOT_YET = "*`make release` and `python -m benchmarks.docs exports` write this table; no run has written it yet.*"
 _BLOCK = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -79,7 +80,7 @@ def releases_table(tables: Path) -> str:
     if not index:
         return NOT_YET
     entries = [entry for entry in index["artefacts"] if not entry["derived_from"]]
-    return release.table(entries, latencies(tables))
+    return table(entries, latencies(tables))
 
 
 def batch_table(tables: Path) -> str:

@@ -23,6 +23,7 @@ from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
 
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate
 PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
+ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 Run = tuple[str, str | None]  # (contender, what TF_ENABLE_ONEDNN_OPTS is): the others have no such switch
 # The source comes first. XLA does not use TensorFlow's oneDNN, so one setting stands for both.

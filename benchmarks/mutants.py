@@ -1,13 +1,13 @@
 """Does the test suite notice what breaks a promise? `python -m benchmarks.mutants [NAME ...]`, or `make mutants`.
 
 `mutants.toml` lists faults, each with the promise that it breaks. One after the other is planted in a copy of the
-checkout, as it lies there, committed or not, and the tests beside it run until one fails: the fast ones, or the slow
-ones where there are no others. In the end those that failed run once more without any fault, and must pass: a fault is
+checkout, as it lies there, committed or not, and the tests beside it run until one fails: the fast ones, then the slow
+ones. In the end those that failed run once more without any fault, and must pass: a fault is
 caught only by a test that tells right from wrong. One that no test notices has survived. All else is a mistake in the
 list: tests that end with another status (2 to 5, such as for none found), past the time limit, or while they are
 collected (what cannot be imported is no subtle fault).
 
-Leaves `mutants` in assets/tables, where all were planted.
+Leaves `mutants` in assets/tables where all were planted; of some of them, their rows in the table of `--output-dir`.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def judged(mutant: Mutant, name: str, copy: Copy) -> dict[str, Any]:
     started = time.monotonic()
     with copy.planted(mutant, name):
         status, text = copy.run("-x", "-m", "not slow", *mutant.tests)
-        if status == 5:  # all of them are slow
-            status, text = copy.run("-x", *mutant.tests)
+        if status in (0, 5):  # no fast one noticed, or there is none
+            slow, slow_text = copy.run("-x", "-m", "slow", *mutant.tests)
+            status, text = (slow, slow_text) if slow != 5 else (status, text)
     test = next(iter(failed(text)), "")
     verdict = {None: f"not done in {copy.limit:.0f} s", 0: SURVIVED, 1: CAUGHT if "::" in test else None}.get(status)
     verdict = verdict or f"pytest ended with {status}: {' '.join(text.splitlines()[-1:])}"
@@ -193,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     samples = judge(mutants, ROOT, options.jobs, options.limit)
     print(f"\n{table(samples)}")
     if folder := options.output_dir or (None if options.names else command.TABLES):
-        tables.write(folder, "mutants", "Planted faults", notes, table(samples), samples)
+        rows = tables.merged(folder / "mutants.json", samples, "name")
+        rows = sorted((row for row in rows if row["name"] in known), key=lambda row: list(known).index(row["name"]))
+        tables.write(folder, "mutants", "Planted faults", notes, table(rows), rows)
     return 0 if all(sample["verdict"] == CAUGHT for sample in samples) else 1
 
 

@@ -107,6 +107,13 @@ def write(folder: Path, name: str, title: str, notes: Mapping[str, str], table: 
     return folder / f"{name}.md"
 
 
+def merged(path: Path, samples: Sequence[Sample], *keys: str) -> list[Sample]:
+    """The samples in the .json at `path`, if it is there, with these instead of those alike in `keys`, or last."""
+    before = json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
+    rows = {tuple(sample[key] for key in keys): sample for sample in [*before, *samples]}
+    return list(rows.values())
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _rounded(inner) for key, inner in value.items()}

@@ -23,7 +23,7 @@ from utils.tables import markdown
 HEADINGS = (
     *("variant", "checkpoint", "head", "pixels"),
     *("honest export errs, oneDNN on", "off", "at worst in"),
-    *("fault that shows least", "errs", "caught"),
+    *("fault that shows least", "errs", "caught", "run"),
 )
 
 
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         samples = list(pool.map(shown, cases))
-    command.leave(options, name, "The gate's margins", notes, table, samples)
+    command.leave(options, name, "The gate's margins", notes, table, samples, ("variant", "kind", "head", "size"))
     return 0 if all(sample["passed"] and not sample["slipped"] for sample in samples) else 1
 
 
@@ -146,7 +146,7 @@ def table(samples: Sequence[dict[str, Any]]) -> str:
         where = sample["where"] + ("" if sample["passed"] else ": REFUSED")
         times = f"{sample['faults'][least]:,.0f} times" if least else ""
         which = sample["variant"], sample["kind"], sample["head"], str(sample["size"] or "")
-        rows.append([*which, *honest, where, least, times, caught])
+        rows.append([*which, *honest, where, least, times, caught, sample["run"]])
     most = max(ratio for sample in samples for ratio in sample["ratios"].values())
     least = min((times for sample in samples for times in sample["faults"].values()), default=math.nan)
     planted = sum(len(sample["faults"]) for sample in samples)

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils import release
 from utils.files import hash_file
 from utils.models.variants import BESIDE, VARIANTS, get_variant
 from utils.notebook.parameters import formats_of
+from utils.release.command import release_matrix
+from utils.release.folder import PUBLISHED
+from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -97,7 +99,7 @@ def unmade(commands):
     steps = [line for command in commands for line in command.splitlines()]
     made = set()
     if any("utils.release dist" in line for line in steps):
-        made |= {release.INDEX, release.SUMS, release.TABLE}
+        made |= {INDEX, SUMS, TABLE, PAGE}
     made |= {name for line in steps if "utils.verify.app" in line for name in re.findall(r"dist/([\w.]+)", line)}
     return set(re.findall(r"dist/([A-Za-z][\w.]*)", "\n".join(steps))) - made
 
@@ -108,7 +110,7 @@ def test_the_release_has_the_verifier_and_reads_no_file_that_nothing_made():
     assert any("utils.verify.app dist/verify.pyz" in command for command in commands)
     assert unmade(commands) == set()
     assert unmade([command.replace("TABLE.md", "releases.md") for command in commands]) == {"releases.md"}
-    assert unmade([command for command in commands if "utils.release" not in command]) == {release.TABLE, release.SUMS}
+    assert unmade([command for command in commands if "utils.release" not in command]) == {TABLE, SUMS}
 
 
 def test_the_release_converts_official_checkpoints_only():
@@ -123,8 +125,8 @@ def test_the_release_verifies_and_uploads_every_kind_of_file_that_it_makes():
     (uploaded,) = [step["with"]["path"] for step in steps if "upload-artifact" in step.get("uses", "")]
     models = {".tar.gz", ".tflite", *(f".{key}" for key in BESIDE)}
     assert set(re.findall(r"'\*(\.[\w.]+)'", verified)) == models
-    assert set(re.findall(r"\*(\.\S+)", uploaded)) == models | {".json", ".md"}
-    assert release.SUMS in uploaded
+    assert {f"*{ending}" for ending in models} < set(PUBLISHED)
+    assert uploaded.split() == [f"exports/{name}" for name in (*PUBLISHED, PAGE, SUMS)]
 
 
 def test_actions_are_pinned_by_commit():
@@ -155,7 +157,7 @@ if command == ["release", "upload"]:
 @pytest.mark.parametrize("fault", [None, "a file is missing", "a file is damaged"])
 def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_damaged_ones(tmp_path, fault):
     """The job's own steps, with a stand-in for GitHub's command."""
-    rows = release.release_matrix()[1:5:3]
+    rows = release_matrix()[1:5:3]
     for row in rows:
         (part := tmp_path / "left" / row["variant"]).mkdir(parents=True)
         for file in row["files"]:
@@ -164,9 +166,11 @@ def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_d
         entry = {"name": "a", "file": row["files"][0], "files": files, "family": "x", "variant": row["variant"]}
         entry |= {"operations": None, "head": "fe", "weights": "official", "parameters": 1, "bytes": 1, "output": "x"}
         entry |= {"output_error": None, "gradients_error": None, "minimum_tensorflow": "", "keras_bytes": 5}
-        (part / release.INDEX).write_text(json.dumps({"artefacts": [entry]}))
-        (part / release.TABLE).write_text("")
-        (part / release.SUMS).write_text("".join(f"{value}  {file}\n" for file, value in files.items()))
+        (part / INDEX).write_text(json.dumps({"artefacts": [entry]}))
+        (part / TABLE).write_text("")
+        (part / PAGE).write_text("of one variant")
+        files |= {name: hash_file(part / name) for name in (INDEX, TABLE, PAGE)}
+        (part / SUMS).write_text("".join(f"{value}  {file}\n" for file, value in files.items()))
     if fault == "a file is missing":
         (tmp_path / "left" / rows[1]["variant"] / rows[1]["files"][3]).unlink()
     elif fault:
@@ -177,7 +181,12 @@ def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_d
     (tmp_path / "bin" / "gh").chmod(0o755)
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment |= {"MATRIX": json.dumps({"include": rows}), "TAG": "v1.0.0", "GITHUB_RUN_ID": "7"}
+    environment |= {
+        "MATRIX": json.dumps({"include": rows}),
+        "TAG": "v1.0.0",
+        "GITHUB_RUN_ID": "7",
+        "GITHUB_REPOSITORY": "o/r",
+    }
     commands = [step["run"] for step in RELEASE["jobs"]["publish"]["steps"] if "run" in step]
     done = [
         subprocess.run(
@@ -193,10 +202,13 @@ def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_d
     assert done == [0, 0, 0]
     assert not (tmp_path / "part").exists()
     there = {path.name for path in (tmp_path / "published").iterdir()}
-    lists = {release.INDEX, release.SUMS, release.TABLE, release.VERIFIER}
+    lists = {INDEX, SUMS, TABLE, PAGE, VERIFIER}
     assert there == {file for row in rows for file in row["files"]} | lists
+    for name in (INDEX, PAGE):
+        assert "https://github.com/o/r/releases/download/v1.0.0" in (tmp_path / "published" / name).read_text()
+    assert log.count(PAGE) == 1  # no variant's own
     assert log.splitlines()[-1] == "release edit v1.0.0 --notes-file dist/TABLE.md --draft=false"
-    sums = ["sha256sum", "--check", "--strict", "--quiet", release.SUMS]
+    sums = ["sha256sum", "--check", "--strict", "--quiet", SUMS]
     assert subprocess.run(sums, cwd=tmp_path / "published", check=False).returncode == 0
 
 
@@ -230,7 +242,7 @@ def test_the_fast_tests_run_on_a_second_system():
 
 
 def test_the_matrix_is_every_official_artefact_once():
-    rows = release.release_matrix()
+    rows = release_matrix()
     official = [v for v in VARIANTS.values() if not v.testing]
     assert [row["variant"] for row in rows] == [v.name for v in official]
     names = {f"{v.name}_{head}" for v in official for head in ("classification", "fe")}
@@ -246,7 +258,7 @@ def test_the_release_asks_for_the_formats_whose_files_it_expects():
     (convert,) = [step["run"] for step in RELEASE["jobs"]["convert"]["steps"] if "utils.batch" in step.get("run", "")]
     assert '--formats "$FORMATS"' in convert
     assert RELEASE["jobs"]["convert"]["env"]["FORMATS"] == "${{ matrix.formats }}"
-    for row in release.release_matrix():
+    for row in release_matrix():
         files = {Path(file).suffix for file in row["files"]}
         asked = formats_of(row["formats"], get_variant(row["variant"]).family)
         assert {key for key in BESIDE if f".{key}" in files} == set(asked) - {"saved_model"} != set()
@@ -257,7 +269,7 @@ def test_the_plan_needs_nothing_installed_and_prints_one_line():
     command = [sys.executable, "-I", "-S", "-c", code, "--matrix"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1
-    assert json.loads(done.stdout) == {"include": release.release_matrix()}
+    assert json.loads(done.stdout) == {"include": release_matrix()}
 
 
 def test_the_workflow_s_commands_are_modules_of_this_repository():

@@ -12,11 +12,11 @@ verify        the command for downloads; TensorFlow is enough
 smaller       the command for float16 tarballs and TFLite files
 training      a feature extractor and a new head, trained in either Keras
 evaluate      the command that counts right answers
+release       the command for what a release holds beside its artefacts
 batch         the command for many conversions
 notebook      what notebooks take and show, and how they are run
 machine       devices, memory, time
 
 Beside them lies what all may use: `errors`, which are for people, `files`, written whole or not at all, `tables` and
-`command`; and the commands `convert` (one conversion), `release` (sums, index and table of a folder of artefacts) and
-`serving_client` (a client of TensorFlow Serving, to copy).
+`command`; and the commands `convert` (one conversion) and `serving_client` (a client of TensorFlow Serving, to copy).
 """

@@ -15,7 +15,6 @@ import convert_stand_in
 import psutil
 import pytest
 
-from utils import release
 from utils.artefact import lite_file
 from utils.artefact.contents import check_artefact
 from utils.artefact.manifest import packed_manifest
@@ -24,6 +23,9 @@ from utils.checkpoints.loading import resolve
 from utils.errors import ParameterError
 from utils.files import hash_file
 from utils.models.variants import get_variant
+from utils.release.command import main as release
+from utils.release.folder import write_release
+from utils.release.index import INDEX, PAGE, SUMS, TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = (sys.executable, str(Path(convert_stand_in.__file__)))
@@ -250,16 +252,16 @@ def test_a_keras_file_that_was_asked_for_must_be_there_and_one_that_was_not_may(
 
 
 def test_releases_in_parts_become_one_as_if_they_had_been_one(both_heads, tmp_path):
-    index = json.loads((both_heads / release.INDEX).read_text())["artefacts"]
+    index = json.loads((both_heads / INDEX).read_text())["artefacts"]
     for number, entry in enumerate(index):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / release.INDEX).write_text(json.dumps({"artefacts": [entry]}))
+        (tmp_path / str(number) / INDEX).write_text(json.dumps({"artefacts": [entry]}))
     parts = [str(tmp_path / str(number)) for number in range(len(index))]
-    assert release.main([str(tmp_path / "all"), "--merge", *parts]) == 0
-    for name in (release.INDEX, release.SUMS, release.TABLE):
+    assert release([str(tmp_path / "all"), "--merge", *parts]) == 0
+    for name in (INDEX, SUMS, TABLE, PAGE):
         assert (tmp_path / "all" / name).read_text() == (both_heads / name).read_text(), name
-    assert release.main([str(tmp_path / "again"), "--merge", parts[0], parts[0]]) == 1
-    assert release.main([str(tmp_path / "again"), "--merge", str(tmp_path)]) == 1
+    assert release([str(tmp_path / "again"), "--merge", parts[0], parts[0]]) == 1
+    assert release([str(tmp_path / "again"), "--merge", str(tmp_path)]) == 1
     assert not (tmp_path / "again").exists()
 
 
@@ -473,7 +475,7 @@ def test_a_checkpoint_is_fetched_once_for_conversions_that_run_side_by_side(monk
 def test_sums_index_cards_and_table_are_of_the_files_that_are_there(made):
     sums = sums_of(made)
     made_from = {f"{n}{end}" for n in (CLASSIFIER, FEATURES) for end in (".tar.gz", ".json", ".md")}
-    assert set(sums) == made_from | {"index.json", "TABLE.md"}
+    assert set(sums) == made_from | {"index.json", "TABLE.md", "models.html"}
     assert sums == {name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in sums}
     (first, second) = json.loads((made / "index.json").read_text())["artefacts"]
     assert (first["name"], second["output"], first["output_error"]) == (CLASSIFIER, "features", 1e-6)
@@ -493,17 +495,15 @@ def test_release_covers_what_earlier_runs_made_and_leaves_out_what_is_damaged_or
 
 
 def assert_refused(folder, said, capsys):
-    assert release.main([str(folder)]) == 1
+    assert release([str(folder)]) == 1
     assert said in capsys.readouterr().err
 
 
 def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, both_heads, tmp_path, capsys):
     (published / "verify.pyz").write_bytes(b"verifier")
-    (published / "evaluated_on_val.json").write_text("{}")  # what others leave there is none of its business
-    assert release.main([str(published)]) == 0
+    assert release([str(published)]) == 0
     assert sums_of(published)["verify.pyz"] == hashlib.sha256(b"verifier").hexdigest()
-    assert "evaluated_on_val.json" not in sums_of(published)
-    for name in ("TABLE.md", "index.json"):
+    for name in ("TABLE.md", "index.json", "models.html"):
         assert (published / name).read_bytes() == (both_heads / name).read_bytes()
     flip(published / f"{FEATURES}.tar.gz")
     assert_refused(published, f"{FEATURES}.tar.gz is not the one", capsys)
@@ -511,7 +511,25 @@ def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, bo
     (published / f"{FEATURES}.json").unlink()
     assert_refused(published, f"{FEATURES}.json is no published manifest", capsys)
     (tmp_path / "empty").mkdir()
-    assert release.main([str(tmp_path / "empty")]) == 1
+    assert release([str(tmp_path / "empty")]) == 1
+
+
+@pytest.mark.parametrize("stray", [f"{FEATURES}.keras", "mine_on_val.json", "other.md", "x.tflite.json"])
+def test_what_would_be_published_without_a_sum_is_refused(published, stray, capsys):
+    (published / stray).write_text("{}")
+    assert_refused(published, f"{stray} would be published without a sum", capsys)
+    assert not (published / "SHA256SUMS").exists()
+    (published / stray).rename(published / "notes.txt")  # which nobody publishes
+    assert release([str(published)]) == 0
+    assert release([str(published)]) == 0  # what it wrote itself is in its way neither
+    (published / stray).write_text("{}")
+    write_release(published, {})  # as a batch does, in a folder where people work
+    assert stray not in sums_of(published)
+
+
+def test_custom_weights_would_be_published_without_a_sum_too(published, capsys):
+    edit(published, lambda m: m.update(training={"epochs": 1}))
+    assert_refused(published, f"{CLASSIFIER}.json, {CLASSIFIER}.tar.gz would be published without a sum", capsys)
 
 
 def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_path, capsys):
@@ -519,7 +537,7 @@ def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_pa
     folder.mkdir()
     for path in [*with_keras.glob("*.tar.gz"), *with_keras.glob("mixer*.json"), with_keras / file]:
         shutil.copy(path, folder)
-    assert release.main([str(folder)]) == 0
+    assert release([str(folder)]) == 0
     (classifier, features) = json.loads((folder / "index.json").read_text())["artefacts"]
     assert features["files"][file] == sums_of(folder)[file] == hash_file(folder / file)
     assert (classifier["keras_bytes"], features["keras_bytes"]) == (None, 500_000)
@@ -531,7 +549,7 @@ def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_pa
     assert_refused(folder, f"{file} is not the one that its manifest describes", capsys)
     (folder / file).unlink()
     assert_refused(folder, f"{file} cannot be read", capsys)
-    release.write_release(folder, {})  # as a batch does, which leaves that artefact out
+    write_release(folder, {})  # as a batch does, which leaves that artefact out
     assert set(sums_of(folder)) & {file, f"{FEATURES}.tar.gz", f"{CLASSIFIER}.tar.gz"} == {f"{CLASSIFIER}.tar.gz"}
     assert ".keras" not in (folder / "TABLE.md").read_text()
 
@@ -548,14 +566,14 @@ def test_a_release_has_every_file_beside_a_convmixer(tmp_path, capsys):
     headings, _, row = (line.strip("| ").split(" | ") for line in (tmp_path / "TABLE.md").read_text().splitlines())
     assert dict(zip(headings, row, strict=True))[".onnx"] == "0.5 MB"
     assert f'InferenceSession("{name}.onnx")' in (tmp_path / f"{name}.md").read_text()
-    assert release.main([str(tmp_path)]) == 0
+    assert release([str(tmp_path)]) == 0
     flip(tmp_path / f"{name}.onnx")
     assert_refused(tmp_path, f"{name}.onnx is not the one that its manifest describes", capsys)
 
 
 def test_release_of_two_checkpoints_for_one_variant_is_refused(published, capsys):
     edit(published, lambda m: m["source"].update(sha256="5" * 64))
-    assert release.main([str(published)]) == 1
+    assert release([str(published)]) == 1
     said = capsys.readouterr().err
     for part in ("mixer_tiny: its synthetic artefacts were made from 2", f"{'5' * 64}: {CLASSIFIER}", FEATURES):
         assert part in said
@@ -579,7 +597,7 @@ def smaller(folder, **changes):
 
 def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(published, capsys):
     lite = smaller(published)
-    assert release.main([str(published)]) == 0
+    assert release([str(published)]) == 0
     (entry,) = [e for e in json.loads((published / "index.json").read_text())["artefacts"] if e["derived_from"]]
     assert (entry["file"], entry["bytes"]) == (lite.name, lite.stat().st_size)
     assert entry["files"] == {name: hash_file(published / name) for name in (lite.name, f"{lite.name}.json")}
@@ -592,12 +610,12 @@ def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(publishe
     flip(lite)
     assert_refused(published, "model.tflite is not the file that was published", capsys)
     smaller(published, weights="custom")
-    release.write_release(published, {})
+    write_release(published, {})
     assert lite.name not in sums_of(published)
 
 
 def test_a_smaller_file_of_an_artefact_that_was_made_anew_is_not_released(published, capsys):
     lite = smaller(published, derived_files={"saved_model.pb": "0" * 64})
     assert_refused(published, f"{lite.name} is smaller than an artefact that was converted again", capsys)
-    release.write_release(published, {})  # as a batch does, which leaves it out
+    write_release(published, {})  # as a batch does, which leaves it out
     assert lite.name not in sums_of(published)

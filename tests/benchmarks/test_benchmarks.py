@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import keras_models, latency, processes, tables, training
+from benchmarks import keras_models, latency, processes, tables, threads, training
 from benchmarks.exports import weights_of
 from utils.errors import ParityError
 from utils.models.variants import get_variant
@@ -98,6 +98,14 @@ def test_table_and_samples_are_written_together(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["x.json", "x.md"]
 
 
+def test_rows_of_earlier_runs_stay_unless_they_were_made_again(tmp_path):
+    first = [{"name": "a", "size": 1, "x": 1}, {"name": "b", "size": None, "x": 2}]
+    tables.write(tmp_path, "x", "A title", NOTES, "", first)
+    again = [{"name": "b", "size": None, "x": 3}, {"name": "a", "size": 2, "x": 4}]
+    assert tables.merged(tmp_path / "x.json", again, "name", "size") == [first[0], *again]
+    assert tables.merged(tmp_path / "none.json", again, "name", "size") == again
+
+
 def adder(environment_name):
     """What a worker process prepares: sums, and a look at its own environment."""
 
@@ -167,6 +175,24 @@ def test_quick_run_measures_every_contender_and_writes_the_tables(tmp_path):
         text = (tmp_path / f"convmixer_{name}.md").read_text(encoding="utf-8")
         assert cells(text, ("convmixer_tiny",))[:2] == cells(table(found[f"convmixer_{name}"]), ("convmixer_tiny",))[:2]
         assert all(f"- {fact}" in text for fact in ("machine", "versions", "date", "command", "weights: synthetic"))
+
+
+def test_threads_are_told_by_medians_a_row_for_each_setting():
+    samples = [
+        {"variant": "v", "inter": inter, "intra": "", "seconds_1": s, "seconds_8": 8 * s, "images_per_second": 1 / s}
+        for inter, seconds in (("", (0.1, 0.2, 9)), ("1", (0.05, 0.05, 0.01)))
+        for s in seconds
+    ]
+    table = threads.table(samples)
+    assert cells(table, ("v", "default"))[2:] == ["default", "200.0", "1600.0", "5.0"]
+    assert cells(table, ("v", "1"))[2:] == ["default", "50.0", "400.0", "20.0"]
+
+
+@pytest.mark.slow
+def test_quick_run_of_threads_measures_every_setting(tmp_path):
+    (samples,) = quick("threads", tmp_path).values()
+    assert [(sample["inter"], sample["intra"]) for sample in samples] == list(threads.SETTINGS)
+    assert all(sample[key] > 0 for sample in samples for key in ("seconds_1", "seconds_8", "images_per_second"))
 
 
 def training_samples(seconds, contender, onednn=None, family_variant="mixer_tiny", peak=100.0):

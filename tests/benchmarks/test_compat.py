@@ -30,12 +30,14 @@ def probe(folder, reference):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_probe_finds_the_artefact_running_in_a_fresh_process(artefact):
     found = probe(*artefact)
     assert found["gradients"] <= 1e-6
     assert compat.verdict(found).startswith("yes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["output", "gradient:stem/kernel"])
 def test_probe_finds_a_changed_figure(artefact, part, tmp_path):
     folder, reference = artefact
@@ -45,6 +47,7 @@ def test_probe_finds_a_changed_figure(artefact, part, tmp_path):
     assert compat.verdict(probe(folder, tmp_path / "changed.npz")).startswith("no")
 
 
+@pytest.mark.slow
 def test_probe_reports_what_cannot_be_loaded(artefact, tmp_path):
     assert compat.verdict(probe(tmp_path, artefact[1])).startswith("load: ")
 

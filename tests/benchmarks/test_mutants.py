@@ -82,10 +82,21 @@ def test_a_fault_that_a_test_notices_is_told_from_one_that_none_does(plant):
     assert plant(caught, missed, arguments=["caught"])[0] == 0
 
 
-def test_slow_tests_run_where_there_are_no_others(plant):
-    every = "import pytest\npytestmark = pytest.mark.slow\n" + TESTS.replace("assert False", "pass")
+def test_a_fault_that_is_planted_again_takes_its_old_place_in_the_table(plant):
+    first, second = row("first", "sum(numbers)", "sum(numbers[1:])"), row("second", "/ len(numbers)", "/ 1")
+    assert plant(first, second)[1]["second"]["verdict"] == "SURVIVED"
+    (plant.root / "tests/test_sums.py").write_text(TESTS.replace("assert False", "assert mean([2, 4]) == 3"))
+    status, samples = plant(first, second, arguments=["second"])
+    assert (status, list(samples), samples["second"]["verdict"]) == (0, ["first", "second"], "caught")
+    assert list(plant(second, arguments=["second"])[1]) == ["second"]  # what the list no longer has, goes
+
+
+@pytest.mark.parametrize("slow", ["pytestmark = pytest.mark.slow\n", ""])
+def test_slow_tests_run_where_no_others_notice(plant, slow):
+    one = TESTS.replace("def test_total", "@pytest.mark.slow\ndef test_total").replace("assert False", "pass")
+    every = f"import pytest\n{slow}{one}"
     (plant.root / "tests/test_sums.py").write_text(every)
-    status, samples = plant(row("caught", "return sum(numbers)", "return sum(numbers[1:])"))
+    status, samples = plant(row("caught", "return sum(numbers)", "return sum(numbers[:1])"))
     assert (status, samples["caught"]["test"]) == (0, "tests/test_sums.py::test_total")
 
 

@@ -175,6 +175,27 @@ def test_biases_of_convolutions_are_such_as_can_be_fused_into_them(saved):
     assert [ops.count("AddV2") for ops in units] == [3, 3, 3]  # GELU's and BatchNorm's two: none is a bias
 
 
+@pytest.mark.parametrize("image_size", [None, 48])
+@pytest.mark.parametrize(("name", "entry"), [("convmixer_tiny", "Erf"), ("convmixer_tiny_relu", "Relu")])
+def test_activations_follow_the_biases_at_once_so_that_a_product_can_take_them_in(saved, name, entry, image_size):
+    """After a reshape, GELU stays five passes over the activations and ReLU one. What we write is looked at, again."""
+    model = saved_model.load_model(saved(name, "classification", image_size))
+    images = tf.constant(golden_inputs(name))
+    ((traced, _),) = [pair for pair in executed(lambda: model(images)) if count(pair[0], "DepthwiseConv2dNative")]
+    found = 0
+    for function in traced.library.function:
+        nodes = {node.name: node for node in function.node_def}
+        if "MatMul" not in {node.op for node in nodes.values()} or "Rsqrt" not in {node.op for node in nodes.values()}:
+            continue
+        (first,) = [node for node in nodes.values() if node.op == entry]
+        if entry == "Erf":
+            first = nodes[first.input[0].split(":")[0]]  # the product with the root of a half
+        before = nodes[first.input[0].split(":")[0]]
+        assert [before.op, nodes[before.input[0].split(":")[0]].op] == ["BiasAdd", "MatMul"]
+        found += 1
+    assert found == 1  # all pointwise convolutions share it
+
+
 # --- errors
 
 

@@ -21,7 +21,10 @@ from utils.notebook import beside
 from utils.parity.comparison import Report, standard_inputs
 
 CASES = [*((name, "classification") for name in NAMES), (GELU, "fe"), (MIXER, "fe")]
-each = pytest.mark.parametrize("backend", BACKENDS)
+# JAX compiles each case for seconds.
+each = pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=pytest.mark.slow if name == "jax" else ()) for name in BACKENDS]
+)
 
 
 def not_square(name):

@@ -7,6 +7,7 @@ the weights, the definition or a handler, and TensorFlow runs what comes of it.
 import functools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -165,6 +166,7 @@ def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_s
 # --- the table of margins
 
 
+@pytest.mark.slow
 def test_the_yardstick_judges_a_case_in_processes_of_its_own(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(RELU, "dead", "fe")])
     assert yardstick.main(["--without-faults", "--output-dir", str(tmp_path)]) == 0
@@ -186,3 +188,9 @@ def test_a_refused_checkpoint_or_a_fault_that_slips_ends_the_yardstick_with_1(
     assert "Honest exports err 2.5 times as much as their source at worst; each of 2 planted faults 700 times" in shown
     assert ("REFUSED" in shown) == ("passed" in change)
     assert ("| 1 of 2 |" in shown) == ("slipped" in change)
+    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(RELU, "dead", "fe")])
+    monkeypatch.setattr(yardstick, "judged", lambda case, with_faults: sample | {"variant": RELU, "passed": True})
+    yardstick.main(["--output-dir", str(tmp_path)])  # adds to the table, and tells when each row was made
+    rows = json.loads((tmp_path / "yardstick.json").read_text())["samples"]
+    assert [row["variant"] for row in rows] == [MIXER, RELU]
+    assert all(re.match(r"\d{4}-\d\d-\d\d, .*cores", row["run"]) for row in rows)

@@ -7,6 +7,7 @@ from benchmarks import training_parity as parity
 from utils.keras_models import conversion
 from utils.models.variants import get_variant
 
+pytestmark = pytest.mark.slow
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny")
 
 

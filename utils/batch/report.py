@@ -19,7 +19,7 @@ from tqdm import tqdm
 from utils.artefact.contents import placed_names
 from utils.artefact.placing import replace_text
 from utils.machine.cores import usable_cores
-from utils.release import write_release
+from utils.release.folder import write_release
 from utils.tables import aligned, markdown
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ What it misses, and what stands in:
   raise when called.
 - operators that came after it: `Gelu` (opset 20), `ReduceMean` with its axes as an input (opset 18), and `Constant`
   19, which only admits more dtypes than `Constant` 13.
-- a Flatten that is right under TensorFlow 2.19, a Conv whose bias Grappler can fuse, and a BatchNormalization that
-  keeps channels last and that can train.
+- a Flatten that is right under TensorFlow 2.19, a Conv whose bias and a Relu which Grappler can fuse, and a
+  BatchNormalization that keeps channels last and that can train.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import importlib.util
 import math
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -138,8 +138,16 @@ def _register_handlers() -> tuple[type, ...]:
             approximate = approximate.decode() if isinstance(approximate, bytes) else approximate
             x = tensor_dict[node.inputs[0]]
             if approximate == "tanh":
-                return [tf.nn.gelu(x, approximate=True)]
-            return [0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5)))]
+                return [_before_layout(lambda x: tf.nn.gelu(x, approximate=True), x)]
+            return [_before_layout(lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5))), x)]
+
+    @onnx_op("Relu")
+    class Relu(BackendHandler):
+        """onnx-tf's, next to the bias before it."""
+
+        @classmethod
+        def version_14(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            return [_before_layout(tf.nn.relu, tensor_dict[node.inputs[0]])]
 
     @onnx_op("Conv")
     class Conv(ConvMixin, BackendHandler):
@@ -195,7 +203,22 @@ def _register_handlers() -> tuple[type, ...]:
                 y = tf.nn.batch_normalization(x, mean, variance, offset, scale, epsilon)
             return [tf.transpose(y, (0, 3, 1, 2))]
 
-    return Gelu, Conv, Flatten, BatchNormalization
+    return Gelu, Relu, Conv, Flatten, BatchNormalization
+
+
+def _before_layout(function: Callable[[Any], Any], x: Any) -> Any:
+    """`function(x)`, of each element by itself, computed before the reshape and transposes that `x` comes out of.
+
+    A pointwise Conv ends with those. With oneDNN, Grappler makes one operation of a matrix product, its bias and the
+    activation that follows, but only of one that follows at once: a transpose it moves away, a reshape it does not.
+    """
+    import tensorflow as tf
+
+    layouts = {"Transpose": tf.transpose, "Reshape": tf.reshape}
+    if not tf.is_symbolic_tensor(x) or x.op.type not in layouts:
+        return function(x)
+    before, how = x.op.inputs
+    return layouts[x.op.type](_before_layout(function, before), how)
 
 
 def _is_pointwise(node: Any, weight: Any) -> bool:
