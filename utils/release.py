@@ -12,6 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from utils.artefact.card import model_card
@@ -28,13 +29,14 @@ INDEX, SUMS, TABLE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "verify.p
 Manifest = Mapping[str, Any]
 
 
-def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False) -> list[dict[str, Any]]:
-    """Writes cards, index, sums and table of everything in `output_dir`; returns the index's entries.
+def check_folder(
+    output_dir: Path, checked: Mapping[str, Manifest] = MappingProxyType({}), strict: bool = True
+) -> dict[str, Manifest]:
+    """Manifests of all that is in `output_dir`, by name, and of .tflite files by the file's.
 
-    checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras and .tflite
-    files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a smaller file
-    of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is left out. With
-    `strict`, all of one variant must come from the same checkpoint.
+    checked: manifests by name, of artefacts that need not be checked again. The others' tarballs, .keras and .tflite
+    files are. What does not match its manifest is a PackagingError, and so is a smaller file of an artefact that was
+    made anew since, and a variant of more than one checkpoint. Without `strict`, the first two are left out.
     """
     manifests = dict(checked)
     for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
@@ -55,9 +57,17 @@ def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: boo
         )
     if strict:
         _require_one_checkpoint(manifests)
+    return {name: manifest for name, manifest in sorted(manifests.items()) if name not in stale}
+
+
+def write_release(output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False) -> list[dict[str, Any]]:
+    """Writes cards, index, sums and table of everything in `output_dir`; returns the index's entries.
+
+    checked, strict: as in `check_folder`. What is not for a release (custom or fine-tuned weights) is left out.
+    """
     entries = []
-    for name, manifest in sorted(manifests.items()):
-        if name in stale or manifest["weights"] == "custom" or manifest.get("training"):
+    for name, manifest in check_folder(output_dir, checked, strict).items():
+        if manifest["weights"] == "custom" or manifest.get("training"):
             continue
         if name.endswith(".tflite"):  # its manifest is all that lies beside it
             file, files, known = name, [name, f"{name}.json"], {}
