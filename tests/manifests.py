@@ -1,9 +1,13 @@
 """Manifests and published artefacts of no real model: for what needs no framework."""
 
+import hashlib
+import json
 from pathlib import Path
 
-from utils.artefact.manifest import build_manifest
+from utils.artefact.lite_file import pack_lite
+from utils.artefact.manifest import build_manifest, packed_manifest
 from utils.artefact.staging import Staging
+from utils.files import hash_file
 from utils.models.variants import VARIANTS
 
 NAME = "convmixer_tiny_classification"
@@ -67,3 +71,18 @@ def publish(output_dir: Path, graph: bytes = b"graph", name: str = NAME):
         save(stage.model_dir, graph)
         stage.unpacked_candidate()
         return stage.publish(manifest(stage.files, name=name))
+
+
+def lite(folder: Path, name: str, **changes) -> Path:
+    """A .tflite file of the artefact `name` that is there, and its manifest beside it."""
+    manifest = json.loads((folder / f"{name}.json").read_text())
+    path = folder / f"{name}_int8.tflite"
+    (folder / "model").write_bytes(b"lite" * 1000)
+    derived = {"name": name, "files": manifest["files"] | changes.pop("derived_files", {})}
+    files = {"model.tflite": hash_file(folder / "model"), "golden.npz": hashlib.sha256(b"golden").hexdigest()}
+    manifest |= {"name": path.stem, "storage": "int8", "format": "tflite", "files": files, "derived_from": derived}
+    manifest |= changes
+    inside = {"manifest.json": json.dumps(packed_manifest(manifest)).encode(), "golden.npz": b"golden"}
+    pack_lite(folder / "model", inside, path)
+    path.with_name(f"{path.name}.json").write_text(json.dumps(manifest))
+    return path

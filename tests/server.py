@@ -15,7 +15,10 @@ CONTENT = (tiny.GOLDEN / "convmixer_tiny.timm.pth.tar").read_bytes()
 
 
 class Server:
-    """Answers each path by the function in `answers`, or 404; keeps the requests with their headers."""
+    """Answers each path by the function in `answers`, else by `otherwise`; keeps the requests with their headers."""
+
+    def otherwise(self, handler):
+        not_found(handler)
 
     def __init__(self):
         self.answers = {}
@@ -28,9 +31,9 @@ class Server:
             def do_GET(self):
                 outer.requests.append((self.path, dict(self.headers)))
                 self.close_connection = True
-                outer.answers.get(self.path, not_found)(self)
+                outer.answers.get(self.path, outer.otherwise)(self)
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_GET
 
             def log_message(self, *_):
                 pass
@@ -62,13 +65,13 @@ def folder_server(folder):
 
 
 @contextmanager
-def running(monkeypatch, count):
+def running(monkeypatch, count, kind=Server):
     """So many servers, and a client that is quick to ask again, in small pieces, and knows no proxy."""
     monkeypatch.setattr(http, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(http, "CHUNK_BYTES", 1024)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    servers = [Server() for _ in range(count)]
+    servers = [kind() for _ in range(count)]
     yield servers
     for server in servers:
         server.http.shutdown()

@@ -43,13 +43,14 @@ WINGS = {
     "export": Wing(
         "errors files images machine models", "google jax numpy onnx tensorflow torch", lazily="onnx_tf onnxruntime"
     ),
-    "artefact": Wing("errors files images keras_models machine models parity tables"),
+    "artefact": Wing("errors files images keras_models machine models parity tables", lazily="huggingface_hub"),
     "notebook": Wing(
         "artefact errors export files images keras_models machine models parity tables",
         "numpy",
         lazily="IPython PIL matplotlib nbclient packaging papermill",
     ),
     "release": Wing("artefact errors files models parity tables"),
+    "publish": Wing("artefact command errors files keras_models models release", lazily="huggingface_hub kagglehub"),
     # downloads: TensorFlow, or ONNX Runtime, is all that they may need, and numbers are all that they need it for
     "verify": Wing("artefact errors export files keras_models parity", "numpy", lazily="tensorflow"),
     "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),

@@ -30,7 +30,7 @@ class ParityError(ConversionError):
 
 
 class PackagingError(ConversionError):
-    """An artefact could not be written, verified or extracted."""
+    """An artefact could not be written, verified, extracted or published."""
 
 
 class EvaluationError(ConversionError):

@@ -12,12 +12,12 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import convert_stand_in
+import manifests
 import psutil
 import pytest
 
 from utils.artefact import lite_file
 from utils.artefact.contents import check_artefact
-from utils.artefact.manifest import packed_manifest
 from utils.batch import command as batch, plan as batch_plan
 from utils.checkpoints.loading import resolve
 from utils.errors import ParameterError
@@ -580,23 +580,8 @@ def test_release_of_two_checkpoints_for_one_variant_is_refused(published, capsys
     assert not (published / "SHA256SUMS").exists()
 
 
-def smaller(folder, **changes):
-    """A .tflite file of the classifier, and its manifest beside it."""
-    manifest = json.loads((folder / f"{CLASSIFIER}.json").read_text())
-    path = folder / f"{CLASSIFIER}_int8.tflite"
-    (folder / "model").write_bytes(b"lite" * 1000)
-    derived = {"name": CLASSIFIER, "files": manifest["files"] | changes.pop("derived_files", {})}
-    files = {"model.tflite": hash_file(folder / "model"), "golden.npz": hashlib.sha256(b"golden").hexdigest()}
-    manifest |= {"name": path.stem, "storage": "int8", "format": "tflite", "files": files, "derived_from": derived}
-    manifest |= changes
-    inside = {"manifest.json": json.dumps(packed_manifest(manifest)).encode(), "golden.npz": b"golden"}
-    lite_file.pack_lite(folder / "model", inside, path)
-    path.with_name(f"{path.name}.json").write_text(json.dumps(manifest))
-    return path
-
-
 def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(published, capsys):
-    lite = smaller(published)
+    lite = manifests.lite(published, CLASSIFIER)
     assert release([str(published)]) == 0
     (entry,) = [e for e in json.loads((published / "index.json").read_text())["artefacts"] if e["derived_from"]]
     assert (entry["file"], entry["bytes"]) == (lite.name, lite.stat().st_size)
@@ -606,16 +591,16 @@ def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(publishe
     assert "latency" not in (published / "TABLE.md").read_text()
     lite_file.pack_lite(published / "model", {"manifest.json": b"{}", "golden.npz": b"golden"}, lite)
     assert_refused(published, "the manifest inside is another one", capsys)
-    smaller(published)
+    manifests.lite(published, CLASSIFIER)
     flip(lite)
     assert_refused(published, "model.tflite is not the file that was published", capsys)
-    smaller(published, weights="custom")
+    manifests.lite(published, CLASSIFIER, weights="custom")
     write_release(published, {})
     assert lite.name not in sums_of(published)
 
 
 def test_a_smaller_file_of_an_artefact_that_was_made_anew_is_not_released(published, capsys):
-    lite = smaller(published, derived_files={"saved_model.pb": "0" * 64})
+    lite = manifests.lite(published, CLASSIFIER, derived_files={"saved_model.pb": "0" * 64})
     assert_refused(published, f"{lite.name} is smaller than an artefact that was converted again", capsys)
     write_release(published, {})  # as a batch does, which leaves it out
     assert lite.name not in sums_of(published)

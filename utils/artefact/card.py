@@ -6,16 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from utils.artefact.card_head import Manifest, card_header, intended_use, licence, notice, overview
+from utils.artefact.card_head import Manifest, card_header, intended_use, licence, notice, overview, summary
 from utils.parity.report import RATIO, Report, Row
 from utils.tables import markdown
 
 
-def model_card(manifest: Manifest) -> str:
-    """The README.md of an artefact: its parts in order, without empty ones."""
-    before = (card_header, overview, intended_use, _interface, _preprocessing, _usage)
+def model_card(manifest: Manifest, repository: str = "") -> str:
+    """The README.md of an artefact: its parts in order, without empty ones.
+
+    repository: `owner/name` on the Hugging Face Hub, if the card is for there: it has a title in place of TF Hub's
+    handle and tags, and tells how to fetch the model from that.
+    """
+    head = f"# {manifest['name']}\n\n{summary(manifest)}" if repository else card_header(manifest)
+    before = (overview, intended_use, _interface, _preprocessing)
     after = (_provenance, _parity, _training, _versions, _licence)
-    return "\n\n".join(filter(None, (part(manifest) for part in (*before, *after)))) + "\n"
+    parts = [
+        head,
+        *(part(manifest) for part in before),
+        _usage(manifest, repository),
+        *(part(manifest) for part in after),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _interface(manifest: Manifest) -> str:
@@ -73,7 +84,7 @@ The same model in Keras 3's own layers, on TensorFlow, JAX or PyTorch, as the en
 ```python
 import keras
 
-model = keras.saving.load_model("{name}.keras")  # a file beside the tarball
+model = keras.saving.load_model("{file}")  # {where}
 {output} = model(inputs)
 ```
 """,
@@ -90,20 +101,33 @@ session = onnxruntime.InferenceSession("{name}.onnx")  # a file beside the tarba
 }
 
 
-def _usage(manifest: Manifest) -> str:
+_UNPACK = """Unpack it first; TensorFlow Hub also takes the tarball from a web server.
+
+```sh
+mkdir {name} && tar -xzf {name}.tar.gz -C {name}
+```"""
+_FETCH = """Fetch it first, with the command that `huggingface_hub` brings.
+
+```sh
+hf download {repository} --include "{name}/*" --local-dir .
+```"""
+
+
+def _usage(manifest: Manifest, repository: str) -> str:
     name, output = manifest["name"], next(iter(manifest["signatures"]["serving_default"]["outputs"]))
     least = manifest["versions"].get("minimum_tensorflow")
     needs = f"It needs TensorFlow {least} or newer. " if least else ""
     answer = "probabilities" if output == "logits" else output
-    beside = "".join(text.format(name=name, output=output) for key, text in _BESIDE.items() if key in manifest)
+    get = (_FETCH if repository else _UNPACK).format(name=name, repository=repository)
+    file, where = (
+        (f"hf://{repository}", "the whole repository") if repository else (f"{name}.keras", "a file beside the tarball")
+    )
+    there = [key for key in _BESIDE if key in manifest and (key == "keras" or not repository)]
+    beside = "".join(_BESIDE[key].format(name=name, output=output, file=file, where=where) for key in there)
     images = _IMAGES.format(answer=answer) if "serving_image_bytes" in manifest["signatures"] else ""
     return f"""## Use
 
-{notice(manifest)}{needs}Unpack it first; TensorFlow Hub also takes the tarball from a web server.
-
-```sh
-mkdir {name} && tar -xzf {name}.tar.gz -C {name}
-```
+{notice(manifest)}{needs}{get}
 
 TensorFlow:
 

@@ -22,7 +22,7 @@ FAMILIES = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}
 _TASKS = {"classification": "image-classification", "fe": "image-feature-vector"}
 _ARCHITECTURES = {"mixer": "mixer", "convmixer": "cnn"}  # the list has no ConvMixer, and it is one of convolutions
 _DATASETS = {"imagenet1k": "imagenet-ilsvrc-2012-cls", "imagenet21k": "imagenet-21k"}
-_DATASET_NAMES = {"imagenet1k": "ImageNet-1k", "imagenet21k": "ImageNet-21k"}
+DATASET_NAMES = {"imagenet1k": "ImageNet-1k", "imagenet21k": "ImageNet-21k"}
 _COLAB = REPOSITORY.replace("github.com", "colab.research.google.com/github") + "/blob/main/"
 _NOTEBOOKS = {"classification": "classification.ipynb", "fe": "fine-tune.ipynb"}
 
@@ -30,7 +30,7 @@ _NOTEBOOKS = {"classification": "classification.ipynb", "fe": "fine-tune.ipynb"}
 def card_header(manifest: Manifest) -> str:
     """Handle, sentence and tags; a synthetic model's sentence begins with what it is."""
     tags = "\n".join(f"<!-- {key}: {value} -->" for key, value in card_tags(manifest))
-    return f"# Module {PUBLISHER}/{manifest['name']}/1\n{_sentence(manifest)}\n\n{tags}"
+    return f"# Module {PUBLISHER}/{manifest['name']}/1\n{summary(manifest)}\n\n{tags}"
 
 
 def card_tags(manifest: Manifest) -> list[tuple[str, str]]:
@@ -74,11 +74,12 @@ def licence(manifest: Manifest) -> tuple[str, str]:
     }[manifest["weights"]]
 
 
-def _sentence(manifest: Manifest) -> str:
+def summary(manifest: Manifest) -> str:
+    """What it is, in one sentence."""
     model = manifest["model"]
     head = {"classification": "image classifier", "fe": "image feature extractor"}[manifest["head"]]
     weights = {
-        "official": f"with its authors' weights, trained on {_DATASET_NAMES.get(model['labels'], 'other data')}",
+        "official": f"with its authors' weights, trained on {DATASET_NAMES.get(model['labels'], 'other data')}",
         "custom": "with the weights of a local checkpoint file",
         "synthetic": "with random weights, which recognise nothing",
     }[manifest["weights"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from utils.artefact.card import model_card
@@ -20,16 +21,14 @@ from utils.release.lists import write_lists
 PUBLISHED = ("*.tar.gz", "*.tflite", *(f"*.{key}" for key in BESIDE), "*.json", "*.md")
 
 
-def write_release(
-    output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False, address: str = ""
-) -> list[dict[str, Any]]:
-    """Writes the cards and lists of everything in `output_dir`; returns the index's entries.
+def check_folder(
+    output_dir: Path, checked: Mapping[str, Manifest] = MappingProxyType({}), strict: bool = True
+) -> dict[str, Manifest]:
+    """Manifests of all that is in `output_dir`, by name, and of .tflite files by the file's.
 
-    checked: manifests by name of artefacts that need not be checked again. The others' tarballs, .keras, .onnx and
-    .tflite files are. What does not match its manifest is left out, or with `strict` a PackagingError, and so is a
-    smaller file of an artefact that was made anew since; what is not for a release (custom or fine-tuned weights) is
-    left out. With `strict`, all of one variant must come from the same checkpoint, and nothing may lie there that would
-    be published without a sum. address: as for `write_lists`.
+    checked: manifests by name, of artefacts that need not be checked again. The others' tarballs, .keras, .onnx and
+    .tflite files are. What does not match its manifest is a PackagingError, and so is a smaller file of an artefact
+    that was made anew since, and a variant of more than one checkpoint. Without `strict`, the first two are left out.
     """
     manifests = dict(checked)
     for path in sorted([*output_dir.glob("*.tar.gz"), *output_dir.glob("*.tflite")]):
@@ -50,9 +49,20 @@ def write_release(
         )
     if strict:
         _require_one_checkpoint(manifests)
+    return {name: manifest for name, manifest in sorted(manifests.items()) if name not in stale}
+
+
+def write_release(
+    output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False, address: str = ""
+) -> list[dict[str, Any]]:
+    """Writes the cards and lists of everything in `output_dir`; returns the index's entries.
+
+    checked, strict: as in `check_folder`. With `strict`, nothing may lie there either that would be published without a
+    sum; what is not for a release (custom or fine-tuned weights) is left out. address: as for `write_lists`.
+    """
     entries = []
-    for name, manifest in sorted(manifests.items()):
-        if name in stale or manifest["weights"] == "custom" or manifest.get("training"):
+    for name, manifest in check_folder(output_dir, checked, strict).items():
+        if manifest["weights"] == "custom" or manifest.get("training"):
             continue
         if name.endswith(".tflite"):  # its manifest is all that lies beside it
             file, files, known = name, [name, f"{name}.json"], {}
