@@ -15,10 +15,10 @@ from server import running
 
 from utils import publish
 from utils.artefact.contents import check_artefact
+from utils.artefact.record import build_record
 from utils.artefact.staging import Staging
 from utils.files import hash_file
 from utils.keras_models import saving
-from utils.keras_models.record import build_record
 from utils.models.variants import VARIANTS
 from utils.parity.golden import make_golden
 
@@ -46,8 +46,8 @@ def make(folder, name=NAME, keras=False, inside=None, record=None, **changes):
                 **{"preprocessing": VARIANT.preprocessing, "labels": None, "tolerance": 1e-5},
                 golden=make_golden(lambda images: np.zeros((len(images), 10), np.float32), 48, 48, 0),
             )
-            saving.save(keras_tiny.built(keras_tiny.MIXER), stage.keras_file, made | (record or {}))
-            manifest |= {"keras": {"sha256": hash_file(stage.keras_file), "parity": {}}}
+            saving.save(keras_tiny.built(keras_tiny.MIXER), stage.beside["keras"], made | (record or {}))
+            manifest |= {"keras": {"sha256": hash_file(stage.beside["keras"]), "parity": {}}}
         stage.publish(manifest | (inside or {}))
     beside = folder / f"{name}.json"
     if inside:  # as if somebody had edited what lies beside the tarball
