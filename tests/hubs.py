@@ -21,7 +21,9 @@ class StandIn(Server):
                 self.uploads[path.removeprefix("/upload/")] = body
             answer = 500 if path.endswith(self.failing) else self.answer(path, body)
         status, answer = (answer, {"error": "planted"}) if isinstance(answer, int) else (200, answer)
-        respond(handler, json.dumps(answer).encode(), status, **{"Content-Type": "application/json"})
+        # The server closes each connection: no client may take it for its next request.
+        headers = {"Content-Type": "application/json", "Connection": "close"}
+        respond(handler, json.dumps(answer).encode(), status, **headers)
 
 
 def read(handler):

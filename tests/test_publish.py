@@ -171,8 +171,12 @@ def test_a_dry_run_shows_all_and_sends_nothing(site, whole, hub, kaggle, monkeyp
     said = capsys.readouterr().out
     size = f"{(whole / NAME / 'saved_model.pb').stat().st_size:>15,}  "
     shown = {
-        "huggingface": [f"huggingface.co/{REPOSITORY}: ", f"{size}{NAME}/saved_model.pb", "pipeline_tag: image-cl"],
-        "kaggle": [f"{OWNER}/convmixer/keras/768-32-classification: 1 files", f"{size}saved_model.pb", "name: MIT"],
+        "huggingface": [
+            f"huggingface.co/{REPOSITORY} (files: 1",
+            f"{size}{NAME}/saved_model.pb",
+            "pipeline_tag: image-cl",
+        ],
+        "kaggle": [f"{OWNER}/convmixer/keras/768-32-classification (files: 1, ", f"{size}saved_model.pb", "name: MIT"],
     }
     for part in (*shown[site], "Nothing was sent"):
         assert part in said
@@ -251,6 +255,15 @@ def test_the_library_that_is_missing_is_named_with_the_pinned_version(whole, mon
     assert run("kaggle", whole, "--send") == 1
     assert f"pip install {publish.KAGGLEHUB}" in capsys.readouterr().err
     assert publish.KAGGLEHUB in (manifests.Path(__file__).parents[1] / "requirements-dev.txt").read_text().splitlines()
+
+
+def test_what_was_sent_before_a_failure_is_told(hub, tmp_path, capsys):
+    first = "convmixer_1024_20_classification"
+    make(make(tmp_path), first, variant=VARIANTS["convmixer_1024_20"])
+    hub.failing = (f"{NAME}/commit/main",)
+    assert run("huggingface", tmp_path, "--send") == 1
+    assert list(hub.commits) == [f"{OWNER}/{first}"]
+    assert f"Sent before: huggingface.co/{OWNER}/{first}." in capsys.readouterr().err
 
 
 def test_nothing_of_that_name_is_an_error(whole, capsys):

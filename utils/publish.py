@@ -55,7 +55,7 @@ class Parcel:
         sizes = {path: len(f) if isinstance(f, bytes) else f.stat().st_size for path, f in sorted(self.files.items())}
         lines = [f"{size:>15,}  {path}" for path, size in sizes.items()]
         header = [f"    {line}" for line in self.header.splitlines()]
-        return "\n".join([f"{self.place}: {len(sizes)} files, {sum(sizes.values()):,} bytes", *lines, *header])
+        return "\n".join([f"{self.place} (files: {len(sizes)}, bytes: {sum(sizes.values()):,})", *lines, *header])
 
 
 def publish(site: str, folder: Path, owner: str, patterns: list[str], send: bool = False) -> str:
@@ -88,7 +88,7 @@ def publish(site: str, folder: Path, owner: str, patterns: list[str], send: bool
             room = f"A copy is made in {tempfile.gettempdir()}; the environment variable TMPDIR names another folder."
             raise PackagingError(f"{name} cannot be copied: {error}. {room}") from error
     if send:
-        return f"\nSent to {len(places)} places. Each that is new is private until you make it public there."
+        return f"\nSent to {len(places)} places. A new repository or model is private until you make it public there."
     _require_official(chosen)  # a dry run shows what --send would refuse, and then refuses it too
     return f"\nNothing was sent. With --send, this goes to {len(places)} places."
 
