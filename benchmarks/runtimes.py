@@ -22,9 +22,18 @@ _PYTHON = {
     # The first with Python 3.13 on Ubuntu 24.04. What everybody gets has no name until it can be chosen as a past one.
     "2026-09-04": "3.13",  # f14042477cce6487b65eb419661bdf0375610a3f
 }
-# In these runtimes, in this order; None is what one of them lacks.
+# In these runtimes, in this order; None is what one of them lacks. The frameworks come first: where two of the newest do
+# not go together, pip keeps what it is asked for first.
 # fmt: off
 _VERSIONS = {
+    "tensorflow": ("2.19.0", "2.20.0", "2.20.0"),
+    "torch": ("2.9.0", "2.11.0", "2.11.0"),
+    "jax": ("0.7.2", "0.7.2", "0.11.1"),
+    "jaxlib": ("0.7.2", "0.7.2", "0.11.1"),
+    "flax": ("0.11.2", "0.11.2", "0.11.2"),
+    "keras": ("3.10.0", "3.13.2", "3.13.2"),
+    "tf_keras": ("2.19.0", "2.20.0", "2.20.1"),
+    "tensorflow-hub": ("0.16.1", "0.16.1", "0.16.1"),
     "pip": ("24.1.2", "24.1.2", "24.1.2"),
     "setuptools": ("75.2.0", "75.2.0", "80.10.2"),
     "wheel": ("0.45.1", "0.47.0", "0.48.0"),
@@ -36,19 +45,11 @@ _VERSIONS = {
     "ml_dtypes": ("0.5.4", "0.5.4", "0.6.0"),
     "absl-py": ("1.4.0", "1.4.0", "1.4.0"),
     "h5py": ("3.15.1", "3.16.0", "3.16.0"),
-    "tensorflow": ("2.19.0", "2.20.0", "2.20.0"),
-    "keras": ("3.10.0", "3.13.2", "3.13.2"),
-    "tf_keras": ("2.19.0", "2.20.0", "2.20.1"),
-    "tensorflow-hub": ("0.16.1", "0.16.1", "0.16.1"),
     "tensorflow-probability": ("0.25.0", "0.25.0", "0.25.0"),
     "tensorflow-datasets": ("4.9.9", "4.9.10", "4.9.10"),
     "tensorflow-metadata": ("1.17.3", "1.21.0", "1.21.0"),
     "array_record": ("0.8.3", "0.8.3", "0.8.3"),
     "importlib_resources": ("6.5.2", "7.1.0", None),
-    "torch": ("2.9.0", "2.11.0", "2.11.0"),
-    "jax": ("0.7.2", "0.7.2", "0.11.1"),
-    "jaxlib": ("0.7.2", "0.7.2", "0.11.1"),
-    "flax": ("0.11.2", "0.11.2", "0.11.2"),
     "optax": ("0.2.6", "0.2.8", "0.2.8"),
     "orbax-checkpoint": ("0.11.31", "0.12.1", "0.12.4"),
     "tensorstore": ("0.1.80", "0.1.84", "0.1.85"),
