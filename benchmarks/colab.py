@@ -34,6 +34,7 @@ from utils.tables import markdown
 
 ROOT = colab.ROOT
 CONVERTED = ("convmixer_tiny_classification", "mixer_tiny_fe")  # what the other two notebooks take
+START_TIMEOUT_SECONDS = 600  # of a kernel: on a machine that does much else, a first import from a cold disk takes long
 SHOWN = ("tensorflow", "torch", "jax", "numpy", "setuptools")
 _VERSIONS = """import json, platform
 from utils.notebook import colab
@@ -110,6 +111,7 @@ def run(
                 dict(parameters),
                 kernel_name="colab",
                 cwd=str(content),
+                start_timeout=START_TIMEOUT_SECONDS,
                 progress_bar=False,
                 extra_arguments=["--log-level=CRITICAL"],
             )

@@ -22,8 +22,8 @@ _PYTHON = {
     # The first with Python 3.13 on Ubuntu 24.04. What everybody gets has no name until it can be chosen as a past one.
     "2026-09-04": "3.13",  # f14042477cce6487b65eb419661bdf0375610a3f
 }
-# In these runtimes, in this order; None is what one of them lacks. The frameworks come first: where two of the newest do
-# not go together, pip keeps what it is asked for first.
+# In these runtimes, in this order; None is what one of them lacks. The frameworks come first: where two of the newest
+# do not go together, pip keeps what it is asked for first.
 # fmt: off
 _VERSIONS = {
     "tensorflow": ("2.19.0", "2.20.0", "2.20.0"),
