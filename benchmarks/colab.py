@@ -1,9 +1,11 @@
-"""Runs the notebooks as Colab does, without Colab: `python -m benchmarks.colab --python /path/to/python3.12`.
+"""Runs the notebooks as Colab does, without Colab: `python -m benchmarks.colab`.
 
-A runtime is an environment with what Colab has, made once under the cache folder (about 8 GB each, for torch's CUDA
-libraries). Every notebook runs alone in an empty folder, with a kernel of a fresh copy of that environment in which
-`google.colab` is imported. Its setup cell is the real one: git clones the last commit of this checkout (from a local
-bare repository that stands for GitHub's), and pip installs what is missing.
+A runtime is an environment with what Colab has (benchmarks/runtimes.py), made once under the cache folder (about 8 GB
+each, for torch's CUDA libraries), by the Python that it names, which must be on PATH. Every notebook runs alone in an
+empty folder, with a kernel of a fresh copy of that environment in which `google.colab` is imported. Its setup cell is
+the real one: git clones the last commit of this checkout (from a local bare repository that stands for GitHub's), and
+pip installs what is missing. The first notebook runs once more as on Kaggle: without `google.colab`, but with the
+variable by which the setup cell knows Kaggle, whose image is built on Colab's.
 
 A run passes when the notebook ends well and nothing that Colab had has another version afterwards. Leaves `colab` in
 assets/tables, as .md and .json; utils/notebook/colab.py takes the versions that it knows from there.
@@ -25,54 +27,56 @@ from typing import Any
 from unittest import mock
 
 from benchmarks import command, environments
+from benchmarks.runtimes import RUNTIMES
 from utils.artefact.card_head import REPOSITORY
 from utils.notebook import colab
 from utils.tables import markdown
 
 ROOT = colab.ROOT
-# What Colab had in its runtime of that name, of what concerns us: pip-freeze.txt of
-# https://github.com/googlecolab/backend-info at bd8aaa4580401a7fbf96a52fab5a7acf96f50b73.
-# fmt: off
-_2026_01 = {
-    "numpy": "2.0.2", "protobuf": "5.29.5", "ml_dtypes": "0.5.4", "setuptools": "75.2.0", "packaging": "25.0",
-    "tensorflow": "2.19.0", "keras": "3.10.0", "tf_keras": "2.19.0", "tensorflow-hub": "0.16.1",
-    "tensorflow-probability": "0.25.0", "torch": "2.9.0", "jax": "0.7.2", "jaxlib": "0.7.2", "flax": "0.11.2",
-    "optax": "0.2.6", "orbax-checkpoint": "0.11.31", "PyYAML": "6.0.3", "pillow": "11.3.0", "matplotlib": "3.10.0",
-    "pooch": "1.8.2", "requests": "2.32.4", "tqdm": "4.67.1", "psutil": "5.9.5",
-    "ipykernel": "6.17.1", "ipython": "7.34.0", "ipywidgets": "7.7.1", "traitlets": "5.7.1", "jupyter_client": "7.4.9",
-}
-# fmt: on
-RUNTIMES = {
-    "2026.01": [f"{name}=={version}" for name, version in _2026_01.items()],
-    # What Colab may have one day: the newest of everything, a setuptools without pkg_resources too.
-    "newest": list(_2026_01),
-}
 CONVERTED = ("convmixer_tiny_classification", "mixer_tiny_fe")  # what the other two notebooks take
+START_TIMEOUT_SECONDS = 600  # of a kernel: on a machine that does much else, a first import from a cold disk takes long
 SHOWN = ("tensorflow", "torch", "jax", "numpy", "setuptools")
-_VERSIONS = "import json; from utils.notebook import colab; print(json.dumps(colab.installed_versions()))"
+_VERSIONS = """import json, platform
+from utils.notebook import colab
+print(json.dumps({"python": platform.python_version(), **colab.installed_versions()}))"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write the table, print it. Exit status 1 when a notebook did not run or something there was replaced."""
     parser = command.parser("colab", __doc__)
-    parser.add_argument("--python", default="python3.12", help="of the version that Colab has (python3.12)")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="which of them")
     options = parser.parse_args(arguments)
+    if absent := sorted({name for name in map(python_of, options.runtimes) if not environments.version_of(name)}):
+        parser.error(
+            f"{' and '.join(absent)} must be on PATH, and start: that is what these runtimes have. Install them, or "
+            "leave their runtimes out with --runtimes. (pyenv starts what PYENV_VERSION=3.11:3.12:3.13 names.)"
+        )
     samples = []
     for runtime in options.runtimes:
-        environment = environments.interpreter(f"colab-{runtime}", RUNTIMES[runtime], options.python).parent.parent
+        requirements = RUNTIMES[runtime].requirements
+        environment = environments.interpreter(f"colab-{runtime}", requirements, python_of(runtime)).parent.parent
         with tempfile.TemporaryDirectory() as scratch, _pretended(Path(scratch)):
-            for notebook, parameters in notebooks(Path(scratch) / "exports"):
-                samples.append({"runtime": runtime, **run(notebook, parameters, environment, Path(scratch))})
-                print(f"{runtime}, {notebook.name}: {samples[-1]['verdict']}\n{samples[-1]['said']}", flush=True)
-    words = sys.argv[1:] if arguments is None else arguments
-    shown = [Path(word).name if word == options.python else word for word in words]  # nobody else has that path
-    notes = command.notes("colab", shown) | {
+            for place, notebook, parameters in runs(Path(scratch)):
+                found = run(notebook, parameters, environment, Path(scratch), place)
+                samples.append({"runtime": runtime, "place": place, **found})
+                print(f"{runtime}, {place}, {notebook.name}: {found['verdict']}\n{found['said']}", flush=True)
+    notes = command.notes("colab", arguments, ("papermill",)) | {
         "method": "every notebook with a tiny model, alone, in a kernel of a fresh copy of the runtime's environment, "
         "set up by its own first cell; passed when it ended well and nothing that was there has another version",
     }
     command.leave(options, "colab", "Notebooks in Colab's environment, simulated", notes, table, samples)
     return 0 if all(sample["verdict"] == "yes" for sample in samples) else 1
+
+
+def python_of(runtime: str) -> str:
+    """The command that starts its Python, such as python3.13."""
+    return f"python{RUNTIMES[runtime].python}"
+
+
+def runs(scratch: Path) -> list[tuple[str, Path, dict[str, Any]]]:
+    """Place, notebook and parameters: all notebooks as in Colab, then the first as on Kaggle, apart from the others."""
+    there = [("Colab", *each) for each in notebooks(scratch / "exports")]
+    return there + [("Kaggle", *each) for each in notebooks(scratch / "kaggle")[:1]]
 
 
 def notebooks(exports: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -88,7 +92,9 @@ def notebooks(exports: Path) -> list[tuple[Path, dict[str, Any]]]:
     return [(ROOT / name, parameters) for name, parameters in tiny.items() if (ROOT / name).is_file()]
 
 
-def run(notebook: Path, parameters: Mapping[str, Any], environment: Path, scratch: Path) -> dict[str, Any]:
+def run(
+    notebook: Path, parameters: Mapping[str, Any], environment: Path, scratch: Path, place: str = "Colab"
+) -> dict[str, Any]:
     """One notebook in one environment: verdict, what the setup cell said, what it installed, versions, seconds."""
     import nbformat
     import papermill
@@ -96,7 +102,7 @@ def run(notebook: Path, parameters: Mapping[str, Any], environment: Path, scratc
     content = Path(tempfile.mkdtemp(prefix="content-", dir=scratch))
     with _copy(environment) as copy:
         python, before, started = copy / "bin" / "python", _versions(copy), time.monotonic()
-        _kernel(scratch, python)
+        _kernel(scratch, python, place)
         verdict = "yes"
         try:
             papermill.execute_notebook(
@@ -105,6 +111,7 @@ def run(notebook: Path, parameters: Mapping[str, Any], environment: Path, scratc
                 dict(parameters),
                 kernel_name="colab",
                 cwd=str(content),
+                start_timeout=START_TIMEOUT_SECONDS,
                 progress_bar=False,
                 extra_arguments=["--log-level=CRITICAL"],
             )
@@ -119,6 +126,7 @@ def run(notebook: Path, parameters: Mapping[str, Any], environment: Path, scratc
     pinned = [name for file in ROOT.glob("requirements*.txt") for name in colab.pins(file)]
     return {
         "notebook": notebook.name,
+        "python": before["python"],
         "verdict": verdict,
         "said": "".join(output.get("text", "") for output in setup.outputs).strip(),
         "installed": {name: version for name, version in after.items() if name not in before},
@@ -129,13 +137,14 @@ def run(notebook: Path, parameters: Mapping[str, Any], environment: Path, scratc
 
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row for each notebook in each runtime."""
+    told = ("runtime", "python", "place", "notebook", "verdict")
     rows = []
     for sample in samples:
+        runtime, python, place, notebook, verdict = (sample[key] for key in told)
         versions = [sample["versions"].get(name, "") for name in SHOWN]
         installed = ", ".join(f"{name} {version}" for name, version in sample["installed"].items())
-        verdict = sample["verdict"]
-        rows.append([sample["runtime"], *versions, sample["notebook"], verdict, installed, f"{sample['seconds']:.0f}"])
-    return markdown(["runtime", *SHOWN, "notebook", "ran", "installed", "seconds"], rows)
+        rows.append([runtime, python, *versions, place, notebook, verdict, installed, f"{sample['seconds']:.0f}"])
+    return markdown(["runtime", "Python", *SHOWN, "as in", "notebook", "ran", "installed", "seconds"], rows)
 
 
 @contextmanager
@@ -150,11 +159,11 @@ def _copy(environment: Path) -> Iterator[Path]:
 
 @contextmanager
 def _pretended(scratch: Path) -> Iterator[None]:
-    """Colab's surroundings in `scratch`: a HOME where GitHub is a local repository, `google.colab`, Jupyter's path."""
+    """Surroundings in `scratch`: a HOME where GitHub is a local repository, Colab's `google.colab`, Jupyter's path."""
     bare = scratch / "repository.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(bare)], check=True)
     home = scratch / "home"
-    startup = home / ".ipython" / "profile_default" / "startup"
+    startup = home / "Colab" / "profile_default" / "startup"
     stub = scratch / "stub" / "google" / "colab"  # `google` stays the namespace that protobuf is in
     stub.mkdir(parents=True)
     for module in ("__init__.py", "output.py"):  # JAX imports the latter where it finds the former
@@ -166,17 +175,18 @@ def _pretended(scratch: Path) -> Iterator[None]:
         yield
 
 
-def _kernel(scratch: Path, python: Path) -> None:
-    """The kernel "colab": that Python, with Colab's surroundings and nothing of ours on its path."""
+def _kernel(scratch: Path, python: Path, place: str) -> None:
+    """The kernel "colab": that Python, with the surroundings of Colab or Kaggle, and nothing of ours on its path."""
     folder = scratch / "jupyter" / "kernels" / "colab"
     folder.mkdir(parents=True, exist_ok=True)
     home = scratch / "home"
     environment = {
         "HOME": str(home),
-        "IPYTHONDIR": str(home / ".ipython"),
-        "PYTHONPATH": str(scratch / "stub"),
+        "IPYTHONDIR": str(home / place),
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(scratch / "stub") if place == "Colab" else "",
         "MIXERS_CACHE": str(scratch / "cache"),
+        **({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"} if place == "Kaggle" else {}),
     }
     launch = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernel = {"argv": launch, "display_name": "Colab", "language": "python", "env": environment}

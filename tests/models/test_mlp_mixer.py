@@ -1,7 +1,11 @@
 """The Flax source model against what the upstream definition computed."""
 
+import importlib.util
+import sys
+import types
 from dataclasses import replace
 
+import flax.core.tracers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +20,26 @@ ARCHITECTURE = get_variant("mixer_tiny").architecture
 
 # Same framework, same operations: only the order of summation inside XLA can differ.
 TOLERANCE = 1e-6
+
+
+def test_flax_0_11_runs_beside_jax_0_11(monkeypatch, mixer_weights, mixer_golden):
+    def current_trace():  # Flax 0.11.2's
+        return jax.core.get_opaque_trace_state(convention="flax")
+
+    kept = {name: value for name, value in vars(jax.core).items() if name != "__getattr__"}  # what is deprecated goes
+    monkeypatch.setattr(jax, "core", types.SimpleNamespace(**kept))
+    monkeypatch.setattr(jax, "__version_info__", (0, 11, 1))
+    monkeypatch.setattr(flax.core.tracers, "current_trace", current_trace)
+    with pytest.raises(AttributeError, match="get_opaque_trace_state"):
+        current_trace()
+
+    specification = importlib.util.spec_from_file_location("mlp_mixer_again", mlp_mixer.__file__)
+    again = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "mlp_mixer_again", again)
+    specification.loader.exec_module(again)
+    model = again.build(ARCHITECTURE)
+    found = again.as_function(model, again.select_parameters(model, mixer_weights))(mixer_golden["inputs"])
+    assert tiny.relative_error(found, mixer_golden["logits"]) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("head", "output"), [("classification", "logits"), ("fe", "features")])

@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -20,6 +21,10 @@ from utils.errors import CheckpointError, ParameterError
 from utils.models.variants import HEADS, MixerArchitecture
 
 Arrays = dict[str, jax.Array]
+
+if jax.__version_info__ >= (0, 11):
+    # Flax 0.11, which Colab has beside JAX 0.11, looks for it where JAX no longer has it; Flax 0.12.8 does not.
+    jax.core.get_opaque_trace_state = jax.extend.core.get_opaque_trace_state
 
 
 class MlpBlock(nn.Module):
