@@ -169,12 +169,25 @@ def test_a_kernel_that_float16_cannot_hold_stops_it_and_leaves_nothing(folder, t
 
     artefact = open_model(str(folder / CONVMIXER))
     model = tf.saved_model.load(str(artefact.folder))
-    model.trainable_variables[0].assign_add(model.trainable_variables[0] * 0 + 65_600)  # its largest is 65,504
+    model.trainable_variables[0].assign_add(model.trainable_variables[0] * 0 + 1e5)
     tf.saved_model.save(model, str(tmp_path / "large"), signatures=model.signatures)
     shutil.copytree(artefact.folder / "assets.extra", tmp_path / "large" / "assets.extra")
-    with pytest.raises(PackagingError, match="float16 ends at 65504"):
+    with pytest.raises(PackagingError, match="float16"):
         making.make_float16(replace(artefact, folder=tmp_path / "large"), tmp_path / "out")
     assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("value", [65_600, -65_600])  # a ReLU may make a finite output of what overflows
+def test_a_kernel_just_beyond_float16_is_named(tmp_path, value):
+    import tensorflow as tf
+
+    from utils.smaller.float16 import save_as_float16
+
+    module = tf.Module()
+    module.variables_ = [tf.Variable([[1.0, value]], name="pointwise")]
+    with pytest.raises(PackagingError, match=r"pointwise.* holds 65600, and float16 ends at 65504"):
+        save_as_float16(module, tmp_path / "half")
+    assert not (tmp_path / "half").exists()
 
 
 # --- TFLite
