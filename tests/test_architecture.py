@@ -48,9 +48,13 @@ WINGS = {
         lazily="IPython PIL matplotlib nbclient packaging papermill",
     ),
     "release": Wing("artefact errors files models parity tables"),
-    # downloads: TensorFlow is all that they may need, and numbers are all that they need it for
-    "verify": Wing("artefact errors export files keras_models parity", "numpy", lazily="tensorflow"),
-    "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
+    # downloads: TensorFlow is all that they may need, and numbers are all that they need it for; LiteRT, if it is there
+    "verify": Wing(
+        "artefact errors export files keras_models models parity", "numpy", lazily="ai_edge_litert tensorflow"
+    ),
+    "smaller": Wing(
+        "artefact errors export files machine models parity verify", "ai_edge_litert flatbuffers numpy tensorflow"
+    ),
     "training": Wing(
         "artefact errors export images keras_models machine models notebook parity",
         "PIL numpy tensorflow tqdm",
