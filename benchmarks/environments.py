@@ -1,7 +1,9 @@
-"""Virtual environments with other versions than this one's, kept under the cache folder."""
+"""Environments with other packages than this one's, Python's and Node's, kept under the cache folder."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +25,8 @@ def interpreter(name: str, requirements: Sequence[str], python: str = sys.execut
         print(f"making the environment {folder}: gigabytes, and minutes", flush=True)
         subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(found), "-m", "pip", "install", "--quiet", *requirements]
-        done = subprocess.run(pip, stderr=subprocess.PIPE, text=True)
+        alone = {"PYTHONPATH": ""}  # what is on this one's path is not in that environment
+        done = subprocess.run(pip, env=os.environ | alone, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise RuntimeError(str([line for line in done.stderr.splitlines() if line.startswith("ERROR")][-1:]))
         write_text(complete, made_of)
@@ -37,3 +40,29 @@ def version_of(python: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def node_modules(name: str, packages: Sequence[str]) -> Path:
+    """The folder of npm's packages, as `interpreter`: such as "@tensorflow/tfjs@4.22.0". RuntimeError without npm."""
+    folder = cache_folder() / "environments" / name
+    if not shutil.which("npm"):
+        raise RuntimeError("npm is not installed")
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), *packages]
+        done = subprocess.run(npm, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"npm: {(done.stderr.strip() or 'it failed').splitlines()[-1]}")
+        (folder / "complete").touch()
+    return folder / "node_modules"
+
+
+def output(*line: object, **variables: object) -> str:
+    """What a command prints, without this repository on its path. RuntimeError with its last words where it fails."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": ""}
+    added = quiet | {key: str(value) for key, value in variables.items()}
+    done = subprocess.run(list(map(str, line)), env=os.environ | added, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(" ".join((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-2:])[:200])
+    return done.stdout

@@ -1,7 +1,9 @@
 """A server on this machine that answers as it is told."""
 
+import base64
 import dataclasses
 import functools
+import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -76,6 +78,29 @@ def running(monkeypatch, count, kind=Server):
     for server in servers:
         server.http.shutdown()
         server.http.server_close()
+
+
+def serving(model, change=lambda output: output):
+    """An answer by a SavedModel, by the rules of TensorFlow Serving's "row format". change: of each output's array."""
+    import tensorflow as tf
+
+    def answer(handler):
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        # One input, so each instance is that input's value; an object {"b64": …} stands for bytes.
+        values = [
+            base64.b64decode(instance["b64"], validate=True) if isinstance(instance, dict) else instance
+            for instance in body["instances"]
+        ]
+        signature = model.signatures[body["signature_name"]]
+        (argument,) = signature.structured_input_signature[1]
+        outputs = signature(**{argument: tf.constant(values)})
+        found = {name: change(value.numpy()).tolist() for name, value in outputs.items()}
+        # Of several outputs, each prediction is an object; of one, its value.
+        rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+        predictions = rows if len(found) > 1 else next(iter(found.values()))
+        respond(handler, json.dumps({"predictions": predictions}).encode())
+
+    return answer
 
 
 def respond(handler, body, status=200, length=None, **headers):

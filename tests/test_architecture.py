@@ -51,9 +51,14 @@ WINGS = {
     ),
     "release": Wing("artefact errors files models parity tables"),
     "publish": Wing("artefact command errors files keras_models models release", lazily="huggingface_hub kagglehub"),
-    # downloads: TensorFlow, or ONNX Runtime, is all that they may need, and numbers are all that they need it for
-    "verify": Wing("artefact errors export files keras_models parity", "numpy", lazily="tensorflow"),
-    "smaller": Wing("artefact errors export files machine models parity verify", "numpy tensorflow"),
+    # downloads: TensorFlow, or ONNX Runtime, is all that they may need, and numbers are all that they need it for;
+    # LiteRT, if it is there
+    "verify": Wing(
+        "artefact errors export files keras_models models parity", "numpy", lazily="ai_edge_litert tensorflow"
+    ),
+    "smaller": Wing(
+        "artefact errors export files machine models parity verify", "ai_edge_litert flatbuffers numpy tensorflow"
+    ),
     "training": Wing(
         "artefact errors export images keras_models machine models notebook parity",
         "PIL numpy tensorflow tqdm",

@@ -1,13 +1,9 @@
 """The REST client: its JSON goes through the signature as TensorFlow Serving sends it, by a server on this machine."""
 
-import base64
-import json
-
 import numpy as np
 import pytest
-import tensorflow as tf
 import tiny
-from server import Server, respond
+from server import Server, serving
 
 from utils.export import saved_model
 from utils.export.image_signatures import image_signatures
@@ -20,25 +16,12 @@ PREPROCESSING = get_variant("convmixer_tiny").preprocessing
 
 @pytest.fixture(scope="module", params=tiny.OUTPUTS)
 def served(request, tmp_path_factory):
-    """(output, model, address of a server): the rules of Serving's "row format", without Serving."""
+    """(output, model, address of a server)."""
     folder = tmp_path_factory.mktemp("served") / "1"
     exported = tiny.exported("convmixer_tiny", request.param, 48)
     model = saved_model.load_model(saved_model.save_model(exported, folder, image_signatures(PREPROCESSING)))
-
-    def answer(handler):
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        # One input, so each instance is that input's value; an object {"b64": …} stands for bytes.
-        values = [base64.b64decode(instance["b64"], validate=True) for instance in body["instances"]]
-        signature = model.signatures[body["signature_name"]]
-        (argument,) = signature.structured_input_signature[1]
-        found = {name: value.numpy().tolist() for name, value in signature(**{argument: tf.constant(values)}).items()}
-        # Of several outputs, each prediction is an object; of one, its value.
-        rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
-        predictions = rows if len(found) > 1 else next(iter(found.values()))
-        respond(handler, json.dumps({"predictions": predictions}).encode())
-
     server = Server()
-    server.answers["/v1/models/tiny:predict"] = answer
+    server.answers["/v1/models/tiny:predict"] = serving(model)
     yield tiny.OUTPUTS[request.param], model, server.url
     server.http.shutdown()
     server.http.server_close()

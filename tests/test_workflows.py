@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import artefacts
 import pytest
 import yaml
+from server import Server, respond, serving
 
+from utils.export.image_signatures import image_signatures
 from utils.files import hash_file
 from utils.models.variants import BESIDE, VARIANTS, get_variant
 from utils.notebook.parameters import formats_of
@@ -21,6 +24,7 @@ from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+TINY = "convmixer_tiny"
 ACTIONLINT = Path(sys.executable).parent / "actionlint"
 
 
@@ -210,6 +214,49 @@ def test_the_draft_is_filled_one_variant_at_a_time_and_nothing_is_published_of_d
     assert log.splitlines()[-1] == "release edit v1.0.0 --notes-file dist/TABLE.md --draft=false"
     sums = ["sha256sum", "--check", "--strict", "--quiet", SUMS]
     assert subprocess.run(sums, cwd=tmp_path / "published", check=False).returncode == 0
+
+
+DOCKER = """#!/bin/sh
+echo "$@" >> docker.log
+[ "$1" != run ] || [ -s models/*/1/saved_model.pb ]
+"""
+
+
+@pytest.mark.skipif(not shutil.which("curl") or not shutil.which("timeout"), reason="GitHub's runner has both")
+@pytest.mark.parametrize("fault", [None, "numbers are off", "no server answers"])
+def test_a_classifier_that_tensorflow_serving_does_not_serve_right_stops_its_job(tmp_path, fault):
+    """The job's own step, with a stand-in for Docker: the server runs here."""
+    from utils.export.saved_model import load_model
+
+    staged = artefacts.publish(tmp_path / "exports", signatures=image_signatures(get_variant(TINY).preprocessing))
+    server, name = Server(), f"{TINY}_classification"
+    status = json.dumps({"model_version_status": [{"state": "AVAILABLE"}]}).encode()
+    if fault != "no server answers":
+        server.answers[f"/v1/models/{name}"] = lambda handler: respond(handler, status)
+    server.answers[f"/v1/models/{name}:predict"] = serving(
+        load_model(staged.folder), (lambda output: output * 1.001) if fault else (lambda output: output)
+    )
+    programs = {"bin/docker": DOCKER, ".venv/bin/python": f'#!/bin/sh\nexec {sys.executable} "$@"\n'}
+    for path, text in programs.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(0o755)
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    (step,) = [step for step in RELEASE["jobs"]["convert"]["steps"] if "docker" in step.get("run", "")]
+    environment = os.environ | step["env"] | {"VARIANT": TINY, "ADDRESS": server.url, "PYTHONPATH": str(ROOT)}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    line = ["bash", "-eo", "pipefail", "-c", step["run"].replace("timeout 300", "timeout 3")]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    log = (tmp_path / "docker.log").read_text()
+    assert f"-e MODEL_NAME={name} tensorflow/serving:2." in log
+    assert (done.returncode == 0) == (fault is None), done.stdout + done.stderr
+    if fault == "no server answers":
+        assert log.splitlines()[-1] == "logs serving"
+    else:
+        assert "chelsea.jpg: class " in done.stdout
+        said = "no, logits 1.0e-03 off" if fault else "yes, 3 of 3 photographs named alike"
+        assert f"TensorFlow Serving | {name} | serving_" in done.stdout
+        assert said in done.stdout
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

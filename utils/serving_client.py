@@ -22,19 +22,23 @@ class ServingError(Exception):
     """The server refused, or did not answer."""
 
 
-def request_body(files: Sequence[bytes]) -> bytes:
-    """The JSON of a request: JPEG or PNG files of any sizes, as one batch for `serving_image_bytes`."""
-    instances = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
-    return json.dumps({"signature_name": "serving_image_bytes", "instances": instances}).encode()
-
-
 def predict(server: str, model: str, files: Sequence[bytes]) -> list[Any]:
-    """What the model says of each file: {"logits": …, "probabilities": …} of a classifier, the features of the other.
+    """What the model says of JPEG or PNG files of any sizes, which are sent as one batch.
+
+    Of each {"logits": …, "probabilities": …} by a classifier, its features by the other. Raises as `post`.
+    """
+    instances = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
+    return post(server, model, "serving_image_bytes", instances)
+
+
+def post(server: str, model: str, signature: str, instances: Sequence[Any]) -> list[Any]:
+    """What a signature gives for each instance, which JSON must be able to hold.
 
     server: such as http://localhost:8501. Raises ServingError with the server's own words where it refuses.
     """
     url = f"{server.rstrip('/')}/v1/models/{model}:predict"
-    request = urllib.request.Request(url, request_body(files), {"Content-Type": "application/json"})
+    body = json.dumps({"signature_name": signature, "instances": instances}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
             return json.load(response)["predictions"]

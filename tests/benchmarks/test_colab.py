@@ -70,7 +70,8 @@ def test_a_copy_may_be_changed_without_changing_the_environment(tmp_path):
 
 
 PINNED = {colab.canonical(name) for name in colab.pins(ROOT / "requirements.txt")}
-LACKING = {"onnx", "onnxruntime", "papermill", "importlib-resources"}  # the last one not everywhere
+# importlib-resources not everywhere; flatbuffers comes with TensorFlow
+LACKING = {"ai-edge-litert", "flatbuffers", "importlib-resources", "onnx", "onnxruntime", "papermill"}
 NAMES = {
     name: {colab.canonical(line.partition("==")[0]) for line in runtime.requirements}
     for name, runtime in RUNTIMES.items()

@@ -1,7 +1,8 @@
 """A .tflite file that carries its manifest, golden data and class names, as a zip archive after the model.
 
 That is TFLite's own convention for associated files: the model is read from the start, an archive from the end, so
-that the file works as a model, and `unzip` shows what else is in it.
+that the file works as a model, and `unzip` shows what else is in it. Nothing is compressed, because MediaPipe refuses
+archives of compressed files.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from pathlib import Path
 from utils.errors import PackagingError
 
 MODEL, MANIFEST, GOLDEN, LABELS = "model.tflite", "manifest.json", "golden.npz", "labels.tsv"
-_LIMITS = {MANIFEST: 16 << 20, GOLDEN: 4 << 20, LABELS: 4 << 20}  # bytes, unpacked
+NAMES = "labels.txt"  # the names in labels.tsv alone, as the model's metadata has them read
+_LIMITS = {MANIFEST: 16 << 20, GOLDEN: 4 << 20, LABELS: 4 << 20, NAMES: 4 << 20}  # bytes, unpacked
 
 
 def pack_lite(model: Path, associated: Mapping[str, bytes], path: Path) -> Path:
     """Writes `path`, not atomically: the model's bytes, then the archive. The same input gives the same bytes."""
     shutil.copyfile(model, path)
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "a") as archive:
         for name, data in associated.items():
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # a new ZipInfo's date is 1980
+            archive.writestr(zipfile.ZipInfo(name), data)  # a new ZipInfo's date is 1980
     return path
 
 

@@ -83,7 +83,7 @@ def export_tensorflow(
                 tensors[chain[-1].outputs[0]] = _shared(traces, handlers, chain, arguments)(*arguments)
             else:
                 tensors.update(_run(handlers, chain, tensors | {TRAINING: training}))
-        return tf.ensure_shape(tensors[result.name], [None, units])
+        return tf.reshape(tensors[result.name], [-1, units])  # a static width; TF.js cannot run EnsureShape
 
     side = image_size or None
     return ExportedFunction(

@@ -6,20 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from utils.errors import ConversionError
 from utils.machine.quiet import quiet_imports
+from utils.models.variants import Preprocessing
 
 
-def convert_to_lite(folder: Path, storage: str) -> bytes:
-    """The TFLite model of a SavedModel's `serving_default`, for any batch size.
+def convert_to_lite(folder: Path, storage: str, preprocessing: Preprocessing, scratch: Path) -> bytes:
+    """The TFLite model of a SavedModel: `images`, levels of 0 to 255, float32 [B, H, W, 3] -> what `folder` gives.
 
-    storage: "float32"; "float16", kernels as float16, cast at load; or "int8", kernels as int8 by output channel, with
-    activations rounded to int8 as they come ("dynamic range"). Raises ConversionError for operations that TFLite does
-    not have.
+    It normalises in its graph, because MediaPipe cannot by channel. storage: "float32"; "float16", kernels as float16,
+    cast at load; or "int8", kernels as int8 by output channel, with activations rounded to int8 as they come ("dynamic
+    range"). scratch: a folder. Raises ConversionError for operations that TFLite does not have.
     """
     with quiet_imports():  # the converter's log comes as TensorFlow's does on import
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=["serving_default"])
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(_of_levels(folder, preprocessing, scratch / "levels")))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]  # no Flex: those need TensorFlow itself
         if storage != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -31,11 +33,30 @@ def convert_to_lite(folder: Path, storage: str) -> bytes:
             raise ConversionError(f"{folder} could not be converted to TFLite: {error}") from error
 
 
+def normalising(preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken from levels, and what they are multiplied by then, float32 [3]: the constants in the graph."""
+    return np.float32(preprocessing.mean), (1 / np.float64(preprocessing.std)).astype(np.float32)
+
+
+def _of_levels(folder: Path, preprocessing: Preprocessing, path: Path) -> Path:
+    """A SavedModel at `path` that takes levels of 0 to 255."""
+    module = tf.Module()
+    module.model = model = tf.saved_model.load(str(folder))
+    default, (subtracted, scale) = model.signatures["serving_default"], normalising(preprocessing)
+    shape = default.structured_input_signature[1]["inputs"].shape
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32, name="images")])
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return default(inputs=(images - subtracted) * scale)
+
+    tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
+    return path
+
+
 def operators(model: bytes) -> list[str]:
     """The operators of a TFLite model, in order; custom and Flex ones under their own names."""
-    plain = tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    with quiet_imports():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
-        interpreter = tf.lite.Interpreter(model_content=model, experimental_op_resolver_type=plain)
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=plain)
     return [details["op_name"] for details in interpreter._get_ops_details()]
 
 

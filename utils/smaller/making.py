@@ -14,6 +14,7 @@ with int8 rounds activations too. An operation computed otherwise shows already 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -38,7 +39,8 @@ from utils.models.variants import MixerArchitecture
 from utils.parity import comparison
 from utils.parity.report import rounded_up
 from utils.smaller.float16 import save_as_float16
-from utils.smaller.lite import convert_to_lite, operators, rounded
+from utils.smaller.lite import convert_to_lite, normalising, operators, rounded
+from utils.smaller.metadata import with_metadata
 from utils.verify.numbers import golden_of, lite_function
 
 # Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
@@ -100,8 +102,8 @@ def make_lite(artefact: Pretrained, storage: str, output_dir: Path) -> Path:
     """
     stages, name = Stages(), f"{artefact.name}_{storage}"
     output_dir = Path(output_dir).expanduser().absolute()
-    # The twin of a Mixer, the model, and the model packed.
-    scratch, lock = make_folder(output_dir, f"{name}.tflite", needed_bytes=12 * artefact.manifest["parameters"])
+    # The twin of a Mixer, what takes levels, the model, and the model packed.
+    scratch, lock = make_folder(output_dir, f"{name}.tflite", needed_bytes=16 * artefact.manifest["parameters"])
     try:
         with explained(output_dir):
             return _make_lite(artefact, storage, name, scratch, stages, output_dir)
@@ -118,18 +120,23 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
         tolerance = _tolerance(artefact, model, storage, vectors=storage == "float16")
         del model
     with stages("export"):
-        content = convert_to_lite(folder, storage)
+        content = convert_to_lite(folder, storage, artefact.preprocessing, scratch)
         used = Counter(operators(content))
         if foreign := sorted(op for op in used if op.startswith("Flex") or op == "CUSTOM"):
             raise ConversionError(f"{name}: TFLite has no operations of its own for {', '.join(foreign)}.")
     with stages("save"):
+        associated = {path.name: path.read_bytes() for path in _extras(artefact, _EXTRAS)}
+        if artefact.labels:
+            associated[lite_file.NAMES] = "".join(f"{label}\n" for label in artefact.names).encode()
+        if artefact.image_size:  # for any size, MediaPipe would make pictures of one pixel
+            content = with_metadata(content, artefact, name, lite_file.NAMES if artefact.labels else None)
         model_path = scratch / lite_file.MODEL
         model_path.write_bytes(content)
         del content
-        associated = {path.name: path.read_bytes() for path in _extras(artefact, _EXTRAS)}
-    files = {path.name: hash_file(path) for path in (model_path, *_extras(artefact, _EXTRAS))}
+    files = {lite_file.MODEL: hash_file(model_path)}
+    files |= {key: hashlib.sha256(data).hexdigest() for key, data in associated.items()}
     with stages("verify"):
-        run = lite_function(model_path)
+        run = lite_function(model_path, artefact.preprocessing)
         rows = _golden_rows(artefact, lambda inputs: run(inputs)[artefact.output], tolerance)
         report = comparison.Report(rows)
         report.require()
@@ -137,7 +144,9 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
     manifest |= {"format": "tflite", "operators": dict(sorted(used.items()))}
     # What a SavedModel needs; which runtime reads a TFLite file is not known beforehand.
     manifest["versions"] = {key: value for key, value in manifest["versions"].items() if key not in _OF_SAVED_MODELS}
-    manifest["signatures"] = {"serving_default": artefact.manifest["signatures"]["serving_default"]}
+    manifest["versions"] |= installed_versions(["ai-edge-litert"])  # which ran it
+    default = artefact.manifest["signatures"]["serving_default"]
+    manifest["signatures"] = {"serving_default": default | {"inputs": {"images": default["inputs"]["inputs"]}}}
     check_manifest(manifest)
     inside = {lite_file.MANIFEST: manifest_text(packed_manifest(manifest)).encode(), **associated}
     packed = lite_file.pack_lite(model_path, inside, scratch / "packed")
@@ -165,13 +174,17 @@ def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Pat
 def _tolerance(artefact: Pretrained, model: Any, storage: str, vectors: bool = False) -> float:
     """Rounds the model's kernels as `storage` does, and leaves them so; what comes of it sets the tolerance.
 
-    vectors: biases, scales and statistics are rounded as well.
+    vectors: biases, scales and statistics are rounded as well, and what normalises levels.
     """
     for variable in model.variables:
         if vectors or len(variable.shape) >= 2:
             variable.assign(rounded(variable.numpy(), storage))
-    golden = golden_of(artefact.folder)
-    moved = np.linalg.norm(as_function(model)(golden.inputs) - golden.outputs) / np.linalg.norm(golden.outputs)
+    golden, preprocessing = golden_of(artefact.folder), artefact.preprocessing
+    inputs = golden.inputs
+    if vectors:
+        subtracted, scale = (rounded(constant, storage) for constant in normalising(preprocessing))
+        inputs = (inputs * np.float32(preprocessing.std) + np.float32(preprocessing.mean) - subtracted) * scale
+    moved = np.linalg.norm(as_function(model)(inputs) - golden.outputs) / np.linalg.norm(golden.outputs)
     if not np.isfinite(moved):
         raise PackagingError(f"{artefact.name}: with kernels rounded to {storage} its outputs overflow.")
     # Rounded up, because it is part of the file: another processor moves the outputs by other last digits.

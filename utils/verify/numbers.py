@@ -6,14 +6,17 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from utils.artefact.contents import preprocessing_of
 from utils.errors import PackagingError
 from utils.export.onnx_session import import_onnxruntime
+from utils.models.variants import Preprocessing
 from utils.parity.comparison import compare_outputs
 from utils.parity.golden import GOLDEN, Golden, read_golden
 from utils.parity.report import describe
@@ -81,27 +84,48 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
 
 
 def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
-    """Runs a TFLite model on the golden inputs, all at once and one by one."""
-    golden = golden_of(folder)
+    """Runs a TFLite model on the golden inputs, all at once and one by one; each check names the runtime."""
+    golden, (_, runtime) = golden_of(folder), lite_runtime()
     try:
-        run = lite_function(folder / "model.tflite")
+        run = lite_function(folder / "model.tflite", preprocessing_of(manifest))
     except Exception as error:
-        return [Check("load", False, f"TFLite cannot load it: {_first_line(error)}")]
+        return [Check("load", False, f"{runtime} cannot load it: {_first_line(error)}")]
     (output,) = manifest["signatures"][DEFAULT]["outputs"]
     single = lambda inputs: np.concatenate([run(image[None])[output] for image in inputs])  # noqa: E731
     return [
-        check_numbers(golden, lambda inputs: run(inputs)[output], "one batch", manifest, output),
-        check_numbers(golden, single, "image by image", manifest, output),
+        check_numbers(golden, lambda inputs: run(inputs)[output], f"one batch, {runtime}", manifest, output),
+        check_numbers(golden, single, f"image by image, {runtime}", manifest, output),
     ]
 
 
-def lite_function(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """A .tflite file's `serving_default` as a function of float32 NHWC arrays of any batch size."""
-    tf = import_tensorflow()
-    with warnings.catch_warnings():  # TensorFlow announces that the interpreter moves to the package ai_edge_litert
-        warnings.simplefilter("ignore")
-        runner = tf.lite.Interpreter(str(path)).get_signature_runner(DEFAULT)
-    return lambda inputs: dict(runner(inputs=np.ascontiguousarray(inputs)))
+def lite_runtime() -> tuple[Callable[..., Any], str]:
+    """What makes an interpreter of a .tflite file's path, and its name: LiteRT, or else what is left in TensorFlow.
+
+    TensorFlow's is deprecated, and warns at each use, but there is nothing else where TensorFlow alone is installed.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        tf = import_tensorflow()
+
+        def quietly(*arguments: Any, **options: Any) -> Any:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return tf.lite.Interpreter(*arguments, **options)
+
+        return quietly, f"TensorFlow {tf.__version__}'s TFLite"
+    return Interpreter, f"LiteRT {metadata.version('ai-edge-litert')}"
+
+
+def lite_function(path: Path, preprocessing: Preprocessing) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A .tflite file's `serving_default` as a function of what the SavedModel takes: normalised float32 NHWC arrays.
+
+    The file itself takes levels of 0 to 255, and normalises them.
+    """
+    interpreter, _ = lite_runtime()
+    runner = interpreter(str(path)).get_signature_runner(DEFAULT)
+    mean, std = np.float64(preprocessing.mean), np.float64(preprocessing.std)
+    return lambda inputs: dict(runner(images=(inputs * std + mean).astype(np.float32)))
 
 
 def check_numbers(

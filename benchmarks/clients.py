@@ -1,0 +1,199 @@
+"""Whether the files run in the programs that they are meant for: `python -m benchmarks.clients [TARBALL ...]`.
+
+A TARBALL is a published classifier; without any, the tiny golden models are converted first, a ConvMixer and a Mixer in
+plain operations, with ten class names. Each client has an environment of its own under the cache folder, and gets files
+and arrays, nothing of this repository. Its logits are held to the source framework's, which travel in the artefact; its
+names to those that Pillow's way of preparing photographs leads to. Leaves `clients` in assets/tables, as .md and .json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import clients_probe, command, environments
+from benchmarks.clients_artefact import PHOTOGRAPHS, Artefact, artefacts
+from utils import serving_client
+from utils.errors import ConversionError
+from utils.images.photographs import levels, sample_files
+from utils.tables import markdown
+from utils.verify.numbers import golden_of
+
+LITERT, MEDIAPIPE = f"ai-edge-litert=={version('ai-edge-litert')}", "mediapipe==1.2.3"
+# The converter's last release. What it imports holds TensorFlow at 2.19, and so Python at 3.12; newer releases of ydf
+# want a newer protobuf than this TensorFlow takes, and tensorflow-hub an older setuptools.
+TFJS = "4.22.0"
+CONVERTER = (
+    *(f"tensorflowjs=={TFJS}", "tensorflow==2.19.0", "tensorflow-decision-forests==1.12.0", "ydf==0.11.0"),
+    "setuptools<81",
+)
+NODE = (f"@tensorflow/tfjs@{TFJS}", f"@tensorflow/tfjs-backend-wasm@{TFJS}")
+FILES = sample_files()
+LITE_TOLERANCE = 1e-5  # of utils.smaller for float32 files
+UNREADABLE = ("serving_image", "serving_image_bytes")  # by TF.js, which lacks their operations: not an error here
+
+Attempts = Mapping[str, Callable[[], str]]  # what is tried, and what says how it went
+
+
+def litert(artefact: Artefact) -> Attempts:
+    """LiteRT, without TensorFlow."""
+    images = levels(golden_of(artefact.opened.folder).inputs, artefact.opened.preprocessing)
+    run = lambda: artefact.judged(_probe("litert", LITERT, artefact, images=images), LITE_TOLERANCE)  # noqa: E731
+    return {"float32 .tflite": run}
+
+
+def mediapipe(artefact: Artefact) -> Attempts:
+    """MediaPipe's ImageClassifier: photographs prepared as for the source framework, and as they are."""
+    preprocessing, names = artefact.opened.preprocessing, artefact.opened.names
+
+    def classified(pictures: Mapping[str, np.ndarray], part: float) -> list[list[Any]]:
+        """[index, name, score] of every class, best first, of each picture's centre: `part` of its shorter side."""
+        arrays = dict(pictures)
+        for key, picture in pictures.items():
+            sides = np.array(picture.shape[1::-1])
+            reach = part * sides.min() / sides / 2
+            arrays[f"{key}_square"] = np.concatenate([0.5 - reach, 0.5 + reach])
+        found = list(_probe("mediapipe", MEDIAPIPE, artefact, **arrays).values())
+        wrong = [name for rows in found for index, name, _ in rows if name != names[index]]
+        if wrong:
+            raise RuntimeError(f"class names are wrong: {wrong[:3]}")
+        return found
+
+    def prepared() -> str:
+        ready = artefact.prepared()
+        pictures = np.rint(levels(ready, preprocessing)).astype(np.uint8)
+        found = classified({f"{i}": picture for i, picture in enumerate(pictures)}, 1)
+        scores = [[score for _, _, score in sorted(rows)] for rows in found]
+        return artefact.judged(scores, LITE_TOLERANCE, artefact.logits(ready))
+
+    def as_they_are() -> str:
+        pictures = {key: np.asarray(image) for key, image in PHOTOGRAPHS.items()}
+        return artefact.named([rows[0][0] for rows in classified(pictures, preprocessing.crop / preprocessing.resize)])
+
+    return {"float32 .tflite, prepared": prepared, "float32 .tflite, as they are": as_they_are}
+
+
+def saved_model_cli(artefact: Artefact) -> Attempts:
+    """`saved_model_cli run`, of this environment's TensorFlow."""
+
+    def run(signature: str, name: str, array: np.ndarray) -> np.ndarray:
+        np.save(artefact.scratch / "inputs.npy", array)
+        line = ["run", "--dir", artefact.opened.folder, "--tag_set", "serve", "--signature_def", signature, "--inputs"]
+        line += [f"{name}={artefact.scratch / 'inputs.npy'}", "--outdir", artefact.scratch / signature, "--overwrite"]
+        environments.output(Path(sys.executable).with_name("saved_model_cli"), *line)
+        return np.load(artefact.scratch / signature / "logits.npy", allow_pickle=False)
+
+    inputs, files = golden_of(artefact.opened.folder).inputs, np.array(list(FILES.values()))
+    return {
+        "serving_default": lambda: artefact.judged(run("serving_default", "inputs", inputs)),
+        "serving_image_bytes": lambda: artefact.named(run("serving_image_bytes", "image_bytes", files).argmax(axis=1)),
+    }
+
+
+def tfjs(artefact: Artefact) -> Attempts:
+    """The converter, then TF.js in Node, on two backends."""
+    golden = golden_of(artefact.opened.folder)
+
+    def converted(signature: str) -> Path:
+        name = f"tfjs-{TFJS}-py{sys.version_info[0]}{sys.version_info[1]}"
+        converter = environments.interpreter(name, CONVERTER).with_name("tensorflowjs_converter")
+        path = artefact.scratch / f"tfjs_{signature}"
+        options = ["--input_format=tf_saved_model", "--output_format=tfjs_graph_model", "--saved_model_tags=serve"]
+        environments.output(converter, *options, f"--signature_name={signature}", artefact.opened.folder, path)
+        return path
+
+    def run(backend: str) -> str:
+        golden.inputs.tofile(inputs := artefact.scratch / "inputs.bin")
+        modules = environments.node_modules(f"tfjs-{TFJS}-npm", NODE)
+        script = [Path(__file__).with_name("clients_tfjs.cjs"), converted("serving_default"), backend, inputs]
+        return artefact.judged(
+            json.loads(environments.output("node", *script, *golden.size, NODE_PATH=modules).splitlines()[-1])
+        )
+
+    attempts = {f"serving_default, {backend}": lambda backend=backend: run(backend) for backend in ("cpu", "wasm")}
+    return attempts | {name: lambda name=name: f"yes, converted: {converted(name).name}" for name in UNREADABLE}
+
+
+def tensorflow_serving(artefact: Artefact) -> Attempts:
+    """A server that `--serving` names and that serves the artefact under its name, through `utils.serving_client`."""
+    server, name, inputs = artefact.server, artefact.opened.name, golden_of(artefact.opened.folder).inputs
+
+    def photographs() -> str:
+        answers = serving_client.predict(server, name, list(FILES.values()))
+        return artefact.named([np.argmax(answer["probabilities"]) for answer in answers])
+
+    default = lambda: artefact.judged(serving_client.post(server, name, "serving_default", inputs.tolist()))  # noqa: E731
+    return {"serving_default": default, "serving_image_bytes": photographs}
+
+
+CLIENTS = {"LiteRT": litert, "MediaPipe": mediapipe, "saved_model_cli": saved_model_cli, "TF.js": tfjs}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write the table, print it. Exit status 1 when something that should run does not, or is off."""
+    parser = command.parser("clients", __doc__)
+    parser.add_argument("tarballs", nargs="*", type=Path, help="published classifiers (tiny ones are converted)")
+    parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS), help="(all)")
+    parser.add_argument(
+        "--serving", metavar="ADDRESS", help="ask TensorFlow Serving alone, such as http://localhost:8501"
+    )
+    options = parser.parse_args(arguments)
+    clients = {name: CLIENTS[name] for name in options.clients}
+    if options.serving:
+        clients = {"TensorFlow Serving": tensorflow_serving}
+    samples = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for artefact in artefacts(options.tarballs, Path(scratch), options.serving):
+            for client, attempts in clients.items():
+                for what, attempt in attempts(artefact).items():
+                    sample = {"client": client, "artefact": artefact.opened.name, "what": what, "runs": _tried(attempt)}
+                    samples.append(sample)
+                    print(", ".join(sample.values()), flush=True)
+    notes = command.notes("clients", arguments, ("tensorflow", "ai-edge-litert", "numpy")) | {
+        "clients": ", ".join((LITERT, MEDIAPIPE, *CONVERTER, *NODE)),
+        "weights": "random: those of the tiny golden checkpoints, unless tarballs were named",
+        "method": "relative L2 error of the logits on the golden inputs to the source framework's, and of MediaPipe's "
+        "on prepared photographs to TensorFlow's; photographs as they are: whether the best class is TensorFlow's, for "
+        f"what Pillow prepares ({', '.join(FILES)}). MediaPipe gets their centre and scales it its own way",
+    }
+    command.leave(options, "clients", "Clients that run the files", notes, table, samples)
+    return int(bool(failures(samples)))
+
+
+def table(samples: Sequence[Mapping[str, str]]) -> str:
+    """Markdown: a row for each thing that a client was given."""
+    columns = ("client", "artefact", "what", "runs")
+    return markdown(columns, [[sample[key] for key in columns] for sample in samples])
+
+
+def failures(samples: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """What does not run, or is off, and should not."""
+    known = [sample for sample in samples if sample["client"] == "TF.js" and sample["what"] in UNREADABLE]
+    return [sample for sample in samples if not sample["runs"].startswith("yes") and sample not in known]
+
+
+def _tried(attempt: Callable[[], str]) -> str:
+    try:
+        return attempt()
+    except (RuntimeError, OSError, ConversionError, serving_client.ServingError) as error:
+        return f"no: {error}"  # in the client's words
+
+
+def _probe(client: str, requirement: str, artefact: Artefact, **arrays: np.ndarray) -> Any:
+    """What `clients_probe` prints in an environment with that package alone."""
+    name = f"{requirement.replace('==', '-')}-py{sys.version_info[0]}{sys.version_info[1]}"
+    np.savez(path := artefact.scratch / "arrays.npz", **arrays)
+    python = environments.interpreter(name, [requirement])
+    said = environments.output(python, Path(clients_probe.__file__), client, artefact.lite, path)
+    return json.loads(said.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The TFLite model itself: it takes levels, LiteRT and TensorFlow run it alike, and its metadata are read as meant."""
+
+import sys
+import warnings
+import zipfile
+from types import SimpleNamespace
+
+import flatbuffers.table
+import numpy as np
+import pytest
+import tiny
+from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import number_types
+
+from utils.artefact import lite_file
+from utils.export import saved_model
+from utils.models.variants import Preprocessing
+from utils.smaller.lite import convert_to_lite
+from utils.smaller.metadata import with_metadata
+from utils.verify import numbers
+
+PREPROCESSING = Preprocessing(10, 8, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), "bicubic")  # each channel its own
+ARTEFACT = SimpleNamespace(output="logits", manifest={"model": {"licence": "MIT"}})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """(SavedModel as a function, TFLite model) of something small."""
+    folder = saved_model.save_model(tiny.small(), tmp_path_factory.mktemp("small") / "model")
+    scratch = tmp_path_factory.mktemp("scratch")
+    lite = convert_to_lite(folder, "float32", PREPROCESSING, scratch)
+    return saved_model.as_function(saved_model.load_model(folder)), lite
+
+
+@pytest.fixture
+def path(model, tmp_path):
+    (tmp_path / "model.tflite").write_bytes(model[1])
+    return tmp_path / "model.tflite"
+
+
+INPUTS = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
+
+
+def test_it_takes_levels_and_normalises_them_by_channel(model, path):
+    found = numbers.lite_function(path, PREPROCESSING)(INPUTS)["logits"]
+    np.testing.assert_allclose(found, model[0](INPUTS), rtol=0, atol=1e-5)
+    assert numbers.lite_runtime()[1].startswith("LiteRT 2.")
+
+
+def test_where_litert_is_not_installed_tensorflow_runs_it_without_a_warning(model, path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    assert "TensorFlow" in numbers.lite_runtime()[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = numbers.lite_function(path, PREPROCESSING)(INPUTS)["logits"]
+    np.testing.assert_allclose(found, model[0](INPUTS), rtol=0, atol=1e-5)
+
+
+def field(table, number):
+    """Where a table's field is, counted from the schema's first; 0 where it has none."""
+    offset = table.Offset(4 + 2 * number)
+    return offset and offset + table.Pos
+
+
+def child(table, number):
+    return flatbuffers.table.Table(table.Bytes, table.Indirect(field(table, number)))
+
+
+def children(table, number):
+    offset = table.Offset(4 + 2 * number)
+    start = table.Vector(offset)
+    return [flatbuffers.table.Table(table.Bytes, table.Indirect(start + 4 * i)) for i in range(table.VectorLen(offset))]
+
+
+def text(table, number):
+    return table.String(field(table, number)).decode()
+
+
+def floats(table, number):
+    return table.GetVectorAsNumpy(number_types.Float32Flags, table.Offset(4 + 2 * number)).tolist()
+
+
+def metadata_of(lite):
+    """The root table, by TFLite's own schema."""
+    content = schema.Model.GetRootAs(lite, 0)
+    entries = [content.Metadata(i) for i in range(content.MetadataLength())]
+    (entry,) = [entry for entry in entries if entry.Name() == b"TFLITE_METADATA"]
+    data = bytearray(content.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    assert data[4:8] == b"M001"
+    return flatbuffers.table.Table(data, int.from_bytes(data[:4], "little"))
+
+
+def test_metadata_say_that_it_takes_pictures_as_they_are_and_where_the_names_stand(model):
+    root = metadata_of(with_metadata(model[1], ARTEFACT, "a_float32", "labels.txt"))
+    assert (text(root, 0), text(root, 5)) == ("a_float32", "MIT")
+    (graph,) = children(root, 3)
+    (taken,), (given,) = children(graph, 2), children(graph, 3)
+    (normalisation,) = children(taken, 4)
+    options = child(normalisation, 1)
+    assert (floats(options, 0), floats(options, 1)) == ([0], [1])
+    (file,) = children(given, 6)
+    assert text(file, 0) == "labels.txt"
+    assert file.Bytes[field(file, 2)] == 2  # TENSOR_AXIS_LABELS
+
+
+def test_metadata_change_nothing_else_and_are_the_same_each_time(model, path):
+    first, second = (with_metadata(model[1], ARTEFACT, "a", None) for _ in range(2))
+    assert first == second
+    expected = numbers.lite_function(path, PREPROCESSING)(INPUTS)["logits"]
+    path.write_bytes(first)
+    np.testing.assert_array_equal(numbers.lite_function(path, PREPROCESSING)(INPUTS)["logits"], expected)
+    (given,) = children(children(metadata_of(first), 3)[0], 3)
+    assert field(given, 6) == 0  # no names
+
+
+def test_the_archive_is_not_compressed_which_mediapipe_would_refuse(path, tmp_path):
+    packed = lite_file.pack_lite(
+        path, {"manifest.json": b"{}" * 1000, "golden.npz": b"0" * 1000}, tmp_path / "a.tflite"
+    )
+    with zipfile.ZipFile(packed) as archive:
+        assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
