@@ -70,8 +70,8 @@ def test_a_copy_may_be_changed_without_changing_the_environment(tmp_path):
 
 
 PINNED = {colab.canonical(name) for name in colab.pins(ROOT / "requirements.txt")}
-# importlib-resources not everywhere; flatbuffers comes with TensorFlow
-LACKING = {"ai-edge-litert", "flatbuffers", "importlib-resources", "onnx", "onnxruntime", "papermill"}
+LACKING = {"ai-edge-litert", "backports-strenum", "onnx", "onnxruntime", "papermill"}
+LACKING |= {"flatbuffers", "importlib-resources"}  # which comes with TensorFlow, and which is not everywhere
 NAMES = {
     name: {colab.canonical(line.partition("==")[0]) for line in runtime.requirements}
     for name, runtime in RUNTIMES.items()
