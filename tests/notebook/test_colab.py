@@ -134,6 +134,20 @@ def test_every_notebook_sets_up_colab_alike(notebook):
     assert sources[0].rstrip().endswith("set_up()")
 
 
+@pytest.mark.parametrize(
+    ("module", "variable", "sets_up"),
+    [("google.colab", "ANY", True), ("any", "KAGGLE_KERNEL_RUN_TYPE", True), ("any", "ANY", False)],
+)
+def test_the_set_up_cell_knows_colab_and_kaggle(module, variable, sets_up):
+    cell = json.loads((ROOT / "conversion_convmixer.ipynb").read_text(encoding="utf-8"))["cells"][2]["source"]
+    (condition,) = re.findall(r"^if (.*):$", "".join(cell), re.MULTILINE)
+    code = f"import os, sys; sys.modules[{module!r}] = sys; print({condition})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={variable: "Batch"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(sets_up)
+
+
 def test_real_pip_downgrades_nothing_for_what_it_installs_and_a_pin_gives_way(tmp_path):
     wheels, root = tmp_path / "wheels", tmp_path / "root"
     wheels.mkdir(), root.mkdir()
