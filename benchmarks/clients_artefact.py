@@ -76,5 +76,5 @@ def artefacts(tarballs: Sequence[Path], scratch: Path, server: str | None = None
         for variant, (path, operations) in _TINY.items()
     ]:
         opened = open_model(str(tarball))
-        (folder := scratch / f"of {opened.name}").mkdir()
+        (folder := scratch / f"of_{opened.name}").mkdir()  # TF.js's converter takes no blanks
         yield Artefact(opened, tarball, folder, server)

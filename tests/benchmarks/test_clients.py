@@ -54,6 +54,7 @@ def test_a_client_s_own_words_stand_in_the_table_and_are_a_failure_unless_known(
     assert said.endswith("ValueError: Unsupported Ops: DecodeJpeg")
     sample = {"client": "TF.js", "artefact": "a", "what": "serving_image", "runs": said}
     assert clients.failures([sample]) == []
+    assert clients.failures([sample | {"runs": "no: unrecognized arguments"}]) != []
     assert clients.failures([sample | {"what": "serving_default, cpu"}]) != []
     assert clients.failures([sample | {"client": "MediaPipe"}]) != []
     assert "| TF.js | a | serving_image | no: " in clients.table([sample])

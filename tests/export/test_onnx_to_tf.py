@@ -137,6 +137,14 @@ def test_no_transpose_is_left_in_the_executed_graph(saved, name, image_size, way
     assert after == 0
 
 
+@every_model
+def test_every_operation_is_one_that_tfjs_runs(saved, name):
+    """Its converter takes EnsureShape, and its runtime stops there."""
+    graph = saved_model.load_model(saved(name)).signatures["serving_default"].graph.as_graph_def()
+    assert count(graph, "DepthwiseConv2dNative") > 0
+    assert count(graph, "EnsureShape") == 0
+
+
 def test_graph_that_is_channels_first_keeps_transposes_so_the_count_can_fail(monkeypatch):
     """The control: the same path from a model exported as PyTorch has it, activations channels-first."""
     name = "convmixer_tiny_relu"
