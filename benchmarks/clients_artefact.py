@@ -51,10 +51,13 @@ class Artefact:
         """The photographs as the models' authors prepare them, normalised: float32 [B, H, W, 3]."""
         return np.stack([pillow_preprocess(image, self.opened.preprocessing) for image in PHOTOGRAPHS.values()])
 
-    def judged(self, logits: Any, tolerance: float | None = None, expected: np.ndarray | None = None) -> str:
-        """Their relative L2 error, by default to the golden ones, and whether it is within the artefact's tolerance."""
+    def judged(self, logits: Any, least: float = 0, expected: np.ndarray | None = None) -> str:
+        """Their relative L2 error, by default to the golden ones, and whether it is within the artefact's tolerance.
+
+        least: what is allowed in any case, as a TFLite file is.
+        """
         expected = golden_of(self.opened.folder).outputs if expected is None else expected
-        bound = tolerance or self.opened.manifest["parity"]["tolerance"]["logits"]
+        bound = max(least, self.opened.manifest["parity"]["tolerance"]["logits"])
         error = np.linalg.norm(np.asarray(logits) - expected) / np.linalg.norm(expected)
         return f"{'yes' if error <= bound else 'no'}, logits {error:.1e} off (at most {bound:.1e})"
 

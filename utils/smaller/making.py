@@ -128,7 +128,7 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
         associated = {path.name: path.read_bytes() for path in _extras(artefact, _EXTRAS)}
         if artefact.labels:
             associated[lite_file.NAMES] = "".join(f"{label}\n" for label in artefact.names).encode()
-        if artefact.image_size:  # for any size, MediaPipe would make pictures of one pixel
+        if artefact.image_size:  # of pictures, which MediaPipe asks the file
             content = with_metadata(content, artefact, name, lite_file.NAMES if artefact.labels else None)
         model_path = scratch / lite_file.MODEL
         model_path.write_bytes(content)

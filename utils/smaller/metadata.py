@@ -1,4 +1,4 @@
-"""TFLite Metadata: what a MediaPipe ImageClassifier, or Android's generated code, asks a .tflite file itself.
+"""TFLite Metadata: what MediaPipe's ImageClassifier asks a .tflite file about itself.
 
 A flatbuffer of its own, in the model's buffer `TFLITE_METADATA`: that the input is a picture in levels of 0 to 255, and
 which of the files after the model (`lite_file`) names the classes. Tables and fields are those of `metadata_schema.fbs`
@@ -31,7 +31,7 @@ def with_metadata(model: bytes, artefact: Pretrained, name: str, labels_file: st
     classes have no names.
     """
     # Read into objects and written again, as TensorFlow's converter does at its end: else buffers could not be added.
-    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+    content = flatbuffer_utils.convert_bytearray_to_object(model)
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(_metadata(artefact, name, labels_file), np.uint8)
     entry.name, entry.buffer = _KEY, len(content.buffers)
