@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "method": "every notebook with a tiny model, alone, in a kernel of a fresh copy of the runtime's environment, "
         "set up by its own first cell; passed when it ended well and nothing that was there has another version",
     }
-    command.leave(options, "colab", "Notebooks in Colab's environment, simulated", notes, table, samples)
+    told = ("runtime", "place", "notebook")
+    command.leave(options, "colab", "Notebooks in Colab's environment, simulated", notes, table, samples, told)
     return 0 if all(sample["verdict"] == "yes" for sample in samples) else 1
 
 
@@ -137,14 +138,14 @@ def run(
 
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row for each notebook in each runtime."""
-    told = ("runtime", "python", "place", "notebook", "verdict")
+    told = ("runtime", "python", "place", "notebook", "verdict", "run")
     rows = []
     for sample in samples:
-        runtime, python, place, notebook, verdict = (sample[key] for key in told)
+        runtime, python, place, notebook, verdict, when = (sample[key] for key in told)
         versions = [sample["versions"].get(name, "") for name in SHOWN]
         installed = ", ".join(f"{name} {version}" for name, version in sample["installed"].items())
-        rows.append([runtime, python, *versions, place, notebook, verdict, installed, f"{sample['seconds']:.0f}"])
-    return markdown(["runtime", "Python", *SHOWN, "as in", "notebook", "ran", "installed", "seconds"], rows)
+        rows.append([runtime, python, *versions, place, notebook, verdict, installed, f"{sample['seconds']:.0f}", when])
+    return markdown(["runtime", "Python", *SHOWN, "as in", "notebook", "ran", "installed", "seconds", "run"], rows)
 
 
 @contextmanager

@@ -113,10 +113,12 @@ def test_the_table_tells_what_ran_and_what_was_installed():
         "installed": {"onnx": "1.23.2"},
         "versions": {"tensorflow": "2.19.0", "torch": "2.9.0"},
         "seconds": 61.4,
+        "run": "2026-11-27, X",
     }
     row = simulation.table([sample]).splitlines()[-1]
     assert row == (
-        "| 2026.01 | 3.12.12 | 2.19.0 | 2.9.0 |  |  |  | Kaggle | a.ipynb | ParityError: a \\| b | onnx 1.23.2 | 61 |"
+        "| 2026.01 | 3.12.12 | 2.19.0 | 2.9.0 |  |  |  | Kaggle | a.ipynb | ParityError: a \\| b | onnx 1.23.2 | 61 | "
+        "2026-11-27, X |"
     )
 
 
