@@ -22,6 +22,25 @@ ARCHITECTURE = get_variant("mixer_tiny").architecture
 TOLERANCE = 1e-6
 
 
+def imported_again(monkeypatch):
+    """The module as it is with the JAX that there is now."""
+    specification = importlib.util.spec_from_file_location("mlp_mixer_again", mlp_mixer.__file__)
+    again = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "mlp_mixer_again", again)
+    specification.loader.exec_module(again)
+    return again
+
+
+def test_jax_0_7_computes_in_float64_by_its_older_name(monkeypatch, mixer_weights, mixer_golden):
+    monkeypatch.setattr(jax.experimental, "enable_x64", jax.enable_x64, raising=False)
+    monkeypatch.delattr(jax, "enable_x64")
+    again = imported_again(monkeypatch)
+    source = again.Source(again.build(ARCHITECTURE), mixer_weights)
+    found = source.outputs(mixer_golden["inputs"], "float64")["logits"]
+    assert found.dtype == np.float64
+    assert tiny.relative_error(found, mixer_golden["logits"]) <= TOLERANCE
+
+
 def test_flax_0_11_runs_beside_jax_0_11(monkeypatch, mixer_weights, mixer_golden):
     def current_trace():  # Flax 0.11.2's
         return jax.core.get_opaque_trace_state(convention="flax")
@@ -33,10 +52,7 @@ def test_flax_0_11_runs_beside_jax_0_11(monkeypatch, mixer_weights, mixer_golden
     with pytest.raises(AttributeError, match="get_opaque_trace_state"):
         current_trace()
 
-    specification = importlib.util.spec_from_file_location("mlp_mixer_again", mlp_mixer.__file__)
-    again = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "mlp_mixer_again", again)
-    specification.loader.exec_module(again)
+    again = imported_again(monkeypatch)
     model = again.build(ARCHITECTURE)
     found = again.as_function(model, again.select_parameters(model, mixer_weights))(mixer_golden["inputs"])
     assert tiny.relative_error(found, mixer_golden["logits"]) <= TOLERANCE

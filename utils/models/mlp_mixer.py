@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.experimental
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,8 @@ Arrays = dict[str, jax.Array]
 if jax.__version_info__ >= (0, 11):
     # Flax 0.11, which Colab has beside JAX 0.11, looks for it where JAX no longer has it; Flax 0.12.8 does not.
     jax.core.get_opaque_trace_state = jax.extend.core.get_opaque_trace_state
+# JAX 0.7, which Colab had before and Kaggle has, knows it by its old name alone.
+_enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 class MlpBlock(nn.Module):
@@ -219,7 +222,7 @@ class Source:
         if probed:
             parameters = {key: value * np.float32(probe_factor(key)) for key, value in parameters.items()}
         float64 = dtype == "float64"
-        with jax.enable_x64(float64):
+        with _enable_x64(float64):
             there = jax.device_put(parameters)
             found = [_outputs(self._model, float64, there, image[np.newaxis]) for image in inputs]
             return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
@@ -227,7 +230,7 @@ class Source:
     def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
         """By key."""
         float64 = dtype == "float64"
-        with jax.enable_x64(float64):
+        with _enable_x64(float64):
             found = _gradients(self._model, float64, dict(self._parameters), inputs)
             return {key: np.asarray(value) for key, value in found.items()}
 
