@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import tables
 from utils.machine.cores import usable_cores
+from utils.models.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "assets" / "tables"
@@ -34,6 +35,17 @@ def parser(benchmark: str, doc: str, quick: str = "", repeats: str = "") -> argp
     if quick:
         made.add_argument("--quick", action="store_true", help=f"{quick}, into exports/tables")
     return made
+
+
+def add_variants(made: argparse.ArgumentParser, default: Sequence[str], family: str = "") -> None:
+    """`--variants`, of one family or of all; `chosen` says which it shall be where none is named."""
+    known = sorted(name for name, variant in VARIANTS.items() if family in ("", variant.family))
+    made.add_argument("--variants", nargs="+", choices=known, help=f"else {', '.join(default)}")
+
+
+def chosen(options: argparse.Namespace, default: Sequence[str], quick: Sequence[str]) -> Sequence[str]:
+    """The variants that were named, else those of a quick run or the default ones."""
+    return options.variants or (quick if options.quick else default)
 
 
 def _positive(text: str) -> int:

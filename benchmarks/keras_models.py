@@ -15,7 +15,7 @@ from benchmarks import command, latency, tables, training
 from benchmarks.contenders import THREADS, Folders
 from benchmarks.exports import WEIGHTS, weights_of
 from benchmarks.processes import Worker
-from utils.models.variants import VARIANTS, get_variant
+from utils.models.variants import get_variant
 from utils.tables import markdown
 
 PARTS = ("latency", "training")
@@ -96,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the tables, print them."""
     quick, repeats = "the tiny variants, 3 rounds", "rounds of inferences (7), timed steps of each (5)"
     parser = command.parser("keras_models", __doc__, quick=quick, repeats=repeats)
-    parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), help=f"else {', '.join(DEFAULT_VARIANTS)}")
+    command.add_variants(parser, DEFAULT_VARIANTS)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (both)")
     options = parser.parse_args(arguments)
-    names = options.variants or (QUICK_VARIANTS if options.quick else DEFAULT_VARIANTS)
+    names = command.chosen(options, DEFAULT_VARIANTS, QUICK_VARIANTS)
     notes = command.notes("keras_models", arguments, PACKAGES) | {"weights": WEIGHTS}
     turns = (
         f"{THREADS} threads, medians; one process per contender, taking turns; oneDNN on in TensorFlow, as it is by "

@@ -12,7 +12,6 @@ from typing import Any
 from benchmarks import command, latency, tables
 from benchmarks.contenders import THREADS
 from benchmarks.exports import WEIGHTS
-from utils.models.variants import VARIANTS
 from utils.tables import markdown
 
 LATENCY_VARIANTS = ["mixer_b16_i1k", "mixer_l16_i1k"]
@@ -39,10 +38,9 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the table, print it."""
     parser = command.parser("mixer", __doc__, quick="mixer_tiny, 3 rounds", repeats="rounds of inferences (15)")
-    known = sorted(name for name, variant in VARIANTS.items() if variant.family == "mixer")
-    parser.add_argument("--variants", nargs="+", choices=known, help=f"else {', '.join(LATENCY_VARIANTS)}")
+    command.add_variants(parser, LATENCY_VARIANTS, "mixer")
     options = parser.parse_args(arguments)
-    variants = options.variants or (QUICK_VARIANTS if options.quick else LATENCY_VARIANTS)
+    variants = command.chosen(options, LATENCY_VARIANTS, QUICK_VARIANTS)
     notes = command.notes("mixer", arguments, PACKAGES) | {
         "weights": WEIGHTS,
         "method": (

@@ -19,7 +19,7 @@ from benchmarks import command, latency, tables
 from benchmarks.contenders import BATCHES
 from benchmarks.exports import WEIGHTS, noise
 from benchmarks.processes import Worker
-from utils.models.variants import VARIANTS, get_variant
+from utils.models.variants import get_variant
 from utils.tables import markdown
 
 DEFAULT_VARIANTS = ["convmixer_1024_20"]
@@ -90,10 +90,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the table, print it."""
     parser = command.parser("threads", __doc__, quick="convmixer_tiny, few repeats", repeats="rounds (11)")
-    known = sorted(name for name, variant in VARIANTS.items() if variant.family == "convmixer")
-    parser.add_argument("--variants", nargs="+", choices=known, help=f"else {', '.join(DEFAULT_VARIANTS)}")
+    command.add_variants(parser, DEFAULT_VARIANTS, "convmixer")
     options = parser.parse_args(arguments)
-    variants = options.variants or (QUICK_VARIANTS if options.quick else DEFAULT_VARIANTS)
+    variants = command.chosen(options, DEFAULT_VARIANTS, QUICK_VARIANTS)
     notes = command.notes("threads", arguments, ("tensorflow", "numpy")) | {
         "weights": WEIGHTS,
         "method": f"{' and '.join(NAMES)}, default: as many as cores; oneDNN on, serving_default, medians; one process "

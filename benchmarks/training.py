@@ -18,7 +18,7 @@ from benchmarks.contenders import THREADS, Folders
 from benchmarks.exports import WEIGHTS
 from benchmarks.training_contenders import prepare
 from benchmarks.training_parity import PACKAGES
-from utils.models.variants import VARIANTS, Variant, get_variant
+from utils.models.variants import Variant, get_variant
 from utils.tables import markdown
 
 DEFAULT_VARIANTS = ["convmixer_1024_20", "mixer_b16_i1k"]
@@ -108,11 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the table, print it."""
     quick, repeats = "the tiny variants, 3 steps", "timed steps of each (11)"
     parser = command.parser("training", __doc__, quick=quick, repeats=repeats)
-    parser.add_argument("--variants", nargs="+", choices=sorted(VARIANTS), help=f"else {', '.join(DEFAULT_VARIANTS)}")
+    command.add_variants(parser, DEFAULT_VARIANTS)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is trained (both)")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"images in a step ({BATCH})")
     options = parser.parse_args(arguments)
-    names = options.variants or (QUICK_VARIANTS if options.quick else DEFAULT_VARIANTS)
+    names = command.chosen(options, DEFAULT_VARIANTS, QUICK_VARIANTS)
     notes = command.notes("training", arguments, PACKAGES) | {
         "weights": WEIGHTS,
         "method": (
