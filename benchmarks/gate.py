@@ -49,7 +49,7 @@ class Subject:
         inputs = comparison.standard_inputs(self.size, self.size, 0, photographs)
         self.family = (_ConvMixer if variant.family == "convmixer" else _Mixer)(self)
         positions = variant.architecture.positions(self.size, self.size)
-        self.proof = Proof(self.family.source, self.output, inputs, positions, References(), keep=True)
+        self.proof = Proof(self.family.source, self.output, inputs, positions, References())
 
     def report(self, fault: Fault = NONE, training: bool = True) -> comparison.Report:
         """All rows for an export, with a fault planted or none; without `training` those of inference alone."""

@@ -30,7 +30,7 @@ def proof_of(variant, arrays, head="classification"):
     size = variant.image_size
     inputs = standard_inputs(size, size, 0, photographs)
     positions = variant.architecture.positions(size, size)
-    return Proof(source(variant, arrays, head), OUTPUTS[head], inputs, positions, References(), keep=True)
+    return Proof(source(variant, arrays, head), OUTPUTS[head], inputs, positions, References())
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """What the source computed is computed once: for both heads, for twins, in other processes; never for another array."""
 
+import errno
 import threading
 
 import notebooks
@@ -97,17 +98,51 @@ def test_what_is_of_something_else_is_not_taken(source, inputs):
     assert second.calls == 1
 
 
-@pytest.mark.usefixtures("shared")
-def test_gradients_of_one_head_are_not_those_of_the_other():
+@pytest.fixture
+def gradients():
     calls = []
 
-    def gradients(inputs):
+    def run(inputs):
         calls.append(1)
         return {"block/kernel": inputs * len(calls)}
 
+    return run
+
+
+@pytest.mark.usefixtures("shared")
+def test_gradients_of_one_head_are_not_those_of_the_other(gradients):
     for what, expected in (("gradients, fe", 1), ("gradients, fe", 1), ("gradients, classification", 2)):
-        found = References("sha", "variant").arrays(what, A, gradients)
+        found = References("sha", "variant").large(what, A, gradients, shared=True)
         np.testing.assert_array_equal(found["block/kernel"], A * expected)
+
+
+def test_what_nobody_else_needs_is_not_shared(shared, gradients):
+    found = [References("sha", "variant").large("gradients", A, gradients, shared=False) for _ in range(2)]
+    np.testing.assert_array_equal(found[1]["block/kernel"], A * 2)
+    assert not list(shared.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["shared", "alone"])
+def test_what_is_large_waits_on_disk_and_not_in_memory(request, gradients, folder):
+    request.getfixturevalue(folder)
+    found = References("sha", "variant").large("gradients", A, gradients, shared=True)
+    assert list(found) == ["block/kernel"]
+    assert found["block/kernel"] is not found["block/kernel"]  # read each time
+    assert found.get("block/bias") is None
+    np.testing.assert_array_equal(found["block/kernel"], A)
+
+
+@pytest.mark.parametrize("folder", ["shared", "alone"])
+def test_what_is_large_stays_in_memory_where_the_disk_is_full(request, gradients, folder, monkeypatch):
+    request.getfixturevalue(folder)
+
+    def full(file, **arrays):
+        file.write(b"PK\x03\x04")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    found = References("sha", "variant").large("gradients", A, gradients, shared=True)
+    np.testing.assert_array_equal(found["block/kernel"], A)
 
 
 @pytest.mark.usefixtures("shared")

@@ -75,9 +75,9 @@ class Candidate:
         """Every initial value, by its name."""
         return {tensor.name: numpy_helper.to_array(tensor) for tensor in self._model.graph.initializer}
 
-    def arranged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
         """The same: the file has the source's axis order."""
-        return dict(arrays)
+        return array
 
     @contextmanager
     def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:

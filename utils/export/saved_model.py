@@ -208,10 +208,9 @@ class Candidate:
                 variable.assign(variable * np.float32(factor(name_of(variable))))
             yield
 
-    def arranged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The source's arrays, in this model's axis order."""
-        axes = self._axes
-        return {name: array.transpose(axes[name]) if name in axes else array for name, array in arrays.items()}
+    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The source's array of that name, in this model's axis order."""
+        return array.transpose(self._axes[name]) if name in self._axes else array
 
     def promised(
         self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int

@@ -24,9 +24,9 @@ class Conventions:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
 
-    def arranged(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        """The source's arrays, in Keras's axis order."""
-        return {key: self._keys.arranged(key, array) for key, array in arrays.items()}
+    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The source's array of that name, in Keras's axis order."""
+        return self._keys.arranged(name, array)
 
     def promised(self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int) -> Arrays:
         """See `with_keras_variances`."""

@@ -108,13 +108,14 @@ def compare_arrays(
     sides = {"reference": reference, "candidate": candidate}
     sides |= {f"source's run {index}": run for index, run in enumerate(sources or (), 1)}
     for name in [*reference, *(name for name in candidate if name not in reference)]:
-        absent = [side for side, arrays in sides.items() if arrays.get(name) is None]
-        if absent:
+        # Each once: they may be on disk.
+        expected, found, *own = there = [arrays.get(name) for arrays in sides.values()]
+        if absent := [side for side, array in zip(sides, there, strict=True) if array is None]:
             reason = f"the {' and the '.join(absent)} has no such variable"
             rows.append(_failed(output, input_name, batch, tolerance, reason, variable=name))
         else:
-            arrays = np.asarray(reference[name]), np.asarray(candidate[name])
-            own = None if sources is None else [np.asarray(run[name]) for run in sources]
+            arrays = np.asarray(expected), np.asarray(found)
+            own = None if sources is None else [np.asarray(array) for array in own]
             rows.append(_row(*arrays, output, input_name, batch, tolerance, variable=name, l2=l2, sources=own))
     if summed and (known := [row.source for row in rows if row.source is not None]):
         half, least = float(np.median(known)), summed * ROUNDING

@@ -6,7 +6,7 @@ takes one core, the other one is free.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Protocol
@@ -28,7 +28,7 @@ class Source(Protocol):
     framework: its name, for people. one_core: a run takes one core, so that two can go side by side. kinks: rounding
     decides on which side of a kink (ReLU's) some units fall, so that one float32 run of the gradients is not enough.
     statistics: it has some, which training mode uses otherwise and updates. twins: several exports have the same
-    gradients, which are worth keeping on disk between conversions. probe_factor: by what to multiply a variable so that
+    gradients, which are worth keeping between conversions. probe_factor: by what to multiply a variable so that
     the normalisation's epsilon decides what comes out.
     """
 
@@ -73,8 +73,8 @@ class Candidate(Protocol):
     def multiplied(self, factor: Callable[[str], float]) -> AbstractContextManager[None]:
         """Inside, each variable is multiplied by the factor of its name."""
 
-    def arranged(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        """The source's arrays in the candidate's axis order."""
+    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
+        """The source's array of that name, in the candidate's axis order."""
 
     def promised(self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int) -> Arrays:
         """The source's statistics after a training pass, where this export by design leaves others in their place.
@@ -88,8 +88,7 @@ class Proof:
 
     output: "logits" or "features". inputs: by name, as from `standard_inputs`; gradients are compared on "noise",
     training mode on "photographs". positions: of the model's grid, over which gradients are sums.
-    kept: where results are remembered. keep: also the gradients, for more than one candidate; they are as large as
-    the model in float64 and float32.
+    kept: where results are remembered.
     """
 
     def __init__(
@@ -99,11 +98,9 @@ class Proof:
         inputs: Mapping[str, np.ndarray],
         positions: int,
         kept: References,
-        keep: bool = False,
     ) -> None:
         self.source, self.output, self.inputs, self.positions = source, output, dict(inputs), positions
-        self._kept, self._keep = kept, keep
-        self._noise, self._several = inputs["noise"], inputs["photographs"]
+        self._kept, self._noise, self._several = kept, inputs["noise"], inputs["photographs"]
         self.found: Arrays = {}
         self.truth, self.own = (self._run(dtype) for dtype in DTYPES)  # as functions of NHWC arrays
         self._probed = [self._run(dtype, probed=True) for dtype in DTYPES]
@@ -144,7 +141,7 @@ class Proof:
 
     def compare_variables(self, candidate: Candidate) -> list[Row]:
         """Every variable, bit for bit."""
-        there = candidate.arranged(self.source.variables())
+        there = _Arranged(self.source.variables(), candidate)
         return comparison.compare_arrays(there, candidate.variables(), output="variables", tolerance=comparison.EXACT)
 
     def compare_outputs(self, candidate: Candidate, name: str, batch: np.ndarray) -> list[Row]:
@@ -168,9 +165,7 @@ class Proof:
     def compare_gradients(self, candidate: Candidate) -> list[Row]:
         """Gradients by every trainable variable; in both modes, where both are the same model."""
         rows = []
-        truth, *own = [candidate.arranged(run()) for run in self._gradients]
-        if not self._keep:
-            del self._gradients
+        truth, *own = [_Arranged(run(), candidate) for run in self._gradients]
         for training in (False,) if self.source.statistics else (False, True):
             found = self.source.comparable(candidate.gradients(self._noise, training))
             mode = "noise, training mode" if training else "noise"
@@ -200,14 +195,11 @@ class Proof:
         run = partial(self.source.outputs, dtype=dtype, probed=probed)
         return self._kept.output(self.output, run, f"{dtype}, probed" if probed else dtype)
 
-    def _gradient_run(self, dtype: str, inputs: np.ndarray) -> Arrays:
+    def _gradient_run(self, dtype: str, inputs: np.ndarray) -> Mapping[str, np.ndarray]:
         def run(inputs: np.ndarray) -> Arrays:
-            return self.source.gradients(inputs, dtype)
+            return self.source.comparable(self.source.gradients(inputs, dtype))
 
-        found = (
-            self._kept.arrays(f"gradients of {self.output}, {dtype}", inputs, run) if self.source.twins else run(inputs)
-        )
-        return self.source.comparable(found)
+        return self._kept.large(f"gradients of {self.output}, {dtype}", inputs, run, shared=self.source.twins)
 
     def _training_run(self, dtype: str) -> tuple[np.ndarray, Arrays]:
         if not self.source.statistics:  # the same model in both modes
@@ -220,6 +212,22 @@ class Proof:
         found = self._kept.arrays(f"training mode, {dtype}", self._several, run, self.output)
         names = [name for name in found if name.startswith(_STATISTIC)]
         return found[self.output], {name.removeprefix(_STATISTIC): found[name] for name in names}
+
+
+class _Arranged(Mapping[str, np.ndarray]):
+    """The source's arrays in the candidate's axis order, each as it is asked for: together they may be on disk."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], candidate: Candidate) -> None:
+        self._arrays, self._candidate = arrays, candidate
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._candidate.arranged(name, self._arrays[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 _STATISTIC = "statistic "  # before its name, where it is remembered beside outputs

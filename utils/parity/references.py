@@ -8,9 +8,9 @@ conversion by itself shares with nobody.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import queue
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -79,33 +79,50 @@ class References:
         return lambda inputs: self.arrays(f"outputs, {dtype}", inputs, run, name)[name]
 
     def arrays(
-        self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str = ""
+        self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str
     ) -> dict[str, np.ndarray]:
-        """All that `run` gives for `inputs`, such as gradients; `what` tells of which head, too.
+        """All that `run` gives for `inputs`; `what` tells of which head, too.
 
-        wanted: an array that must be among what is remembered. With none, what is found is as large as the model, and
-        only the folder keeps it.
+        wanted: an array that must be among what is remembered.
         """
         key = self._key(what, inputs)
-        found = self._known.get(key) or self._read(key)
-        if found is None or (wanted and wanted not in found):
-            found = {**(found or {}), **run(inputs.copy())}
+        found = self._known.get(key) or dict(self._read(key) or {})
+        if wanted not in found:
+            found |= run(inputs.copy())
             self._write(key, found)
-        if not wanted:
-            return found
         self._known[key] = found
         return {name: array.copy() for name, array in found.items()}
+
+    def large(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], shared: bool) -> Outputs:
+        """The same of what is as large as the model, such as gradients: it waits on disk, and is read array by array.
+
+        shared: others will ask for it, so the folder keeps it, if there is one.
+        """
+        key = self._key(what, inputs)
+        shared = shared and self._folder is not None
+        if shared and (found := self._read(key)) is not None:
+            return found
+        found = run(inputs.copy())
+        if shared:
+            self._write(key, found)
+            return self._read(key) or found
+        with suppress(OSError):  # without space on disk it stays in memory
+            # Open as long as what reads it; without a name, it is gone with the process.
+            file = tempfile.TemporaryFile()  # noqa: SIM115
+            np.savez(file, **found)
+            file.seek(0)
+            return np.load(file, allow_pickle=False)
+        return found
 
     def _key(self, what: str, inputs: np.ndarray) -> str:
         digest = hashlib.sha256(repr((self._source, what, inputs.shape, inputs.dtype.str)).encode())
         digest.update(np.ascontiguousarray(inputs))
         return digest.hexdigest()
 
-    def _read(self, key: str) -> dict[str, np.ndarray] | None:
+    def _read(self, key: str) -> Outputs | None:
         if not self._folder or not (path := self._folder / f"{key}.npz").exists():
             return None
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        return np.load(path, allow_pickle=False)
 
     def _write(self, key: str, arrays: Outputs) -> None:
         if not self._folder:
