@@ -223,7 +223,14 @@ echo "$@" >> docker.log
 
 
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("timeout"), reason="GitHub's runner has both")
-@pytest.mark.parametrize("fault", [None, "numbers are off", "no server answers"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(None, marks=pytest.mark.slow),
+        "numbers are off",
+        pytest.param("no server answers", marks=pytest.mark.slow),
+    ],
+)
 def test_a_classifier_that_tensorflow_serving_does_not_serve_right_stops_its_job(tmp_path, fault):
     """The job's own step, with a stand-in for Docker: the server runs here."""
     from utils.export.saved_model import load_model

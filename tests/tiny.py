@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import pytest
 
 from utils.checkpoints.loading import read
 from utils.models.variants import OUTPUTS, get_variant
@@ -12,6 +13,11 @@ from utils.models.variants import OUTPUTS, get_variant
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu")
 LAYOUTS = ("timm", "sequential")
+
+
+def slow(*values):
+    """A parameter of a test that the full tests alone try."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @functools.cache

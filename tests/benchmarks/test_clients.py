@@ -30,10 +30,12 @@ def test_what_is_off_is_said_to_be(artefact):
     assert artefact.named([*best[:2], best[2] + 1]) == "no, 2 of 3 photographs named alike"
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_the_line_of_the_page(artefact):
     assert clients.saved_model_cli(artefact)["serving_default"]().startswith("yes")
 
 
+@pytest.mark.slow
 def test_litert_runs_in_a_process_that_has_the_file_alone(artefact, monkeypatch):
     monkeypatch.setattr(environments, "interpreter", lambda *_: Path(sys.executable))
     from utils.smaller.lite import convert_to_lite

@@ -82,6 +82,7 @@ def test_a_fault_that_a_test_notices_is_told_from_one_that_none_does(plant):
     assert plant(caught, missed, arguments=["caught"])[0] == 0
 
 
+@pytest.mark.slow
 def test_a_fault_that_is_planted_again_takes_its_old_place_in_the_table(plant):
     first, second = row("first", "sum(numbers)", "sum(numbers[1:])"), row("second", "/ len(numbers)", "/ 1")
     assert plant(first, second)[1]["second"]["verdict"] == "SURVIVED"
@@ -91,7 +92,7 @@ def test_a_fault_that_is_planted_again_takes_its_old_place_in_the_table(plant):
     assert list(plant(second, arguments=["second"])[1]) == ["second"]  # what the list no longer has, goes
 
 
-@pytest.mark.parametrize("slow", ["pytestmark = pytest.mark.slow\n", ""])
+@pytest.mark.parametrize("slow", ["pytestmark = pytest.mark.slow\n", pytest.param("", marks=pytest.mark.slow)])
 def test_slow_tests_run_where_no_others_notice(plant, slow):
     one = TESTS.replace("def test_total", "@pytest.mark.slow\ndef test_total").replace("assert False", "pass")
     every = f"import pytest\n{slow}{one}"

@@ -151,7 +151,11 @@ def assert_by_construction(figures):
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("convmixer_tiny", "WordNet id"), ("convmixer_tiny_relu", "class index"), ("mixer_tiny", "class index")],
+    [
+        ("convmixer_tiny", "WordNet id"),
+        tiny.slow("convmixer_tiny_relu", "class index"),
+        ("mixer_tiny", "class index"),
+    ],
 )
 def test_figures_are_those_that_the_folder_was_made_to_give(run, model_of, folder, name, rule):
     by_id = rule == "WordNet id"
@@ -181,7 +185,7 @@ def test_batches_hold_the_files_as_pillow_prepares_them_in_the_order_of_the_list
     np.testing.assert_array_equal(found[0].images[1], np.asarray(load_image(paths[1])))
 
 
-@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("right", [tiny.slow(True), False])
 def test_the_graphs_own_preprocessing_is_what_is_measured_when_asked_for(run, model_of, folder, right):
     settings = get_variant("convmixer_tiny").preprocessing
     model = model_of(in_graph=settings if right else replace(settings, mean=(0.0, 0.0, 0.0)))
@@ -214,7 +218,7 @@ def stop_after(monkeypatch, saves):
     monkeypatch.setattr(Progress, "save", stopping)
 
 
-@pytest.mark.parametrize("batches", [1, 4])  # of 4
+@pytest.mark.parametrize("batches", [1, tiny.slow(4)])  # of 4
 def test_a_stopped_evaluation_goes_on_to_identical_figures(run, model_of, folder, tmp_path, monkeypatch, batches):
     model, data = model_of(), folder()
     whole, _ = run(model, data, *SOURCE, output="whole.json")

@@ -25,7 +25,15 @@ def exported(kind, head):
     return tiny.exported("convmixer_tiny", head, None if kind.endswith("any size") else 48)
 
 
-@pytest.fixture(scope="module", params=[(kind, head) for kind in KINDS for head in tiny.OUTPUTS], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[
+        *((kind, "classification") for kind in KINDS),
+        (KINDS[0], "fe"),
+        *(tiny.slow((kind, "fe")) for kind in KINDS[1:]),
+    ],
+    ids="-".join,
+)
 def saved_kind(request, tmp_path_factory):
     """(kind, output, preprocessing, reloaded model) of each kind of model and head."""
     kind, head = request.param

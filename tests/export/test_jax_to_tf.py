@@ -20,7 +20,11 @@ def export(kind, head="classification"):
     return tiny.mixer(head, kind)[0]
 
 
-@pytest.fixture(scope="module", params=[(kind, head) for kind in KINDS for head in tiny.OUTPUTS], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[*((kind, "classification") for kind in KINDS), *(tiny.slow((kind, "fe")) for kind in KINDS)],
+    ids="-".join,
+)
 def reloaded(request, tmp_path_factory):
     """(head, model) for each kind and head, saved and loaded again."""
     kind, head = request.param

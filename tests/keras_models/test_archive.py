@@ -43,6 +43,7 @@ def test_record_is_read_in_two_lines(file):
     assert record == RECORD == archive.read_record(file)
 
 
+@pytest.mark.slow
 def test_same_model_gives_the_same_bytes_in_any_process(file, tmp_path):
     """Keras numbers shared objects by their place in memory, and dates what it writes."""
     assert saving.save(keras_tiny.built(MIXER), tmp_path / "a.keras", RECORD).read_bytes() == file.read_bytes()

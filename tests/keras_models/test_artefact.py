@@ -188,6 +188,7 @@ def test_right_file_is_verified_down_to_its_numbers(written, tmp_path):
     assert [(check.name, check.passed) for check in checks if check.name != "sum"] == [(name, True) for name in stages]
 
 
+@pytest.mark.slow
 def test_verification_computes_on_the_backend_that_was_asked_for(written):
     done = subprocess.run(
         [sys.executable, "-m", "utils.verify", str(written)],

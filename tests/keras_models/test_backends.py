@@ -9,6 +9,7 @@ import keras_tiny
 import numpy as np
 import proofs
 import pytest
+import tiny
 from keras_tiny import GELU, MIXER, NAMES
 
 from utils.checkpoints import loading
@@ -21,10 +22,7 @@ from utils.notebook import beside
 from utils.parity.comparison import Report, standard_inputs
 
 CASES = [*((name, "classification") for name in NAMES), (GELU, "fe"), (MIXER, "fe")]
-# JAX compiles each case for seconds.
-each = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=pytest.mark.slow if name == "jax" else ()) for name in BACKENDS]
-)
+each = pytest.mark.parametrize("backend", [name if name == "tensorflow" else tiny.slow(name) for name in BACKENDS])
 
 
 def not_square(name):

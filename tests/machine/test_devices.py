@@ -32,7 +32,8 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("first", ["", pytest.param("use_cpu(); import torch._dynamo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["", "use_cpu(); import torch._dynamo"])
 def test_triton_is_not_loaded_after_tensorflow(tmp_path, first):
     """PyTorch's CUDA builds come with it, and look for it when a model is exported or trained."""
     (tmp_path / "triton").mkdir()

@@ -25,9 +25,9 @@ def checkpoint_file(name, layout):
     ("variant", "head", "layout"),
     [
         ("convmixer_tiny", "classification", "timm"),
-        pytest.param("convmixer_tiny", "fe", "sequential", marks=pytest.mark.slow),
-        pytest.param("convmixer_tiny_relu", "classification", "sequential", marks=pytest.mark.slow),
-        pytest.param("convmixer_tiny_relu", "fe", "timm", marks=pytest.mark.slow),
+        tiny.slow("convmixer_tiny", "fe", "sequential"),
+        tiny.slow("convmixer_tiny_relu", "classification", "sequential"),
+        tiny.slow("convmixer_tiny_relu", "fe", "timm"),
     ],
 )
 def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(tmp_path, variant, head, layout):

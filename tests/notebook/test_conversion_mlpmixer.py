@@ -23,9 +23,9 @@ assert_stops = functools.partial(notebooks.assert_stops, NOTEBOOK)
     ("head", "operations"),
     [
         ("classification", "xla"),
-        pytest.param("classification", "plain", marks=pytest.mark.slow),
-        pytest.param("fe", "xla", marks=pytest.mark.slow),
-        pytest.param("fe", "plain", marks=pytest.mark.slow),
+        tiny.slow("classification", "plain"),
+        tiny.slow("fe", "xla"),
+        tiny.slow("fe", "plain"),
     ],
 )
 def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(tmp_path, head, operations):

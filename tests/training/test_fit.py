@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import proofs
 import pytest
+import tiny
 from labelled import BATCH, EPOCHS, Run, coloured_images
 
 from utils.artefact.opening import open_models
@@ -22,7 +23,10 @@ from utils.verify.command import verify
 
 WORLDS = ("tf_keras", "keras_3")
 # Keras, and what the extractor lies there as
-WAYS = (("tf_keras", "convmixer"), ("keras_3", "convmixer"), ("keras_3", "convmixer native"))
+WAYS = (("tf_keras", "convmixer"), tiny.slow(("keras_3", "convmixer")), ("keras_3", "convmixer native"))
+
+
+KINDS = ("convmixer", "plain", "mixer native", "xla", "convmixer native")
 
 
 @pytest.fixture(scope="module")
@@ -98,17 +102,20 @@ def test_a_state_that_is_damaged_is_refused_by_name(images, tmp_path):
     assert not run.state.folder.exists()
 
 
-@pytest.mark.parametrize(("world", "kind"), WAYS)
-def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, world, kind):
+@pytest.mark.parametrize("way", WAYS, ids=", ".join)
+def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, way):
+    world, kind = way
     run = Run(kind, images, tmp_path, keras=world, train_backbone=False, epochs=1).train()
     assert run.moved() == set()
     assert len(run.trainable.model.trainable_variables) == 2
     assert np.abs(run.trainable.values()[1]).max() > 0
 
 
-@pytest.mark.parametrize("kind", ["xla", "plain"])
-@pytest.mark.parametrize("world", WORLDS)
-def test_a_mixer_is_trained_in_both_worlds_with_any_optimizer(images, tmp_path, kind, world):
+@pytest.mark.parametrize(
+    ("world", "kind"),
+    [("tf_keras", "xla"), ("keras_3", "plain"), tiny.slow("tf_keras", "plain"), tiny.slow("keras_3", "xla")],
+)
+def test_a_mixer_is_trained_in_both_worlds_with_any_optimizer(images, tmp_path, world, kind):
     options = {"optimizer": "adamw", "label_smoothing": 0.1, "clip_norm": 0.0} if kind == "plain" else {}
     run = Run(kind, images, tmp_path, keras=world, epochs=2, learning_rate=0.003, **options).train()
     still = set(run.before) - run.moved()
@@ -116,7 +123,7 @@ def test_a_mixer_is_trained_in_both_worlds_with_any_optimizer(images, tmp_path, 
     assert run.history["loss"][1] < run.history["loss"][0]
 
 
-@pytest.fixture(scope="module", params=["convmixer", "xla", "plain", "convmixer native", "mixer native"])
+@pytest.fixture(scope="module", params=[*KINDS[:3], tiny.slow(KINDS[3]), tiny.slow(KINDS[4])])
 def classifier(request, images, tmp_path_factory):
     """(run, folder): a short run and the classifier that is saved of it."""
     folder = tmp_path_factory.mktemp("classifier")
@@ -185,7 +192,7 @@ def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
 
 
 @pytest.mark.filterwarnings("error:The structure of `inputs`")  # Keras's, where a model wants a list of one
-@pytest.mark.parametrize("classifier", ["convmixer native", "mixer native"], indirect=True)
+@pytest.mark.parametrize("classifier", ["mixer native", tiny.slow("convmixer native")], indirect=True)
 def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier, tmp_path):
     run, folder = classifier
     (values, kernel, bias), model = run.trainable.values(), run.trainable.model
