@@ -19,6 +19,7 @@ from utils.models.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "assets" / "tables"
+_ONEDNN = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}  # any of them, on Linux
 PACKAGES = ("torch", "tensorflow", "onnx", "onnx-tf", "onnxruntime", "numpy")
 SYNTHETIC = "synthetic where the name says so: of the official files' format and size, not their values"
 
@@ -63,7 +64,7 @@ def notes(benchmark: str, arguments: Sequence[str] | None, packages: Sequence[st
     words = sys.argv[1:] if arguments is None else arguments
     versions = [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]
     return {
-        "machine": f"{_processor()}, {usable_cores()} cores, {platform.system()}",
+        "machine": f"{_processor()}, {usable_cores()} cores, {platform.system()}, oneDNN {_onednn()} by itself",
         "load average before the run": f"{one:.1f} in the last minute, {five:.1f} in the last five",
         "versions": ", ".join(versions),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -72,12 +73,21 @@ def notes(benchmark: str, arguments: Sequence[str] | None, packages: Sequence[st
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.machine()
+
+
+def _onednn() -> str:
+    """Whether TensorFlow turns it on where TF_ENABLE_ONEDNN_OPTS does not say: as its `IsMKLEnabled` has it."""
+    return "on" if _ONEDNN & set(_cpuinfo("flags").split()) else "off"
+
+
+def _cpuinfo(key: str) -> str:
+    """Of the first core, where Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = (" ".join(line.partition(":")[2].split()) for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return next((" ".join(line.partition(":")[2].split()) for line in lines if line.startswith(key)), "")
 
 
 def shown(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

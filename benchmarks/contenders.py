@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.conversion import AXES, SAVED_MODEL
 from benchmarks.exports import flax_model, noise, torch_model
+from benchmarks.graphs import passes
 from utils.machine.cores import keep_to_cores
 from utils.models.variants import Variant, get_variant
 
@@ -156,16 +157,18 @@ CONTENDERS: dict[str, dict[str, Callable[[Variant, Folders], Bind]]] = {
 
 
 def prepare(contender: str, name: str, folders: Folders) -> Callable[[str, int], object]:
-    """For a contender's process: the function `command("logits" or "time", batch)`.
+    """For a contender's process: the function `command("logits", "time" or "passes", batch)`.
 
     "logits" gives the array, "time" the seconds of one inference, input and output in NumPy's or the framework's own
-    memory.
+    memory; "passes", of TensorFlow's first inference, how many operations it ran over activations.
     """
     variant = get_variant(name)
     bind, images = CONTENDERS[variant.family][contender](variant, folders), noise(max(BATCHES), variant.image_size)
     runs = {batch: bind(images[:batch]) for batch in BATCHES}
 
     def command(what: str, batch: int) -> object:
+        if what == "passes":
+            return passes(runs[batch])
         started = time.perf_counter()
         logits = runs[batch]()
         return logits if what == "logits" else time.perf_counter() - started

@@ -45,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes["method"] = (
             f"one inference, {THREADS} threads, medians; one process per column and setting of oneDNN "
             "(TF_ENABLE_ONEDNN_OPTS, for the first three columns), all alive at a time and taking turns; logits "
-            f"compared before; images of {', '.join(f'{VARIANTS[v].image_size} pixels ({v})' for v in variants)}"
+            f"compared before; images of {', '.join(f'{VARIANTS[v].image_size} pixels ({v})' for v in variants)}; "
+            "passes: operations over activations in the graph that TensorFlow executes"
         )
-        command.leave(options, "convmixer_latency", "Latency of ConvMixer", notes, tables.latency_table, samples)
+        samples = [sample | {"machine": notes["machine"]} for sample in samples]
+        keys, table = ("variant", "machine"), tables.latency_table
+        command.leave(options, "convmixer_latency", "Latency of ConvMixer", notes, table, samples, keys)
 
 
 if __name__ == "__main__":

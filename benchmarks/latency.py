@@ -23,6 +23,7 @@ from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
 
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate
 PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
+COUNTED = SIDES  # whose operations over activations are counted
 ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 Run = tuple[str, str | None]  # (contender, what TF_ENABLE_ONEDNN_OPTS is): the others have no such switch
@@ -64,7 +65,7 @@ def samples(
     contenders: Mapping[str, tuple[Run, ...]] = RUNS,
     save: Callable[[str, Path], Folders] = saved,
 ) -> Iterator[dict[str, Any]]:
-    """Per variant, batch, contender and round: `seconds`.
+    """Per variant, batch, contender and round: `seconds`, and of those in `COUNTED` how many `passes` it made.
 
     contenders: by family, the source first. save: leaves what they load in a folder.
     Raises ParityError when a contender's logits are not the source's: nothing is timed that computes another thing.
@@ -74,13 +75,14 @@ def samples(
         with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
             folders = save(name, Path(scratch))
             workers = started(stack, name, {run: (prepare, run[0], name, folders) for run in runs})
+            counted = {run: {"passes": worker("passes", 1)} for run, worker in workers.items() if run[0] in COUNTED}
             require_equal_logits(workers, runs[0])
             for batch in BATCHES:
                 for number, (contender, onednn) in turns(runs, range(-WARM_UPS, rounds)):
                     seconds = workers[contender, onednn]("time", batch)
                     if number >= 0:
                         facts = {"variant": name, "batch": batch, "contender": contender, "onednn": onednn}
-                        yield {**facts, "round": number, "seconds": seconds}
+                        yield {**facts, "round": number, "seconds": seconds} | counted.get((contender, onednn), {})
 
 
 def started(stack: ExitStack, name: str, prepared: Mapping[Run, tuple]) -> dict[Run, Worker]:

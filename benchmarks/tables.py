@@ -31,7 +31,13 @@ class Target:
 
 
 CONVERSION_TARGETS = {"seconds": Target(4, at_least=True), "peak_mb": Target(0.5)}
-TO_PYTORCH = {("1", 1): Target(1.2), ("1", 8): Target(0.9), ("0", 1): Target(1.4), ("0", 8): Target(1.4)}
+TO_PYTORCH = {  # with oneDNN
+    ("convmixer_1024_20", 1): Target(1.2),
+    ("convmixer_1024_20", 8): Target(0.8),
+    ("convmixer_768_32", 1): Target(1),
+    ("convmixer_768_32", 8): Target(0.6),
+}
+TO_PYTORCH_WITHOUT = Target(1.4)
 TO_PLAIN = Target(1)  # never slower
 SWITCH = {"1": "on", "0": "off", None: "n/a"}  # what TF_ENABLE_ONEDNN_OPTS is
 
@@ -57,21 +63,22 @@ def conversion_table(samples: Sequence[Sample]) -> str:
 
 
 def latency_table(samples: Sequence[Sample]) -> str:
-    """Median milliseconds of one inference, a row for each variant, batch and setting of oneDNN."""
+    """Median milliseconds of one inference, a row for each variant, batch, setting of oneDNN and machine."""
     rows = []
-    runs = {
-        key: median_of(g, "seconds") for key, g in grouped(samples, "variant", "batch", "contender", "onednn").items()
-    }
-    for variant, batch in grouped(samples, "variant", "batch"):
+    for (variant, batch, run), group in sorted(grouped(samples, "variant", "batch", "run").items()):
+        sides = grouped(group, "contender", "onednn")
         for onednn in ("1", "0"):
-            ours, frozen, plain = (runs[variant, batch, name, onednn] for name in ("ours", "frozen", "plain"))
-            pytorch, runtime = (runs[variant, batch, name, None] for name in ("pytorch", "onnxruntime"))
-            figures = [f"{1000 * x:.1f}" for x in (ours, frozen, plain, pytorch, runtime)]
-            to_pytorch = verdict(ours / pytorch, TO_PYTORCH.get((onednn, batch)))
-            rows.append([variant, str(batch), SWITCH[onednn], *figures, *to_pytorch, *verdict(ours / plain, TO_PLAIN)])
+            keys = [*((name, onednn) for name in ("ours", "frozen", "plain")), ("pytorch", None), ("onnxruntime", None)]
+            medians = [median_of(sides[key], "seconds") for key in keys]
+            ours, _, plain, pytorch, _ = medians
+            passes = [str(sides[name, onednn][0].get("passes", "")) for name in ("ours", "plain")]
+            target = TO_PYTORCH.get((variant, batch)) if onednn == "1" else TO_PYTORCH_WITHOUT
+            to_pytorch = verdict(ours / pytorch, target)
+            figures = [*(f"{1000 * x:.1f}" for x in medians), *to_pytorch, *verdict(ours / plain, TO_PLAIN), *passes]
+            rows.append([variant, str(batch), SWITCH[onednn], *figures, run])
     contenders = ["ours, ms", "ours frozen, ms", "plain onnx-tf, ms", "PyTorch, ms", "ONNX Runtime, ms"]
     ratios = ["ours / PyTorch", "target", "met", "ours / plain", "target", "met"]
-    return markdown(["variant", "batch", "oneDNN", *contenders, *ratios], rows)
+    return markdown(["variant", "batch", "oneDNN", *contenders, *ratios, "our passes", "plain's", "run"], rows)
 
 
 def grouped(samples: Iterable[Sample], *keys: str) -> dict[tuple, list[Sample]]:
@@ -110,8 +117,8 @@ def write(folder: Path, name: str, title: str, notes: Mapping[str, str], table: 
 def merged(path: Path, samples: Sequence[Sample], *keys: str) -> list[Sample]:
     """The samples in the .json at `path`, if it is there, with these instead of those alike in `keys`, or last."""
     before = json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
-    rows = {tuple(sample[key] for key in keys): sample for sample in [*before, *samples]}
-    return list(rows.values())
+    groups = grouped(before, *keys) | grouped(samples, *keys)
+    return [sample for group in groups.values() for sample in group]
 
 
 def _rounded(value: Any) -> Any:

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 import tiny
 import torch
-from tensorflow.python.eager import context
 
+from benchmarks.graphs import executed
 from utils.errors import ConversionError
 from utils.export import saved_model, torch_to_onnx
 from utils.export.onnx_to_tf import export_tensorflow
@@ -82,17 +82,6 @@ def test_fixed_size_takes_any_batch_and_refuses_another_size(reloaded):
 
 
 # --- layout: what TensorFlow really runs
-
-
-def executed(call):
-    """The graphs that `call` was the first to run, before Grappler and after: [(before, after)]."""
-    context.context().enable_run_metadata()
-    try:
-        call()
-        graphs = context.context().export_run_metadata().function_graphs
-    finally:
-        context.context().disable_run_metadata()
-    return [(graph.pre_optimization_graph, graph.post_optimization_graph) for graph in graphs]
 
 
 def count(graph, op):
