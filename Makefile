@@ -90,10 +90,10 @@ release: setup
 
 # A file's tests share what they make, so a file stays in one process.
 test: setup
-	@$(call quote,$(python)) -m pytest -m 'not slow' -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	@$(call quote,$(python)) -m pytest -m 'not slow' -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-full: setup
-	@$(call quote,$(python)) -m pytest -m slow -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	@$(call quote,$(python)) -m pytest -m slow -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Hundreds of runs of pytest: an hour of one core.
 mutants: setup

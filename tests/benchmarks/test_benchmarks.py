@@ -122,6 +122,7 @@ def test_a_run_on_one_machine_takes_the_place_of_all_that_was_measured_there(tmp
     assert tables.merged(tmp_path / "x.json", again, "machine") == [*again, *first[3:]]
 
 
+@pytest.mark.slow
 def test_the_machine_is_told_with_what_tensorflow_makes_of_onednn_there():
     code = "from tensorflow.python.util import _pywrap_util_port as port; print('on' if port.IsMklEnabled() else 'off')"
     environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
@@ -175,6 +176,7 @@ def test_a_worker_is_another_process_with_its_own_environment():
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_worker_is_told_with_its_traceback():
     with (
         processes.Worker("sums", adder, "X") as worker,
@@ -183,6 +185,7 @@ def test_a_failure_in_a_worker_is_told_with_its_traceback():
         worker(1, "a")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told():
     with (
         processes.Worker("death", ends, 7) as worker,

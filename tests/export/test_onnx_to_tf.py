@@ -118,7 +118,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("image_size", [None, 48])
+@pytest.mark.parametrize("image_size", [None, tiny.slow(48)])
 @pytest.mark.parametrize("name", [tiny.NAMES[0], tiny.slow(tiny.NAMES[1])])
 def test_no_transpose_is_left_in_the_executed_graph(saved, name, image_size, way):
     model = saved_model.load_model(saved(name, "classification", image_size))

@@ -97,6 +97,7 @@ def test_backend_that_is_missing_is_named(tmp_path, monkeypatch):
         processes.compute([job], "openvino")
 
 
+@pytest.mark.slow
 def test_process_says_what_is_wrong_with_a_file(tmp_path):
     (tmp_path / "a.keras").write_bytes(b"PK\x03\x04 and no more")
     job = processes.Job(tmp_path / "a.keras", "convmixer", {"noise": np.zeros((1, 8, 8, 3), np.float32)})
