@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -64,7 +65,8 @@ def notes(benchmark: str, arguments: Sequence[str] | None, packages: Sequence[st
     words = sys.argv[1:] if arguments is None else arguments
     versions = [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]
     return {
-        "machine": f"{_processor()}, {usable_cores()} cores, {platform.system()}, oneDNN {_onednn()} by itself",
+        "machine": f"{_processor()}, {usable_cores()} cores, {platform.system()}",
+        "oneDNN by default": _onednn(),
         "load average before the run": f"{one:.1f} in the last minute, {five:.1f} in the last five",
         "versions": ", ".join(versions),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -77,7 +79,7 @@ def _processor() -> str:
 
 
 def _onednn() -> str:
-    """Whether TensorFlow turns it on where TF_ENABLE_ONEDNN_OPTS does not say: as its `IsMKLEnabled` has it."""
+    """Whether TensorFlow has it "on" where TF_ENABLE_ONEDNN_OPTS does not say: as its `IsMKLEnabled` has it."""
     return "on" if _ONEDNN & set(_cpuinfo("flags").split()) else "off"
 
 
@@ -115,7 +117,20 @@ def leave(
     """
     folder = options.output_dir or (Path("exports", "tables") if getattr(options, "quick", False) else TABLES)
     if keys:
-        run = f"{notes['date']}, {notes['machine']}"
-        samples = tables.merged(folder / f"{name}.json", [sample | {"run": run} for sample in samples], *keys)
+        run, path = _run(notes), folder / f"{name}.json"
+        samples = tables.merged(path, [sample | {"run": run} for sample in samples], *keys)
+        notes = dict(notes) | _earlier(path, {sample.get("run") for sample in samples} - {run})
     path = tables.write(folder, name, title, notes, table(samples), samples)
     print(f"\n{table(samples)}\n\n{path}", flush=True)
+
+
+def _run(notes: Mapping[str, str]) -> str:
+    return f"{notes['date']}, {notes['machine']}, oneDNN by default {notes['oneDNN by default']}"
+
+
+def _earlier(path: Path, runs: Container[str]) -> dict[str, str]:
+    """How those `runs` were made whose rows stay, as far as the table that the .json at `path` is of tells."""
+    before = json.loads(path.read_text(encoding="utf-8"))["notes"] if path.is_file() else {}
+    if "oneDNN by default" in before and _run(before) in runs:
+        before[_run(before)] = f"{before['command']}; {before['versions']}"
+    return {run: text for run, text in before.items() if run in runs}

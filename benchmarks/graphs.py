@@ -25,7 +25,8 @@ def executed(call: Callable[[], object]) -> list[tuple[Any, Any]]:
 def passes(call: Callable[[], object]) -> int:
     """How many operations `call` runs over activations, which Grappler and oneDNN may have made one of several.
 
-    Of parameters, most are vectors: what has an axis for images, and is no view, counts. The graph must be new.
+    Of parameters, most are vectors: what has more than one axis, as far as that is known, and is no view, counts.
+    The graph must be new.
     """
     import tensorflow as tf
 

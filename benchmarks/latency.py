@@ -23,7 +23,7 @@ from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
 
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate
 PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
-COUNTED = SIDES  # whose operations over activations are counted
+COUNTED = {"convmixer": SIDES}  # by family, whose operations over activations are counted
 ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 Run = tuple[str, str | None]  # (contender, what TF_ENABLE_ONEDNN_OPTS is): the others have no such switch
@@ -71,11 +71,12 @@ def samples(
     Raises ParityError when a contender's logits are not the source's: nothing is timed that computes another thing.
     """
     for name in variants:
-        runs = contenders[get_variant(name).family]
+        family = get_variant(name).family
+        runs = contenders[family]
         with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
             folders = save(name, Path(scratch))
             workers = started(stack, name, {run: (prepare, run[0], name, folders) for run in runs})
-            counted = {run: {"passes": worker("passes", 1)} for run, worker in workers.items() if run[0] in COUNTED}
+            counted = {run: {"passes": workers[run]("passes", 1)} for run in runs if run[0] in COUNTED.get(family, ())}
             require_equal_logits(workers, runs[0])
             for batch in BATCHES:
                 for number, (contender, onednn) in turns(runs, range(-WARM_UPS, rounds)):

@@ -117,7 +117,8 @@ def write(folder: Path, name: str, title: str, notes: Mapping[str, str], table: 
 def merged(path: Path, samples: Sequence[Sample], *keys: str) -> list[Sample]:
     """The samples in the .json at `path`, if it is there, with these instead of those alike in `keys`, or last."""
     before = json.loads(path.read_text(encoding="utf-8"))["samples"] if path.is_file() else []
-    groups = grouped(before, *keys) | grouped(samples, *keys)
+    told = [sample for sample in before if all(key in sample for key in keys)]  # others are of an older kind
+    groups = grouped(told, *keys) | grouped(samples, *keys)
     return [sample for group in groups.values() for sample in group]
 
 

@@ -17,14 +17,18 @@ from utils.models.variants import get_variant
 def run(notebook, folder, **parameters):
     """Executes `notebook` of the repository, or a path, in `folder`; returns the executed notebook."""
     written = folder / "executed.ipynb"
-    papermill.execute_notebook(
-        str(ROOT / notebook),
-        str(written),
-        {"output_dir": str(folder / "exports"), **parameters},
-        kernel_name="python3",
-        cwd=str(folder),
-        progress_bar=False,
-    )
+    with patch.dict(os.environ):
+        # As anybody's kernel: ipykernel shows what C code writes outside of pytest only, and the log level is its own.
+        for name in ("PYTEST_CURRENT_TEST", "TF_CPP_MIN_LOG_LEVEL"):
+            os.environ.pop(name, None)
+        papermill.execute_notebook(
+            str(ROOT / notebook),
+            str(written),
+            {"output_dir": str(folder / "exports"), **parameters},
+            kernel_name="python3",
+            cwd=str(folder),
+            progress_bar=False,
+        )
     return json.loads(written.read_text(encoding="utf-8"))
 
 

@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -184,6 +185,19 @@ def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_s
     ]
     assert Report(symmetric).passed
     assert not any(row.passed for rows in others for row in rows)
+
+
+def test_each_gradient_of_the_source_is_read_once_for_a_comparison(monkeypatch):
+    """They may be gigabytes on disk."""
+    reads, read = Counter(), np.lib.npyio.NpzFile.__getitem__
+
+    def counted(file, name):
+        reads[id(file), name] += 1
+        return read(file, name)
+
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", counted)
+    subject(MIXER).report().require()
+    assert set(reads.values()) == {2}  # a Mixer is compared in both modes
 
 
 # --- the table of margins

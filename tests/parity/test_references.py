@@ -1,6 +1,7 @@
 """What the source computed is computed once: for both heads, for twins, in other processes; never for another array."""
 
 import errno
+import shutil
 import threading
 
 import notebooks
@@ -130,6 +131,14 @@ def test_what_is_large_waits_on_disk_and_not_in_memory(request, gradients, folde
     assert found["block/kernel"] is not found["block/kernel"]  # read each time
     assert found.get("block/bias") is None
     np.testing.assert_array_equal(found["block/kernel"], A)
+
+
+def test_what_would_leave_too_little_disk_for_the_conversion_is_not_written(shared, gradients, monkeypatch):
+    usage = shutil.disk_usage(shared)
+    for free, files in ((3 * A.nbytes - 1, 0), (3 * A.nbytes, 1)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        References("sha", "variant").large("gradients", A, gradients, shared=True)
+        assert len(list(shared.iterdir())) == files
 
 
 @pytest.mark.parametrize("folder", ["shared", "alone"])

@@ -28,7 +28,7 @@ Reports = Mapping[str, Report]  # by what computed: a backend, a runtime
 class Beside:
     """What is asked for by `formats`, as `parameters.formats_of` gives them; nothing of it costs anything otherwise.
 
-    Files are written in `stage`. case: of the SavedModel; made with `keep` where there is to be a `.keras` file.
+    Files are written in `stage`. case: of the SavedModel.
     """
 
     def __init__(self, formats: Sequence[str], stage: Staging, case: Proof, variant: Variant) -> None:

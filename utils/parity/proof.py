@@ -223,6 +223,9 @@ class _Arranged(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return self._candidate.arranged(name, self._arrays[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays  # without reading it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
 

@@ -7,9 +7,11 @@ conversion by itself shares with nobody.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import queue
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -96,7 +98,8 @@ class References:
     def large(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], shared: bool) -> Outputs:
         """The same of what is as large as the model, such as gradients: it waits on disk, and is read array by array.
 
-        shared: others will ask for it, so the folder keeps it, if there is one.
+        shared: others will ask for it, so the folder keeps it, if there is one. Else it is a file without a name in
+        the folder for temporary files. Where there is no room for it, it stays in memory.
         """
         key = self._key(what, inputs)
         shared = shared and self._folder is not None
@@ -106,7 +109,8 @@ class References:
         if shared:
             self._write(key, found)
             return self._read(key) or found
-        with suppress(OSError):  # without space on disk it stays in memory
+        with suppress(OSError):
+            _require_space(tempfile.gettempdir(), found)
             # Open as long as what reads it; without a name, it is gone with the process.
             file = tempfile.TemporaryFile()  # noqa: SIM115
             np.savez(file, **found)
@@ -128,8 +132,16 @@ class References:
         if not self._folder:
             return
         # Where it cannot be, for want of space, say, the others compute it again.
-        with suppress(OSError), written_whole(self._folder / f"{key}.npz") as file:
-            np.savez(file, **arrays)
+        with suppress(OSError):
+            _require_space(self._folder, arrays)
+            with written_whole(self._folder / f"{key}.npz") as file:
+                np.savez(file, **arrays)
+
+
+def _require_space(folder: str | os.PathLike, arrays: Outputs) -> None:
+    """OSError where the arrays would leave too little for what is saved meanwhile: float64 takes twice its own room."""
+    if shutil.disk_usage(folder).free < 3 * sum(array.nbytes for array in arrays.values()):
+        raise OSError(errno.ENOSPC, "too little space", str(folder))
 
 
 def _work_through(work: queue.SimpleQueue) -> None:
