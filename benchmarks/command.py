@@ -118,7 +118,8 @@ def leave(
     folder = options.output_dir or (Path("exports", "tables") if getattr(options, "quick", False) else TABLES)
     if keys:
         run, path = _run(notes), folder / f"{name}.json"
-        samples = tables.merged(path, [sample | {"run": run} for sample in samples], *keys)
+        merged = tables.merged(path, [sample | {"run": run} for sample in samples], *keys)
+        samples = [sample for sample in merged if "run" in sample]  # before there were runs, rows told of none
         notes = dict(notes) | _earlier(path, {sample.get("run") for sample in samples} - {run})
     path = tables.write(folder, name, title, notes, table(samples), samples)
     print(f"\n{table(samples)}\n\n{path}", flush=True)
