@@ -62,7 +62,10 @@ def notes(benchmark: str, arguments: Sequence[str] | None, packages: Sequence[st
     arguments: of the command, None for those of this process. packages: whose versions matter to it.
     """
     one, five, _ = os.getloadavg()
-    words = sys.argv[1:] if arguments is None else arguments
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--output-dir" in words:  # somebody's own path, which says nothing of what was measured
+        place = words.index("--output-dir")
+        del words[place : place + 2]
     versions = [f"Python {platform.python_version()}", *(f"{package} {version(package)}" for package in packages)]
     return {
         "machine": f"{_processor()}, {usable_cores()} cores, {platform.system()}",

@@ -144,6 +144,10 @@ def test_a_run_on_one_machine_takes_the_place_of_all_that_was_measured_there(tmp
     assert tables.merged(tmp_path / "x.json", again, "machine") == [*again, *first[3:]]
 
 
+def test_the_command_is_told_without_the_path_that_somebody_wrote_to():
+    assert command.notes("x", ["--output-dir", "/home/me", "--quick"], [])["command"].endswith(" benchmarks.x --quick")
+
+
 @pytest.mark.slow
 def test_the_machine_is_told_with_what_tensorflow_makes_of_onednn_there():
     code = "from tensorflow.python.util import _pywrap_util_port as port; print('on' if port.IsMklEnabled() else 'off')"
