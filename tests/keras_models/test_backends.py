@@ -22,7 +22,7 @@ from utils.notebook import beside
 from utils.parity.comparison import Report, standard_inputs
 
 CASES = [*((name, "classification") for name in NAMES), (GELU, "fe"), (MIXER, "fe")]
-each = pytest.mark.parametrize("backend", [name if name == "tensorflow" else tiny.slow(name) for name in BACKENDS])
+each = pytest.mark.parametrize("backend", [*map(tiny.slow, BACKENDS)])  # test_gate.py has TensorFlow's in this process
 
 
 def not_square(name):

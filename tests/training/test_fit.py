@@ -26,7 +26,7 @@ WORLDS = ("tf_keras", "keras_3")
 WAYS = (("tf_keras", "convmixer"), tiny.slow(("keras_3", "convmixer")), ("keras_3", "convmixer native"))
 
 
-KINDS = ("convmixer", "plain", "mixer native", "xla", "convmixer native")
+KINDS = ("convmixer", "plain", "xla", "convmixer native", "mixer native")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_mixer_is_trained_in_both_worlds_with_any_optimizer(images, tmp_path, 
     assert run.history["loss"][1] < run.history["loss"][0]
 
 
-@pytest.fixture(scope="module", params=[*KINDS[:3], tiny.slow(KINDS[3]), tiny.slow(KINDS[4])])
+@pytest.fixture(scope="module", params=[*KINDS[:2], *map(tiny.slow, KINDS[2:])])
 def classifier(request, images, tmp_path_factory):
     """(run, folder): a short run and the classifier that is saved of it."""
     folder = tmp_path_factory.mktemp("classifier")
@@ -192,7 +192,7 @@ def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
 
 
 @pytest.mark.filterwarnings("error:The structure of `inputs`")  # Keras's, where a model wants a list of one
-@pytest.mark.parametrize("classifier", ["mixer native", tiny.slow("convmixer native")], indirect=True)
+@pytest.mark.parametrize("classifier", [tiny.slow("mixer native"), tiny.slow("convmixer native")], indirect=True)
 def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier, tmp_path):
     run, folder = classifier
     (values, kernel, bias), model = run.trainable.values(), run.trainable.model
