@@ -12,6 +12,7 @@ Leaves `mutants` in assets/tables where all were planted; of some of them, their
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import re
@@ -196,8 +197,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if folder := options.output_dir or (None if options.names else command.TABLES):
         rows = tables.merged(folder / "mutants.json", samples, "name")
         rows = sorted((row for row in rows if row["name"] in known), key=lambda row: list(known).index(row["name"]))
+        if options.names:
+            notes |= _others(folder / "mutants.json")
         tables.write(folder, "mutants", "Planted faults", notes, table(rows), rows)
     return 0 if all(sample["verdict"] == CAUGHT for sample in samples) else 1
+
+
+def _others(path: Path) -> dict[str, str]:
+    """Where the rows come from that were there before: the last run of all faults, as the .json at `path` tells."""
+    before = json.loads(path.read_text(encoding="utf-8"))["notes"] if path.is_file() else {}
+    key = "other rows"
+    return {key: before.get(key) or f"{before['date']}, {before['command']}"} if before else {}
 
 
 if __name__ == "__main__":

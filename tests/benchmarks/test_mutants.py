@@ -1,6 +1,7 @@
 """Planted faults: the list names what is there, and the tool tells what tests notice from what they miss."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -58,7 +59,7 @@ def plant(tmp_path, monkeypatch):
         samples = json.loads((written / "mutants.json").read_text())["samples"] if written.is_dir() else []
         return status, {sample["name"]: sample for sample in samples}
 
-    run.root = root
+    run.root, run.written = root, written
     return run
 
 
@@ -89,6 +90,9 @@ def test_a_fault_that_is_planted_again_takes_its_old_place_in_the_table(plant):
     (plant.root / "tests/test_sums.py").write_text(TESTS.replace("assert False", "assert mean([2, 4]) == 3"))
     status, samples = plant(first, second, arguments=["second"])
     assert (status, list(samples), samples["second"]["verdict"]) == (0, ["first", "second"], "caught")
+    for _ in range(2):  # whoever reads it knows which run most rows are of
+        assert re.search("^- other rows: .*benchmarks.mutants$", (plant.written / "mutants.md").read_text(), re.M)
+        plant(first, second, arguments=["second"])
     assert list(plant(second, arguments=["second"])[1]) == ["second"]  # what the list no longer has, goes
 
 
