@@ -15,6 +15,7 @@ import convert_stand_in
 import manifests
 import psutil
 import pytest
+import tiny
 
 from utils.artefact import lite_file
 from utils.artefact.contents import check_artefact
@@ -379,7 +380,7 @@ def runs(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [tiny.slow(signal.SIGINT), signal.SIGTERM, tiny.slow(signal.SIGHUP)])
 def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
     code = "import sys; from utils.batch import command as c; c.CONVERT = sys.argv[1:3]; sys.exit(c.main(sys.argv[3:]))"
     command = [sys.executable, "-c", code, *STAND_IN, *OPTIONS, "--output-dir", str(tmp_path), "--operations", "all"]

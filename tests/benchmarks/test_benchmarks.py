@@ -149,6 +149,7 @@ def test_the_command_is_told_without_the_path_that_somebody_wrote_to():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_machine_is_told_with_what_tensorflow_makes_of_onednn_there():
     code = "from tensorflow.python.util import _pywrap_util_port as port; print('on' if port.IsMklEnabled() else 'off')"
     environment = {key: value for key, value in os.environ.items() if key != "TF_ENABLE_ONEDNN_OPTS"}
@@ -171,53 +172,6 @@ def test_passes_are_operations_over_activations():
     assert found == 2  # the product, and what it is scaled by
     assert graphs.passes(lambda: more(x)) == found + 2
     assert graphs.passes(lambda: more(x)) == 0  # it is no longer new
-
-
-def adder(environment_name):
-    """What a worker process prepares: sums, and a look at its own environment."""
-
-    def call(*numbers):
-        if not numbers:
-            return os.getpid(), os.environ.get(environment_name)
-        return sum(numbers)
-
-    return call
-
-
-def ends(code):
-    def call():
-        os._exit(code)
-
-    return call
-
-
-def test_a_worker_is_another_process_with_its_own_environment():
-    before = dict(os.environ)
-    with processes.Worker("sums", adder, "SOME_SWITCH", environment={"SOME_SWITCH": "1"}) as worker:
-        assert worker(1, 2) == 3
-        pid, switch = worker()
-        assert pid != os.getpid()
-        assert switch == "1"
-        assert worker() == (pid, "1")  # the same one, call after call
-    assert dict(os.environ) == before
-
-
-@pytest.mark.slow
-def test_a_failure_in_a_worker_is_told_with_its_traceback():
-    with (
-        processes.Worker("sums", adder, "X") as worker,
-        pytest.raises(RuntimeError, match=r"for sums failed:(?s:.*)TypeError"),
-    ):
-        worker(1, "a")
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_is_told():
-    with (
-        processes.Worker("death", ends, 7) as worker,
-        pytest.raises(RuntimeError, match="the process for death died"),
-    ):
-        worker()
 
 
 def quick(module, tmp_path, *options):

@@ -152,7 +152,7 @@ def assert_by_construction(figures):
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        ("convmixer_tiny", "WordNet id"),
+        tiny.slow("convmixer_tiny", "WordNet id"),
         tiny.slow("convmixer_tiny_relu", "class index"),
         ("mixer_tiny", "class index"),
     ],

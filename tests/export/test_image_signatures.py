@@ -29,8 +29,7 @@ def exported(kind, head):
     scope="module",
     params=[
         *((kind, "classification") for kind in KINDS),
-        (KINDS[0], "fe"),
-        *(tiny.slow((kind, "fe")) for kind in KINDS[1:]),
+        *(tiny.slow((kind, "fe")) for kind in KINDS),
     ],
     ids="-".join,
 )

@@ -3,13 +3,16 @@
 import functools
 import json
 
+import artefacts
 import extractors
 import notebooks
 import pytest
 from notebooks import assert_stops, run, text_of
 from PIL import Image
 
+from utils.export.image_signatures import image_signatures
 from utils.images.photographs import sample_photographs
+from utils.models.variants import get_variant
 
 NOTEBOOK = "classification.ipynb"
 
@@ -64,8 +67,10 @@ def test_several_models_see_the_same_photograph(converted, tmp_path):
     assert '"name": "stderr"' not in shown
 
 
-def test_a_feature_extractor_alone_is_enough(converted, tmp_path):
-    executed = run(NOTEBOOK, tmp_path, model=str(extractor(converted)))
+def test_a_feature_extractor_alone_is_enough(tmp_path):
+    signatures = image_signatures(get_variant("mixer_tiny").preprocessing)
+    published = artefacts.publish(tmp_path / "published", "mixer_tiny", "fe", "plain", signatures)
+    executed = run(NOTEBOOK, tmp_path, model=str(published.tarball))
     assert text_of(executed).count("image/png") == 2
     assert "features; largest difference" in text_of(executed)
 
