@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import command, graphs, keras_models, latency, processes, tables, threads, training
+from benchmarks import command, graphs, keras_models, latency, operations, processes, tables, threads, training
 from benchmarks.exports import weights_of
 from utils.errors import ParityError
 from utils.models.variants import get_variant
@@ -216,6 +216,48 @@ def test_quick_run_of_threads_measures_every_setting(tmp_path):
     (samples,) = quick("threads", tmp_path).values()
     assert [(sample["inter"], sample["intra"]) for sample in samples] == list(threads.SETTINGS)
     assert all(sample[key] > 0 for sample in samples for key in ("seconds_1", "seconds_8", "images_per_second"))
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("_MklNativeFusedMatMul", "products"),
+        ("MatMul", "products"),
+        ("_MklNativeFusedDepthwiseConv2dNative", "depthwise"),
+        ("DepthwiseConv2dNative", "depthwise"),
+        ("_FusedConv2D", "stem"),
+        ("AddN", "element by element"),
+    ],
+)
+def test_an_operation_is_of_one_kind_whatever_is_fused_into_it(operation, kind):
+    assert operations.kind(operation) == kind
+
+
+def test_operations_are_told_by_medians_with_their_share_and_as_multiples_of_the_source():
+    facts = {"variant": "v", "batch": 8}
+    samples = [
+        facts
+        | {
+            "framework": "tensorflow",
+            "seconds": s,
+            "by_kind": {"products": s / 2, "depthwise": s / 4, "stem": 0, "element by element": s / 4},
+        }
+        for s in (0.1, 0.2, 9)
+    ] + [facts | {"framework": "pytorch", "seconds": s} for s in (0.5, 0.4, 0.001)]
+    row = cells(operations.table(samples), ("v", "8"))
+    assert row[2:] == ["200.0", "100.0 (50 %)", "50.0 (25 %)", "0.0 (0 %)", "50.0 (25 %)", "400.0", "0.25"]
+
+
+@pytest.mark.slow
+def test_quick_run_of_operations_times_each_kind(tmp_path):
+    (samples,) = quick("operations", tmp_path).values()
+    ours = [sample for sample in samples if sample["framework"] == "tensorflow"]
+    assert {sample["batch"] for sample in ours} == {1, 8}
+    for sample in ours:
+        assert list(sample["by_kind"]) == list(operations.COLUMNS)
+        assert all(seconds > 0 for seconds in sample["by_kind"].values())
+        # Operations may run beside each other on both cores, never on more.
+        assert sum(sample["by_kind"].values()) < 2 * sample["seconds"]
 
 
 def training_samples(seconds, contender, onednn=None, family_variant="mixer_tiny", peak=100.0):
