@@ -79,8 +79,9 @@ def releases_table(tables: Path) -> str:
     index = _read(tables / "releases.json")
     if not index:
         return NOT_YET
+    measured = latencies(tables)
     entries = [entry for entry in index["artefacts"] if not entry["derived_from"]]
-    return table(entries, latencies(tables))
+    return table([entry | {"latency": measured.get(entry["name"])} for entry in entries])
 
 
 def batch_table(tables: Path) -> str:
@@ -89,10 +90,14 @@ def batch_table(tables: Path) -> str:
     return batch_report.table(report) if report else NOT_YET
 
 
-def latencies(tables: Path) -> dict[str, float]:
-    """Seconds of the fastest inference of one image, by artefact, of `benchmarks.release_latency`."""
+def latencies(tables: Path) -> dict[str, dict[str, float]]:
+    """By artefact, what `benchmarks.release_latency` measured, named as in the index; early runs had no `times`."""
     measured = _read(tables / "release_latency.json") or {"samples": []}
-    return {sample["name"]: sample["seconds"] for sample in measured["samples"]}
+    return {
+        sample["name"]: {"milliseconds": 1000 * sample["seconds"]}
+        | ({"times": sample["times"]} if "times" in sample else {})
+        for sample in measured["samples"]
+    }
 
 
 def _read(path: Path) -> Any:

@@ -26,7 +26,7 @@ from utils.files import hash_file
 from utils.models.variants import get_variant
 from utils.release.command import main as release
 from utils.release.folder import write_release
-from utils.release.index import INDEX, PAGE, SUMS, TABLE
+from utils.release.index import INDEX, LATENCY, PAGE, SUMS, TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = (sys.executable, str(Path(convert_stand_in.__file__)))
@@ -598,6 +598,60 @@ def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(publishe
     manifests.lite(published, CLASSIFIER, weights="custom")
     write_release(published, {})
     assert lite.name not in sums_of(published)
+
+
+def measure(folder, changes=(), **figures):
+    """Leaves what the benchmark of latency does; a figure of `changes` is its own."""
+    told = {"milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "JAX"} | figures
+    text = {"machine": "a machine", "threads": 2, "method": "fast"}
+    text["artefacts"] = {CLASSIFIER: told, f"{CLASSIFIER}_int8": told}  # the latter a SavedModel, and no TFLite file
+    text |= dict(changes)
+    (folder / LATENCY).write_text(json.dumps(text))
+
+
+def test_a_release_tells_the_latencies_that_were_left_beside_its_artefacts(published, capsys):
+    manifests.lite(published, CLASSIFIER)
+    measure(published)
+    assert release([str(published)]) == 0  # what was left is not in its way
+    told = {"milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "JAX"}
+    entries = json.loads((published / INDEX).read_text())["artefacts"]
+    assert [entry["latency"] for entry in entries] == [told | {"machine": "a machine"}, None, None]
+    headings, _, *rows = (line.strip("| ").split(" | ") for line in (published / TABLE).read_text().splitlines())
+    assert [row[headings.index("latency")].strip() for row in rows] == ["115 ms, 1.05 times", "", ""]
+    assert "1.05×" in (published / PAGE).read_text()
+    assert LATENCY not in sums_of(published)
+    write_release(published, {})  # a batch that goes on tells them too
+    assert json.loads((published / INDEX).read_text())["artefacts"] == entries
+
+
+@pytest.mark.parametrize(
+    ("figures", "changes", "said"),
+    [
+        ({"milliseconds": 0}, {}, f"{CLASSIFIER!r} has no sound 'milliseconds'"),
+        ({"source_milliseconds": -1.0}, {}, "'source_milliseconds'"),
+        ({"times": float("nan")}, {}, "'times'"),
+        ({"times": float("inf")}, {}, "'times'"),
+        ({"times": "1.05"}, {}, "'times'"),
+        ({"times": True}, {}, "'times'"),
+        ({"framework": "\ud800"}, {}, "'framework'"),
+        ({}, {"machine": None}, "'machine'"),
+        ({}, {"artefacts": [CLASSIFIER]}, "expected 'artefacts' to be an object"),
+        ({}, {"artefacts": {CLASSIFIER: 1.05}}, "expected 'artefacts' to be an object"),
+    ],
+)
+def test_latencies_that_none_can_be_are_refused(published, capsys, figures, changes, said):
+    measure(published, changes, **figures)
+    assert release([str(published)]) == 1
+    printed = capsys.readouterr().err
+    assert str(published / LATENCY) in printed
+    assert said in printed
+    assert not (published / INDEX).exists()
+
+
+def test_a_batch_does_without_latencies_that_cannot_be_read(published):
+    (published / LATENCY).write_text("{")
+    write_release(published, {})
+    assert [e["latency"] for e in json.loads((published / INDEX).read_text())["artefacts"]] == [None, None]
 
 
 def test_a_smaller_file_of_an_artefact_that_was_made_anew_is_not_released(published, capsys):

@@ -23,8 +23,14 @@ from utils.release.page import page
 ROOT = Path(__file__).resolve().parents[2]
 CSS, SCRIPT = ((Path(page_module.__file__).parent / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
 ALL = in_order(json.loads((ROOT / "assets" / "tables" / "releases.json").read_text("utf-8"))["artefacts"])
+MACHINE = "a processor, 4 cores, Linux"
+for place, each in enumerate(ALL):  # as if all but each third had been measured; more time, on slower machines
+    figures = {"milliseconds": 900 + 7 * place, "times": 2 - place / 100}
+    figures["source_milliseconds"] = figures["milliseconds"] / figures["times"]
+    each["latency"] = figures | {"framework": "JAX", "machine": MACHINE} if place % 3 else None
 ADDRESS = "https://example.org/releases/v1"
 HOSTILE = """"'><script>alert('x')</script><img src=x onerror=alert(1)></td></table>&amp;"""
+LATENCY = {"milliseconds": 31.4, "source_milliseconds": 30.2, "times": 1.04, "framework": "JAX", "machine": MACHINE}
 VOID = {"meta", "input", "wbr"}
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 
@@ -70,6 +76,7 @@ def entry(name="mixer_tiny_fe", file=None, **changes):
     facts |= {"output_error": 1.3e-6, "gradients_error": 3.1e-6, "times": {"features": 1.4, "gradients": 0.6}}
     facts |= {"sentence": "Its features err 1.4 times as much.", "minimum_tensorflow": "2.14", "licence": "Apache-2.0"}
     facts |= {"source": {"url": "https://example.org/a.npz", "path": None, "sha256": "cd" * 32}, "derived_from": None}
+    facts |= {"latency": LATENCY}
     return facts | {"file": file, "files": {file: "ab" * 32}} | changes
 
 
@@ -96,7 +103,13 @@ def test_every_artefact_is_in_the_table_without_a_script():
         errors = [f"{e[error]:.1e}" for error in ("output_error", "gradients_error")]
         facts = (f"{e['parameters']:,}", f"{e['bytes'] / 1e6:,.1f} MB", f"≥ {e['minimum_tensorflow']}", e["licence"])
         commands = f"{e['files'][e['file']]}  {e['file']}", f"python -m utils.verify {e['file']}"
-        for shown in (*times, *errors, *facts, *commands, e["sentence"], e["source"]["sha256"]):
+        latency = ["—"]
+        if e["latency"]:
+            here, there = (f"{e['latency'][key]:,.0f} ms" for key in ("milliseconds", "source_milliseconds"))
+            latency = [f"{e['latency']['times']:.2f}×{here}"]
+            latency += [f"{here} for one image, and {there} in JAX, in turns on {MACHINE}."]
+        assert ("—" in text) == (e["latency"] is None)
+        for shown in (*times, *errors, *latency, *facts, *commands, e["sentence"], e["source"]["sha256"]):
             assert shown in text, (e["name"], shown)
     assert {f"./{file}" for e in ALL for file in e["files"]} <= set(found.attributes("a", "href"))
     assert found.attributes("form", "hidden") == [None]  # a search that nothing answers
@@ -182,15 +195,17 @@ def test_a_shell_that_is_given_the_commands_compares_the_file_and_runs_nothing_e
 def test_what_an_index_says_is_text_wherever_it_stands():
     source = {"url": HOSTILE, "path": HOSTILE, "sha256": HOSTILE}
     texts = ("variant", "head", "weights", "family", "operations", "output", "sentence", "licence")
-    hostile = entry(HOSTILE, source=source, **dict.fromkeys((*texts, "minimum_tensorflow"), HOSTILE))
+    latency = LATENCY | {"machine": HOSTILE, "framework": HOSTILE}
+    hostile = entry(HOSTILE, source=source, latency=latency, **dict.fromkeys((*texts, "minimum_tensorflow"), HOSTILE))
     found = Parsed(page([hostile, smaller(f"{HOSTILE}.tflite") | {"derived_from": HOSTILE}], HOSTILE))
     assert found.texts("script") == [SCRIPT]
     assert found.texts("img") == []
     assert not [name for _, attributes, _ in found.found for name in attributes if name.startswith("on")]
     (text,) = found.texts("tbody")
-    assert text.count(HOSTILE) >= 7
+    assert text.count(HOSTILE) >= 9
+    assert f"in {HOSTILE}, in turns on {HOSTILE}." in text
     assert HOSTILE.upper() in text  # weights that are none are loud, whatever they are
-    assert len(found.texts("td")) == len(found.texts("td", class_="more")) * 8
+    assert len(found.texts("td")) == len(found.texts("td", class_="more")) * 9
 
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "data:text/html,x", "//example.org", "http://example.org"])
@@ -229,6 +244,10 @@ def test_the_page_lets_nothing_run_or_load_but_its_own_script_and_style():
         ({"source": {"url": ["x"]}}, "'source'"),
         ({"sentence": "\ud800"}, "'sentence'"),
         ({"name": None}, "'name'"),
+        ({"latency": 1.04}, "'latency'"),
+        ({"latency": LATENCY | {"times": float("inf")}}, "'latency'"),
+        ({"latency": LATENCY | {"milliseconds": "31"}}, "'latency'"),
+        ({"latency": LATENCY | {"machine": None}}, "'latency'"),
     ],
 )
 def test_an_index_that_no_list_can_be_made_of_is_refused(tmp_path, capsys, changes, said):
@@ -243,7 +262,9 @@ def test_an_index_without_what_may_be_missing_is_not_refused(tmp_path):
     status, folder = merge(tmp_path, {key: value for key, value in entry().items() if key in needed})
     assert status == 0
     assert "mixer_tiny_fe" in (folder / TABLE).read_text()
-    assert Parsed((folder / PAGE).read_text("utf-8")).models() == ["mixer_tiny_fe"]
+    found = Parsed((folder / PAGE).read_text("utf-8"))
+    assert found.models() == ["mixer_tiny_fe"]
+    assert found.texts("td", **{"data-label": "Latency"}) == ["—"]
 
 
 @pytest.mark.parametrize(("weights", "licence"), [("official", "MIT"), ("synthetic", "Apache-2.0")])
@@ -283,6 +304,7 @@ def test_texts_stand_out_from_what_is_behind_them(theme):
         ("#search=MIXER+fe+plain", [e["name"] for e in ALL if e["head"] == "fe" and e["operations"] == "plain"]),
         ("#sort=4", [e["name"] for e in sorted(ALL, key=lambda e: e["bytes"])]),
         ("#sort=5&down=1", [e["name"] for e in sorted(ALL, key=lambda e: -e["times"][e["output"]])]),
+        ("#sort=7", [e["name"] for e in sorted(ALL, key=lambda e: e["latency"]["times"] if e["latency"] else 9)]),
         ("#search=nothing&sort=99", []),
     ],
 )

@@ -14,7 +14,7 @@ from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
 from utils.files import hash_file
 from utils.models.variants import BESIDE
-from utils.release.index import INDEX, TABLE, Manifest, entry
+from utils.release.index import INDEX, LATENCY, TABLE, Manifest, entry, read_latencies
 from utils.release.lists import write_lists
 
 # What the workflow takes from a folder to publish it, beside sums and page: patterns of names.
@@ -58,9 +58,10 @@ def write_release(
     """Writes the cards and lists of everything in `output_dir`; returns the index's entries.
 
     checked, strict: as in `check_folder`. With `strict`, nothing may lie there either that would be published without a
-    sum; what is not for a release (custom or fine-tuned weights) is left out. address: as for `write_lists`.
+    sum; what is not for a release (custom or fine-tuned weights) is left out. address: as for `write_lists`. The index
+    has the latencies that were left there; a damaged `latency.json` is a PackagingError, or without `strict`, as none.
     """
-    entries = []
+    latencies, entries = _latencies(output_dir, strict), []
     for name, manifest in check_folder(output_dir, checked, strict).items():
         if manifest["weights"] == "custom" or manifest.get("training"):
             continue
@@ -73,11 +74,20 @@ def write_release(
             beside = {f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
             known, files = known | beside, [*files, *beside]
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
-        entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes))
+        entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes, latencies.get(name)))
     if strict:
         _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
     write_lists(output_dir, entries, address)
     return entries
+
+
+def _latencies(output_dir: Path, strict: bool) -> dict[str, dict[str, Any]]:
+    try:
+        return read_latencies(output_dir / LATENCY)
+    except PackagingError:
+        if strict:
+            raise
+        return {}
 
 
 def _stale(manifests: Mapping[str, Manifest]) -> list[str]:
@@ -107,7 +117,7 @@ def _require_sums(output_dir: Path, listed: Collection[str]) -> None:
     """PackagingError where a file would be published that is not among those that have a sum."""
     there = {path.name for pattern in PUBLISHED for path in output_dir.glob(pattern)}
     hidden = {name for name in there if name.startswith(".")}  # which nobody publishes
-    if strays := sorted(there - hidden - {INDEX, TABLE, *listed}):
+    if strays := sorted(there - hidden - {INDEX, TABLE, LATENCY, *listed}):
         raise PackagingError(
             f"{output_dir}: {', '.join(strays)} would be published without a sum, as no artefact of this release tells "
             "of such a file. Remove it, or move it to another folder, and likewise custom and fine-tuned models."

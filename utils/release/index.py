@@ -15,13 +15,19 @@ from utils.parity.report import Report
 
 # What a release has beside its artefacts.
 INDEX, SUMS, TABLE, PAGE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "models.html", "verify.pyz"
+LATENCY = "latency.json"  # what `benchmarks.release_latency` leaves for the index, and nobody publishes
 
 Manifest = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 
-def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) -> dict[str, Any]:
-    """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name."""
+def entry(
+    manifest: Manifest, file: str, size: int, files: Mapping[str, str], latency: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name.
+
+    latency: of one image, as `read_latencies`, where it was measured.
+    """
     rows = Report.from_json(manifest["parity"]).rows
     output = next(iter(manifest["signatures"]["serving_default"]["outputs"]))
     ratios = manifest["parity"].get("ratio", {})  # errors in units of the source's own, where they were measured so
@@ -40,6 +46,7 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
         "times": {key: value for key, value in ratios.items() if key in (output, "gradients")},
         "sentence": manifest["parity"].get("sentence", ""),
         "tolerance": manifest["parity"]["tolerance"],
+        "latency": dict(latency) if latency else None,
         "minimum_tensorflow": manifest["versions"].get("minimum_tensorflow"),
         "licence": licence(manifest)[0],
         "files": dict(files),
@@ -49,6 +56,25 @@ def entry(manifest: Manifest, file: str, size: int, files: Mapping[str, str]) ->
 def times(entry: Entry, output: str | None) -> float | None:
     """How many times as much as the source's own float32 an output errs, or "gradients" do; None if not measured so."""
     return (entry.get("times") or {}).get(output)
+
+
+def read_latencies(path: Path) -> dict[str, dict[str, Any]]:
+    """The latency of each artefact by its name, with the machine that it was measured on; {} where nothing was.
+
+    `benchmarks.release_latency` tells what is in the file. PackagingError, which names the key, for anything else.
+    """
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    artefacts = found.get("artefacts")
+    if not (isinstance(artefacts, dict) and all(isinstance(figures, dict) for figures in artefacts.values())):
+        raise PackagingError(f"{path}: expected 'artefacts' to be an object of objects. {_MEASURE}")
+    latencies = {name: figures | {"machine": found.get("machine")} for name, figures in artefacts.items()}
+    for name, latency in latencies.items():
+        for key, fits in _LATENCY.items():
+            if not fits(latency.get(key)):
+                raise PackagingError(f"{path}: {name!r} has no sound {key!r}. {_MEASURE}")
+    return {name: {key: latency[key] for key in _LATENCY} for name, latency in latencies.items()}
 
 
 def read_index(path: Path) -> list[dict[str, Any]]:
@@ -70,6 +96,7 @@ def read_index(path: Path) -> list[dict[str, Any]]:
 
 
 _AGAIN = "Make it again with `python -m utils.release`."
+_MEASURE = "Remove it, or make it again with `python -m benchmarks.release_latency`."
 _FILE, _SHA256 = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), re.compile(r"[0-9a-f]{64}")
 _HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")  # which JSON can hold, and no file
 
@@ -81,7 +108,11 @@ def _text(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e300  # and so no NaN
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # so no NaN
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
 
 
 def _count(value: Any) -> bool:
@@ -96,6 +127,16 @@ def _by_text(key: Fits, fits: Fits) -> Fits:
     return lambda value: isinstance(value, dict) and all(key(k) and fits(v) for k, v in value.items())
 
 
+_LATENCY: Mapping[str, Fits] = {
+    **dict.fromkeys(("milliseconds", "source_milliseconds", "times"), _positive),
+    **dict.fromkeys(("framework", "machine"), _text),
+}
+
+
+def _latency(value: Any) -> bool:
+    return isinstance(value, dict) and all(fits(value.get(key)) for key, fits in _LATENCY.items())
+
+
 _FIELDS: Mapping[str, Fits] = {
     **dict.fromkeys(("name", "variant", "head", "weights", "family", "file"), _text),
     **dict.fromkeys(("operations", "derived_from", "output", "sentence", "minimum_tensorflow"), _or_none(_text)),
@@ -103,6 +144,7 @@ _FIELDS: Mapping[str, Fits] = {
     **dict.fromkeys(("parameters", "bytes"), _count),
     **dict.fromkeys(("output_error", "gradients_error"), _or_none(_number)),
     "times": _or_none(_by_text(_text, _number)),
+    "latency": _or_none(_latency),
     "source": _or_none(_by_text(_text, _or_none(_text))),
     "files": _by_text(_FILE.fullmatch, lambda value: _text(value) and _SHA256.fullmatch(value)),
 }

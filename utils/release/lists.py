@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,13 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda e: (e["family"], e["variant"], e.get("operations") or "", e["head"], e["file"]))
 
 
-def table(entries: Sequence[Entry], latencies: Mapping[str, float] | None = None) -> str:
+def table(entries: Sequence[Entry]) -> str:
     """The entries as a Markdown table, in order.
 
-    latencies: seconds by name, where measured; without any, there is no such column. Nor is there one of the sizes of
-    `.keras` or `.onnx` files without any such file.
+    Without any latency there is no such column. Nor is there one of the sizes of `.keras` or `.onnx` files without any
+    such file.
     """
-    measured = latencies or {}
-    latency = {"latency": lambda e: f"{1000 * measured[e['name']]:.0f} ms" if e["name"] in measured else ""}
+    latency = {"latency": _latency} if any(e.get("latency") for e in entries) else {}
     sizes = {f"{key}_bytes": f".{key}" for key in BESIDE if any(e.get(f"{key}_bytes") for e in entries)}
     columns: dict[str, Callable[[Entry], str]] = {
         "model": lambda e: f"`{e['file'].removesuffix('.tar.gz')}`",
@@ -71,7 +70,7 @@ def table(entries: Sequence[Entry], latencies: Mapping[str, float] | None = None
         **{title: partial(_size, field) for field, title in sizes.items()},
         "output error": lambda e: _error(e.get("output_error"), times(e, e.get("output"))),
         "gradients' error": lambda e: _error(e.get("gradients_error"), times(e, "gradients")),
-        **(latency if measured else {}),
+        **latency,
         "TensorFlow": lambda e: f"≥ {e['minimum_tensorflow']}" if e.get("minimum_tensorflow") else "",
     }
     rows = [[cell(entry) for cell in columns.values()] for entry in in_order(entries)]
@@ -80,6 +79,14 @@ def table(entries: Sequence[Entry], latencies: Mapping[str, float] | None = None
 
 def _size(field: str, entry: Entry) -> str:
     return f"{entry[field] / 1e6:,.1f} MB" if entry.get(field) else ""
+
+
+def _latency(entry: Entry) -> str:
+    latency = entry.get("latency")
+    if not latency:
+        return ""
+    milliseconds = f"{latency['milliseconds']:,.0f} ms"
+    return f"{milliseconds}, {latency['times']:.2f} times" if "times" in latency else milliseconds
 
 
 def _error(value: float | None, multiple: float | None) -> str:

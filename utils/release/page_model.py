@@ -102,6 +102,15 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
+def _latency(entry: Entry) -> Sequence[Content]:
+    latency = entry.get("latency")
+    return [f"{latency['times']:.2f}×", element("small", _time(latency["milliseconds"]))] if latency else ["—"]
+
+
+def _time(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f} ms"
+
+
 COLUMNS = (
     Column("Model", _name, lambda e: e["name"]),
     Column("Weights", _weights, lambda e: e["weights"]),
@@ -109,6 +118,7 @@ COLUMNS = (
     Column("Download", lambda e: [megabytes(e["bytes"])], lambda e: e["bytes"], number=True),
     _error("Output error", "output_error", lambda e: e.get("output")),
     _error("Gradients’ error", "gradients_error", lambda e: "gradients"),
+    Column("Latency", _latency, lambda e: (e.get("latency") or {}).get("times"), number=True),
     Column(
         "TensorFlow",
         lambda e: [f"≥ {e['minimum_tensorflow']}"] if e.get("minimum_tensorflow") else [],
@@ -142,6 +152,10 @@ def _details(entry: Entry, files: Sequence[Download]) -> Iterator[Element]:
         yield element("p", element("strong", "SYNTHETIC WEIGHTS"), f": {SYNTHETIC}.")
     if entry.get("sentence"):
         yield element("p", entry["sentence"])
+    if latency := entry.get("latency"):
+        here, there = _time(latency["milliseconds"]), _time(latency["source_milliseconds"])
+        told = f"{here} for one image, and {there} in {latency['framework']}, in turns on {latency['machine']}."
+        yield element("p", f"Latency: {told}")
     source = entry.get("source") or {}
     # A path tells about the machine that it is on; the file's name is enough.
     if checkpoint := source.get("url") or PurePath(source.get("path") or "").name:
