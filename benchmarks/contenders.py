@@ -55,12 +55,12 @@ def saved_model(folder: Path, axes: tuple[int, ...] = (0, 1, 2, 3), frozen: bool
     return bind
 
 
-def pytorch(variant: Variant) -> Bind:
+def pytorch(variant: Variant, head: str = "classification") -> Bind:
     """PyTorch eager in inference mode, in its usual layout."""
     import torch
 
     torch.set_num_threads(THREADS)
-    model, _ = torch_model(variant)
+    model, _ = torch_model(variant, head)
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
         inputs = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -84,12 +84,12 @@ def onnx_runtime(file: Path) -> Bind:
     return bind
 
 
-def jax_jit(variant: Variant) -> Bind:
+def jax_jit(variant: Variant, head: str = "classification") -> Bind:
     """`jax.jit` of the source model, weights and images in JAX's own memory."""
     keep_to_cores(THREADS)  # JAX has no setting for its threads: it takes as many as there are processors to run on
     import jax
 
-    predict, parameters = flax_model(variant)
+    predict, parameters = flax_model(variant, head)
     predict, parameters = jax.jit(predict), jax.device_put(parameters)
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:

@@ -1,84 +1,147 @@
-"""How long each artefact of a folder takes for one image: `python -m benchmarks.release_latency FOLDER`.
+"""Latency of each artefact of a folder beside its source: `python -m benchmarks.release_latency FOLDER`.
 
-A FOLDER holds unpacked artefacts, as `make release` leaves them. Each is loaded and called in a process of its own, one
-after the other, by its signature `serving_default`, with oneDNN; then all of them again, twice. What counts is the
-fastest call: on a shared machine medians of identical graphs differed by 67 %, their fastest calls by 8 %.
+A FOLDER holds unpacked artefacts, as `make release` leaves them; smaller and other files are not timed. One image of
+the artefact's own size goes through its signature `serving_default`, with oneDNN, and through the source model of the
+same head in its own framework. They take turns, round by round, each time in a process of their own. What counts is
+either's fastest call: on a shared machine medians of identical graphs differed by 67 %, their fastest calls by 8 %.
 
 Leaves `release_latency` in assets/tables, as .md and .json; the table in docs/releases.md takes its column from there.
+And in FOLDER `latency.json`, of which `python -m utils.release FOLDER` tells in the index:
+
+    {"machine": "<processor, cores, system>", "threads": 2, "method": "<in words>", "artefacts": {"<name>": {
+      "milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "PyTorch"}}}
+
+`times` is the artefact's time divided by its source's, which other machines can be compared by.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from benchmarks import command
-from benchmarks.contenders import THREADS, import_tensorflow
+from benchmarks.contenders import THREADS, import_tensorflow, jax_jit, pytorch
+from benchmarks.exports import noise
+from benchmarks.latency import ONEDNN, turns
 from benchmarks.processes import Worker
-from utils.artefact.contents import read_manifest
+from utils.artefact.contents import preprocessing_of, read_manifest
+from utils.files import write_text
+from utils.models.variants import get_variant
+from utils.release.index import LATENCY
 from utils.tables import markdown
 
 WARM_UP, REPEATS, ROUNDS = 3, 5, 3
+PACKAGES = ("torch", "jax", "jaxlib", "flax", "tensorflow", "numpy")
+SOURCES = {"convmixer": ("PyTorch", pytorch), "mixer": ("JAX", jax_jit)}  # by family
+
+Source = tuple[str, str, int]  # variant, head, pixels of the image
 
 
-def prepare(folder: Path) -> Callable[[], list[float]]:
+def prepare(folder: Path, image_size: int) -> Callable[[], list[float]]:
     """For a `Worker`: gives the seconds of each timed call of the SavedModel in `folder` with one image of noise."""
     tf = import_tensorflow()
     model = tf.saved_model.load(str(folder))
-    serve = model.signatures["serving_default"]
-    _, *shape = serve.structured_input_signature[1]["inputs"].shape
-    size = [length or 224 for length in shape]  # a ConvMixer may take any
-    image = tf.constant(np.random.default_rng(0).standard_normal((1, *size)), tf.float32)
+    serve, image = model.signatures["serving_default"], tf.constant(noise(1, image_size))
 
-    def measure(_loaded: object = model) -> list[float]:  # a signature alone does not keep its variables alive
-        seconds = []
-        for _ in range(WARM_UP + REPEATS):
-            started = time.perf_counter()
-            for output in serve(inputs=image).values():
-                output.numpy()
-            seconds.append(time.perf_counter() - started)
-        return seconds[WARM_UP:]
+    def run(_loaded: object = model) -> None:  # a signature alone does not keep its variables alive
+        for output in serve(inputs=image).values():
+            output.numpy()
 
-    return measure
+    return partial(_seconds, run)
+
+
+def prepare_source(name: str, head: str, image_size: int) -> Callable[[], list[float]]:
+    """As `prepare`, of the source model. Its weights are synthetic: their values make it neither faster nor slower."""
+    variant = get_variant(name)
+    _, contender = SOURCES[variant.family]
+    return partial(_seconds, contender(variant, head)(noise(1, image_size)))
+
+
+def _seconds(run: Callable[[], object]) -> list[float]:
+    seconds = []
+    for _ in range(WARM_UP + REPEATS):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return seconds[WARM_UP:]
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
-    """One for each artefact in `folder`, by name: the fastest and all calls' seconds."""
-    unpacked = [path for path in sorted(folder.glob("*.json")) if (folder / path.stem / "saved_model.pb").is_file()]
-    calls: dict[str, list[float]] = {read_manifest(path)["name"]: [] for path in unpacked}
-    for name in [*calls] * ROUNDS:
-        with Worker(name, prepare, folder / name, environment={"TF_ENABLE_ONEDNN_OPTS": "1"}) as worker:
-            calls[name] += worker()
-        print(f"{name}: {1000 * min(calls[name]):.0f} ms", file=sys.stderr, flush=True)
-    return [{"name": name, "seconds": min(seconds), "calls": seconds} for name, seconds in calls.items()]
+    """One for each artefact in `folder`: the fastest and all calls' seconds, its source's, and their ratio."""
+    sources: dict[Source, list[str]] = defaultdict(list)  # with the artefacts of each: a Mixer's twins share one
+    for path in sorted(folder.glob("*.json")):
+        if (folder / path.stem / "saved_model.pb").is_file():
+            manifest = read_manifest(path)
+            source = manifest["variant"], manifest["head"], preprocessing_of(manifest).crop
+            sources[source].append(manifest["name"])
+    return [sample for source, names in sources.items() for sample in _beside_source(folder, source, names)]
+
+
+def _beside_source(folder: Path, source: Source, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    framework, _ = SOURCES[get_variant(source[0]).family]
+    contenders: dict[str, tuple] = {framework: (prepare_source, *source)}
+    contenders |= {name: (prepare, folder / name, source[-1]) for name in names}
+    calls: dict[str, list[float]] = {label: [] for label in contenders}
+    for _, label in turns([*contenders], range(ROUNDS)):
+        with Worker(f"{label} on {source[0]}", *contenders[label], environment=ONEDNN) as worker:
+            calls[label] += worker()
+        print(f"{label}: {1000 * min(calls[label]):.0f} ms", file=sys.stderr, flush=True)
+    fastest = {label: min(seconds) for label, seconds in calls.items()}
+    for name in names:
+        yield {
+            **{"name": name, "seconds": fastest[name], "calls": calls[name]},
+            **{"framework": framework, "source_seconds": fastest[framework], "source_calls": calls[framework]},
+            "times": fastest[name] / fastest[framework],
+        }
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each artefact."""
+    headings = ["artefact", "fastest, ms", "median, ms", "slowest, ms", "source", "its fastest, ms", "times the source"]
     rows = []
     for sample in found:
-        figures = (sample["seconds"], median(sample["calls"]), max(sample["calls"]))
-        rows.append([f"`{sample['name']}`", *(f"{1000 * value:.0f}" for value in figures)])
-    return markdown(["artefact", "fastest, ms", "median, ms", "slowest, ms"], rows)
+        figures = (sample["seconds"], median(sample["calls"]), max(sample["calls"]), sample["source_seconds"])
+        *own, source = (f"{1000 * value:.0f}" for value in figures)
+        rows.append([f"`{sample['name']}`", *own, sample["framework"], source, f"{sample['times']:.2f}"])
+    return markdown(headings, rows)
+
+
+def latencies(found: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> dict[str, Any]:
+    """What `latency.json` holds."""
+    artefacts = {}
+    for sample in found:
+        figures = {
+            "milliseconds": 1000 * sample["seconds"],
+            "source_milliseconds": 1000 * sample["source_seconds"],
+            "times": sample["times"],
+        }
+        rounded = {key: float(f"{value:.4g}") for key, value in figures.items()}
+        artefacts[sample["name"]] = {**rounded, "framework": sample["framework"]}
+    return {"machine": notes["machine"], "threads": THREADS, "method": notes["method"], "artefacts": artefacts}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write the table, print it."""
+    """Measure, write table and `latency.json`, print the table."""
     parser = command.parser("release_latency", __doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with artefacts, unpacked")
     options = parser.parse_args(arguments)
-    notes = command.notes("release_latency", ["FOLDER"], ("tensorflow", "numpy")) | {
-        "weights": command.SYNTHETIC,
-        "method": f"one image through serving_default, {THREADS} threads, oneDNN on, the fastest of {ROUNDS} rounds "
-        f"of {REPEATS} calls after {WARM_UP}; a process for each artefact, one after the other",
+    notes = command.notes("release_latency", ["FOLDER"], PACKAGES) | {
+        "weights": f"{command.SYNTHETIC}; of the sources, always",
+        "method": f"one image, {THREADS} threads, oneDNN on, the fastest of {ROUNDS} rounds of {REPEATS} calls after "
+        f"{WARM_UP}; artefacts by serving_default, their source in PyTorch or by jax.jit, taking turns, each time in a "
+        "process of their own",
     }
     found = samples(options.folder)
+    if not found:
+        parser.error(f"{options.folder} has no unpacked artefact: expected <name>.json and the SavedModel <name>/.")
+    write_text(options.folder / LATENCY, json.dumps(latencies(found, notes), indent=1) + "\n")
     command.leave(options, "release_latency", "Latency of each artefact", notes, table, found)
 
 

@@ -8,14 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import manifests
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import command, graphs, keras_models, latency, operations, processes, tables, threads, training
-from benchmarks.exports import weights_of
+from benchmarks import (
+    command,
+    contenders,
+    docs,
+    graphs,
+    keras_models,
+    latency,
+    operations,
+    processes,
+    tables,
+    threads,
+    training,
+)
+from benchmarks.exports import noise, weights_of
 from utils.errors import ParityError
 from utils.models.variants import get_variant
+from utils.release import index
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTES = {"machine": "a machine", "command": "a command"}
@@ -383,8 +397,94 @@ def test_the_table_of_decoding_divides_medians():
     assert cells(decoding.table(rows), ("web", "other"))[2:] == ["20.0", "20.0", "0.50"]
 
 
+def test_each_artefact_takes_turns_with_its_source_and_its_latency_is_told_as_the_source_s_multiple(
+    tmp_path, monkeypatch
+):
+    from benchmarks import release_latency
+
+    seconds = {"PyTorch": 2.0, "JAX": 0.5, "convmixer_tiny_fe": 1.0, "mixer_tiny_fe": 0.75, "mixer_tiny_fe_plain": 1.0}
+    begun = []
+
+    class Stub:
+        """A process that needs the seconds above, and at every other call much more."""
+
+        def __init__(self, label, prepare, *arguments, environment):
+            self.name, self.arguments = label.split(" on ")[0], arguments
+            assert (prepare is release_latency.prepare_source) == (self.name in ("PyTorch", "JAX"))
+            assert environment == {"TF_ENABLE_ONEDNN_OPTS": "1"}
+
+        def __call__(self):
+            return [9 * seconds[self.name], seconds[self.name]]
+
+        def __enter__(self):
+            begun.append((self.name, *self.arguments))
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    def leave(name, variant, unpacked=True):
+        told = manifests.manifest(name=name, variant=get_variant(variant), head="fe")
+        told["model"]["preprocessing"] |= {"resize": 64, "crop": 56}  # its own size, not the variant's
+        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+        if unpacked:
+            manifests.save(tmp_path / name)
+
+    for name in ("convmixer_tiny_fe", "mixer_tiny_fe", "mixer_tiny_fe_plain"):
+        leave(name, name.split("_fe")[0])
+    leave("mixer_tiny_fe_float16", "mixer_tiny", unpacked=False)  # its tarball alone is there
+    (tmp_path / "index.json").write_text('{"artefacts": []}')
+    monkeypatch.setattr(release_latency, "Worker", Stub)
+    release_latency.main([str(tmp_path), "--output-dir", str(tmp_path / "tables")])
+
+    sources = {"PyTorch": ("convmixer_tiny", "fe", 56), "JAX": ("mixer_tiny", "fe", 56)}
+    folders = {name: (tmp_path / name, 56) for name in seconds if name not in sources}
+    assert {name: arguments for name, *arguments in begun} == {k: [*v] for k, v in (sources | folders).items()}
+    rounds = [[name for name, *_ in begun][start : start + 3] for start in (6, 9, 12)]
+    assert {frozenset(names) for names in rounds} == {frozenset({"JAX", "mixer_tiny_fe", "mixer_tiny_fe_plain"})}
+    assert [names[0] for names in rounds] == ["JAX", "mixer_tiny_fe", "mixer_tiny_fe_plain"]
+    latencies = index.read_latencies(tmp_path / index.LATENCY)
+    machine = command.notes("x", [], ())["machine"]
+    assert latencies == {
+        "convmixer_tiny_fe": told(1000, 2000, 0.5, "PyTorch", machine),
+        "mixer_tiny_fe": told(750, 500, 1.5, "JAX", machine),
+        "mixer_tiny_fe_plain": told(1000, 500, 2, "JAX", machine),
+    }
+    text = (tmp_path / "tables" / "release_latency.md").read_text(encoding="utf-8")
+    assert "| `convmixer_tiny_fe` | 1000 | 5000 | 9000 | PyTorch | 2000 | 0.50 |" in text
+    assert docs.latencies(tmp_path / "tables")["mixer_tiny_fe"] == {"milliseconds": 750, "times": 1.5}
+
+
+def told(milliseconds, source, times, framework, machine):
+    figures = {"milliseconds": milliseconds, "source_milliseconds": source, "times": times}
+    return figures | {"framework": framework, "machine": machine}
+
+
+def test_the_source_of_an_artefact_has_its_head_and_takes_one_image_of_its_size(monkeypatch):
+    from benchmarks import release_latency
+
+    asked = []
+
+    def contender(variant, head):
+        return lambda images: lambda: asked.append((variant.name, head, images.shape))
+
+    monkeypatch.setitem(release_latency.SOURCES, "mixer", ("JAX", contender))
+    assert len(release_latency.prepare_source("mixer_tiny", "fe", 48)()) == release_latency.REPEATS
+    assert set(asked) == {("mixer_tiny", "fe", (1, 48, 48, 3))}
+    assert len(asked) == release_latency.REPEATS + release_latency.WARM_UP
+
+
+def test_a_folder_without_an_unpacked_artefact_has_no_latency_and_that_is_an_error(tmp_path, capsys):
+    from benchmarks import release_latency
+
+    with pytest.raises(SystemExit):
+        release_latency.main([str(tmp_path), "--output-dir", str(tmp_path)])
+    assert f"{tmp_path} has no unpacked artefact" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
-def test_latency_is_measured_of_each_artefact_that_is_unpacked(tmp_path):
+def test_latency_is_measured_of_each_artefact_that_is_unpacked_and_of_its_source(tmp_path):
     import artefacts
 
     from benchmarks import release_latency
@@ -392,11 +492,17 @@ def test_latency_is_measured_of_each_artefact_that_is_unpacked(tmp_path):
     for head in ("classification", "fe"):
         artefacts.publish(tmp_path / "exports", head=head)
     shutil.rmtree(tmp_path / "exports" / "convmixer_tiny_fe")  # its tarball alone is left
+    artefacts.publish(tmp_path / "exports", "mixer_tiny", head="fe")
     release_latency.main([str(tmp_path / "exports"), "--output-dir", str(tmp_path)])
-    (sample,) = json.loads((tmp_path / "release_latency.json").read_text(encoding="utf-8"))["samples"]
-    assert sample["name"] == "convmixer_tiny_classification"
-    assert len(sample["calls"]) == release_latency.ROUNDS * release_latency.REPEATS
-    assert sample["seconds"] == pytest.approx(min(sample["calls"]), abs=1e-6)  # written rounded
-    assert 0 < min(sample["calls"]) < max(sample["calls"])
-    text = (tmp_path / "release_latency.md").read_text(encoding="utf-8")
-    assert f"| `convmixer_tiny_classification` | {1000 * sample['seconds']:.0f} |" in text
+    samples = json.loads((tmp_path / "release_latency.json").read_text(encoding="utf-8"))["samples"]
+    names = {"convmixer_tiny_classification": "PyTorch", "mixer_tiny_fe": "JAX"}
+    assert {sample["name"]: sample["framework"] for sample in samples} == names
+    for sample in samples:
+        for fastest, calls in ((sample["seconds"], "calls"), (sample["source_seconds"], "source_calls")):
+            assert len(sample[calls]) == release_latency.ROUNDS * release_latency.REPEATS
+            assert fastest == pytest.approx(min(sample[calls]), abs=1e-6)  # written rounded
+            assert 0 < min(sample[calls]) < max(sample[calls])
+    assert index.read_latencies(tmp_path / "exports" / index.LATENCY).keys() == names.keys()
+    variant = get_variant("convmixer_tiny")
+    features = contenders.pytorch(variant, "fe")(noise(1, variant.image_size))()
+    assert features.shape == (1, variant.architecture.dim)  # not its classes
