@@ -20,7 +20,7 @@ from utils.models.variants import BESIDE, VARIANTS, get_variant
 from utils.notebook.parameters import formats_of
 from utils.release.command import release_matrix
 from utils.release.folder import PUBLISHED
-from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER
+from utils.release.index import INDEX, LATENCY, PAGE, SUMS, TABLE, VERIFIER
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -130,7 +130,11 @@ def test_the_release_verifies_and_uploads_every_kind_of_file_that_it_makes():
     models = {".tar.gz", ".tflite", *(f".{key}" for key in BESIDE)}
     assert set(re.findall(r"'\*(\.[\w.]+)'", verified)) == models
     assert {f"*{ending}" for ending in models} < set(PUBLISHED)
-    assert uploaded.split() == [f"exports/{name}" for name in (*PUBLISHED, PAGE, SUMS)]
+    # Whatever is uploaded is published: the latencies are in the index, and their own file has no sum.
+    assert [path for path in uploaded.split() if path != f"!exports/{LATENCY}"] == [
+        f"exports/{name}" for name in (*PUBLISHED, PAGE, SUMS)
+    ]
+    assert uploaded.index("exports/*.json") < uploaded.index(f"!exports/{LATENCY}")
 
 
 def test_actions_are_pinned_by_commit():
@@ -264,6 +268,40 @@ def test_a_classifier_that_tensorflow_serving_does_not_serve_right_stops_its_job
         said = "no, logits 1.0e-03 off" if fault else "yes, 3 of 3 photographs named alike"
         assert f"TensorFlow Serving | {name} | serving_" in done.stdout
         assert said in done.stdout
+
+
+@pytest.fixture
+def latency_steps():
+    """The commands of a job that time the artefacts, and that take the latencies into the index."""
+    commands = [step.get("run", "") for step in RELEASE["jobs"]["convert"]["steps"]]
+    (timed,) = [place for place, command in enumerate(commands) if "benchmarks.release_latency exports" in command]
+    (listed,) = [place for place, command in enumerate(commands) if "utils.release exports" in command]
+    (made,) = [place for place, command in enumerate(commands) if "utils.batch" in command]
+    assert made < timed < listed
+    return commands[timed], commands[listed]
+
+
+def test_a_release_times_its_artefacts_before_it_lists_them(latency_steps):
+    assert '--output-dir "$RUNNER_TEMP"' in latency_steps[0]  # not into the checkout's own tables
+
+
+@pytest.mark.slow
+def test_a_job_s_own_steps_leave_the_latency_of_an_artefact_in_its_index(tmp_path, latency_steps):
+    artefacts.publish(tmp_path / "exports")
+    manifest = json.loads((path := tmp_path / "exports" / f"{TINY}_classification.json").read_text())
+    manifest |= {"weights": "official", "source": {"url": "https://x.org/a", "path": None, "sha256": "ab" * 32}}
+    path.write_text(json.dumps(manifest))  # the tests' artefacts are of custom weights, which no release has
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RUNNER_TEMP": str(tmp_path / "temporary")}
+    for command in latency_steps:
+        subprocess.run(["bash", "-eo", "pipefail", "-c", command], cwd=tmp_path, env=environment, check=True)
+    (entry,) = json.loads((tmp_path / "exports" / INDEX).read_text())["artefacts"]
+    assert entry["latency"]["framework"] == "PyTorch"
+    assert entry["latency"]["times"] > 0
+    assert LATENCY not in (tmp_path / "exports" / SUMS).read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {".venv", "exports", "temporary"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
