@@ -101,7 +101,7 @@ def started(stack: ExitStack, name: str, prepared: Mapping[Run, tuple]) -> dict[
     return workers
 
 
-def turns(runs: Sequence[Run], rounds: range) -> Iterator[tuple[int, Run]]:
+def turns(runs: Sequence[Any], rounds: range) -> Iterator[tuple[int, Any]]:
     """Each run once a round, each round begun by another one, after a pause."""
     for number in rounds:
         first = number % len(runs)

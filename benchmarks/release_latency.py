@@ -6,9 +6,9 @@ same head in its own framework. They take turns, round by round, each time in a 
 either's fastest call: on a shared machine medians of identical graphs differed by 67 %, their fastest calls by 8 %.
 
 Leaves `release_latency` in assets/tables, as .md and .json; the table in docs/releases.md takes its column from there.
-And in FOLDER `latency.json`, of which `python -m utils.release FOLDER` tells in the index:
+And `batch/latency.json` in FOLDER, of which `python -m utils.release FOLDER` tells in the index:
 
-    {"machine": "<processor, cores, system>", "threads": 2, "method": "<in words>", "artefacts": {"<name>": {
+    {"machine": "<processor, cores, system>", "threads": 2, "artefacts": {"<name>": {"sha256": "<of the tarball>",
       "milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "PyTorch"}}}
 
 `times` is the artefact's time divided by its source's, which other machines can be compared by.
@@ -32,7 +32,9 @@ from benchmarks.exports import noise
 from benchmarks.latency import ONEDNN, turns
 from benchmarks.processes import Worker
 from utils.artefact.contents import preprocessing_of, read_manifest
+from utils.errors import PackagingError
 from utils.files import write_text
+from utils.machine.cores import keep_to_cores
 from utils.models.variants import get_variant
 from utils.release.index import LATENCY
 from utils.tables import markdown
@@ -46,6 +48,7 @@ Source = tuple[str, str, int]  # variant, head, pixels of the image
 
 def prepare(folder: Path, image_size: int) -> Callable[[], list[float]]:
     """For a `Worker`: gives the seconds of each timed call of the SavedModel in `folder` with one image of noise."""
+    keep_to_cores(THREADS)  # as JAX is, which has no setting for its threads: two threads may be faster on more cores
     tf = import_tensorflow()
     model = tf.saved_model.load(str(folder))
     serve, image = model.signatures["serving_default"], tf.constant(noise(1, image_size))
@@ -59,6 +62,7 @@ def prepare(folder: Path, image_size: int) -> Callable[[], list[float]]:
 
 def prepare_source(name: str, head: str, image_size: int) -> Callable[[], list[float]]:
     """As `prepare`, of the source model. Its weights are synthetic: their values make it neither faster nor slower."""
+    keep_to_cores(THREADS)
     variant = get_variant(name)
     _, contender = SOURCES[variant.family]
     return partial(_seconds, contender(variant, head)(noise(1, image_size)))
@@ -74,31 +78,46 @@ def _seconds(run: Callable[[], object]) -> list[float]:
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
-    """One for each artefact in `folder`: the fastest and all calls' seconds, its source's, and their ratio."""
-    sources: dict[Source, list[str]] = defaultdict(list)  # with the artefacts of each: a Mixer's twins share one
+    """One for each artefact in `folder`: the fastest and all calls' seconds, its source's, and their ratio.
+
+    Where a process fails or is killed, stderr says so, and its source and all that is timed beside it are left out.
+    PackagingError for a manifest that is not under its artefact's name, or is none.
+    """
+    sources: dict[Source, dict[str, str]] = defaultdict(dict)  # artefacts of each: a Mixer's twins share one
     for path in sorted(folder.glob("*.json")):
-        if (folder / path.stem / "saved_model.pb").is_file():
-            manifest = read_manifest(path)
+        if not (folder / path.stem / "saved_model.pb").is_file():
+            continue
+        manifest = read_manifest(path)
+        if manifest["name"] != path.stem:
+            raise PackagingError(f"{path} is of {manifest['name']!r}. Give it that name, or remove it.")
+        if "derived_from" not in manifest:
             source = manifest["variant"], manifest["head"], preprocessing_of(manifest).crop
-            sources[source].append(manifest["name"])
-    return [sample for source, names in sources.items() for sample in _beside_source(folder, source, names)]
+            sources[source][path.stem] = manifest["tarball"]["sha256"]
+    found = []
+    for source, artefacts in sources.items():
+        try:
+            found += _beside_source(folder, source, artefacts)
+        except RuntimeError as error:  # a conversion of hours need not be lost for a figure
+            print(f"not timed: {', '.join(artefacts)}: {error}", file=sys.stderr, flush=True)
+    return found
 
 
-def _beside_source(folder: Path, source: Source, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _beside_source(folder: Path, source: Source, artefacts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     framework, _ = SOURCES[get_variant(source[0]).family]
-    contenders: dict[str, tuple] = {framework: (prepare_source, *source)}
-    contenders |= {name: (prepare, folder / name, source[-1]) for name in names}
-    calls: dict[str, list[float]] = {label: [] for label in contenders}
-    for _, label in turns([*contenders], range(ROUNDS)):
-        with Worker(f"{label} on {source[0]}", *contenders[label], environment=ONEDNN) as worker:
-            calls[label] += worker()
-        print(f"{label}: {1000 * min(calls[label]):.0f} ms", file=sys.stderr, flush=True)
-    fastest = {label: min(seconds) for label, seconds in calls.items()}
-    for name in names:
+    contenders: dict[str, tuple] = {"": (prepare_source, *source)}
+    contenders |= {name: (prepare, folder / name, source[-1]) for name in artefacts}
+    calls: dict[str, list[float]] = {name: [] for name in contenders}
+    for _, name in turns([*contenders], range(ROUNDS)):
+        label = name or f"{source[0]} in {framework}"
+        with Worker(label, *contenders[name], environment=ONEDNN) as worker:
+            calls[name] += worker()
+        print(f"{label}: {1000 * min(calls[name]):.0f} ms", file=sys.stderr, flush=True)
+    fastest = {name: min(seconds) for name, seconds in calls.items()}
+    for name, sha256 in artefacts.items():
         yield {
-            **{"name": name, "seconds": fastest[name], "calls": calls[name]},
-            **{"framework": framework, "source_seconds": fastest[framework], "source_calls": calls[framework]},
-            "times": fastest[name] / fastest[framework],
+            **{"name": name, "sha256": sha256, "seconds": fastest[name], "calls": calls[name]},
+            **{"framework": framework, "source_seconds": fastest[""], "source_calls": calls[""]},
+            "times": fastest[name] / fastest[""],
         }
 
 
@@ -114,7 +133,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def latencies(found: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> dict[str, Any]:
-    """What `latency.json` holds."""
+    """What `batch/latency.json` holds."""
     artefacts = {}
     for sample in found:
         figures = {
@@ -123,8 +142,8 @@ def latencies(found: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> d
             "times": sample["times"],
         }
         rounded = {key: float(f"{value:.4g}") for key, value in figures.items()}
-        artefacts[sample["name"]] = {**rounded, "framework": sample["framework"]}
-    return {"machine": notes["machine"], "threads": THREADS, "method": notes["method"], "artefacts": artefacts}
+        artefacts[sample["name"]] = {"sha256": sample["sha256"], **rounded, "framework": sample["framework"]}
+    return {"machine": notes["machine"], "threads": THREADS, "artefacts": artefacts}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -140,8 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     found = samples(options.folder)
     if not found:
-        parser.error(f"{options.folder} has no unpacked artefact: expected <name>.json and the SavedModel <name>/.")
-    write_text(options.folder / LATENCY, json.dumps(latencies(found, notes), indent=1) + "\n")
+        expected = "expected <name>.json and the SavedModel <name>/"
+        parser.error(f"{options.folder} has no unpacked artefact that could be timed: {expected}.")
+    path = options.folder / LATENCY
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(latencies(found, notes), indent=1) + "\n")
     command.leave(options, "release_latency", "Latency of each artefact", notes, table, found)
 
 

@@ -380,7 +380,7 @@ def runs(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("signum", [tiny.slow(signal.SIGINT), signal.SIGTERM, tiny.slow(signal.SIGHUP)])
+@pytest.mark.parametrize("signum", [signal.SIGINT, tiny.slow(signal.SIGTERM), tiny.slow(signal.SIGHUP)])
 def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signum):
     code = "import sys; from utils.batch import command as c; c.CONVERT = sys.argv[1:3]; sys.exit(c.main(sys.argv[3:]))"
     command = [sys.executable, "-c", code, *STAND_IN, *OPTIONS, "--output-dir", str(tmp_path), "--operations", "all"]
@@ -600,28 +600,32 @@ def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(publishe
     assert lite.name not in sums_of(published)
 
 
+LATENCIES = {"milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "JAX"}
+
+
 def measure(folder, changes=(), **figures):
     """Leaves what the benchmark of latency does; a figure of `changes` is its own."""
-    told = {"milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "JAX"} | figures
-    text = {"machine": "a machine", "threads": 2, "method": "fast"}
-    text["artefacts"] = {CLASSIFIER: told, f"{CLASSIFIER}_int8": told}  # the latter a SavedModel, and no TFLite file
-    text |= dict(changes)
+    told = {"sha256": hash_file(folder / f"{CLASSIFIER}.tar.gz")} | LATENCIES | figures
+    text = {"machine": "a machine", "threads": 2, "artefacts": {CLASSIFIER: told}} | dict(changes)
+    (folder / LATENCY).parent.mkdir(exist_ok=True)
     (folder / LATENCY).write_text(json.dumps(text))
 
 
-def test_a_release_tells_the_latencies_that_were_left_beside_its_artefacts(published, capsys):
+def test_a_release_tells_the_latencies_that_were_measured_of_its_artefacts(published, capsys):
     manifests.lite(published, CLASSIFIER)
     measure(published)
     assert release([str(published)]) == 0  # what was left is not in its way
-    told = {"milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "JAX"}
     entries = json.loads((published / INDEX).read_text())["artefacts"]
-    assert [entry["latency"] for entry in entries] == [told | {"machine": "a machine"}, None, None]
+    told = LATENCIES | {"machine": "a machine", "threads": 2}
+    assert [entry["latency"] for entry in entries] == [told, None, None]
     headings, _, *rows = (line.strip("| ").split(" | ") for line in (published / TABLE).read_text().splitlines())
     assert [row[headings.index("latency")].strip() for row in rows] == ["115 ms, 1.05 times", "", ""]
     assert "1.05×" in (published / PAGE).read_text()
-    assert LATENCY not in sums_of(published)
     write_release(published, {})  # a batch that goes on tells them too
     assert json.loads((published / INDEX).read_text())["artefacts"] == entries
+    measure(published, sha256="0" * 64)  # of a tarball that was made anew since
+    assert release([str(published)]) == 0
+    assert [e["latency"] for e in json.loads((published / INDEX).read_text())["artefacts"]] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -634,7 +638,10 @@ def test_a_release_tells_the_latencies_that_were_left_beside_its_artefacts(publi
         ({"times": "1.05"}, {}, "'times'"),
         ({"times": True}, {}, "'times'"),
         ({"framework": "\ud800"}, {}, "'framework'"),
+        ({"sha256": "0" * 63}, {}, "'sha256'"),
         ({}, {"machine": None}, "'machine'"),
+        ({}, {"machine": " "}, "'machine'"),
+        ({}, {"threads": 1.5}, "'threads'"),
         ({}, {"artefacts": [CLASSIFIER]}, "expected 'artefacts' to be an object"),
         ({}, {"artefacts": {CLASSIFIER: 1.05}}, "expected 'artefacts' to be an object"),
     ],
@@ -648,8 +655,14 @@ def test_latencies_that_none_can_be_are_refused(published, capsys, figures, chan
     assert not (published / INDEX).exists()
 
 
-def test_a_batch_does_without_latencies_that_cannot_be_read(published):
-    (published / LATENCY).write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_latencies_that_cannot_be_read_are_refused_by_a_release_and_a_batch_does_without(published, capsys, text):
+    (published / LATENCY).parent.mkdir(exist_ok=True)
+    (published / LATENCY).write_text(text)
+    assert release([str(published)]) == 1
+    said = capsys.readouterr().err
+    assert str(published / LATENCY) in said
+    assert "benchmarks.release_latency" in said
     write_release(published, {})
     assert [e["latency"] for e in json.loads((published / INDEX).read_text())["artefacts"]] == [None, None]
 

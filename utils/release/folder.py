@@ -59,7 +59,8 @@ def write_release(
 
     checked, strict: as in `check_folder`. With `strict`, nothing may lie there either that would be published without a
     sum; what is not for a release (custom or fine-tuned weights) is left out. address: as for `write_lists`. The index
-    has the latencies that were left there; a damaged `latency.json` is a PackagingError, or without `strict`, as none.
+    has the latencies that were measured of these very tarballs; a damaged file of them is a PackagingError, or without
+    `strict`, as none.
     """
     latencies, entries = _latencies(output_dir, strict), []
     for name, manifest in check_folder(output_dir, checked, strict).items():
@@ -73,8 +74,9 @@ def write_release(
             known = {file: manifest["tarball"]["sha256"]}
             beside = {f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
             known, files = known | beside, [*files, *beside]
+        latency = latencies.get(manifest.get("tarball", {}).get("sha256"))
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
-        entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes, latencies.get(name)))
+        entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes, latency))
     if strict:
         _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
     write_lists(output_dir, entries, address)
@@ -117,7 +119,7 @@ def _require_sums(output_dir: Path, listed: Collection[str]) -> None:
     """PackagingError where a file would be published that is not among those that have a sum."""
     there = {path.name for pattern in PUBLISHED for path in output_dir.glob(pattern)}
     hidden = {name for name in there if name.startswith(".")}  # which nobody publishes
-    if strays := sorted(there - hidden - {INDEX, TABLE, LATENCY, *listed}):
+    if strays := sorted(there - hidden - {INDEX, TABLE, *listed}):
         raise PackagingError(
             f"{output_dir}: {', '.join(strays)} would be published without a sum, as no artefact of this release tells "
             "of such a file. Remove it, or move it to another folder, and likewise custom and fine-tuned models."

@@ -15,7 +15,7 @@ from utils.parity.report import Report
 
 # What a release has beside its artefacts.
 INDEX, SUMS, TABLE, PAGE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "models.html", "verify.pyz"
-LATENCY = "latency.json"  # what `benchmarks.release_latency` leaves for the index, and nobody publishes
+LATENCY = "batch/latency.json"  # what `benchmarks.release_latency` leaves; like all in that folder, of no release
 
 Manifest = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -59,22 +59,27 @@ def times(entry: Entry, output: str | None) -> float | None:
 
 
 def read_latencies(path: Path) -> dict[str, dict[str, Any]]:
-    """The latency of each artefact by its name, with the machine that it was measured on; {} where nothing was.
+    """The latency of each artefact by its tarball's SHA-256, and where it was measured; {} where nothing was.
 
     `benchmarks.release_latency` tells what is in the file. PackagingError, which names the key, for anything else.
     """
     if not path.is_file():
         return {}
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except PackagingError as error:
+        raise PackagingError(f"{path} cannot be used ({error}). {_MEASURE}") from error
     artefacts = found.get("artefacts")
     if not (isinstance(artefacts, dict) and all(isinstance(figures, dict) for figures in artefacts.values())):
         raise PackagingError(f"{path}: expected 'artefacts' to be an object of objects. {_MEASURE}")
-    latencies = {name: figures | {"machine": found.get("machine")} for name, figures in artefacts.items()}
-    for name, latency in latencies.items():
-        for key, fits in _LATENCY.items():
+    latencies = {}
+    for name, figures in artefacts.items():
+        latency = figures | {key: found.get(key) for key in ("machine", "threads")}
+        for key, fits in (_LATENCY | {"sha256": _sha256}).items():
             if not fits(latency.get(key)):
                 raise PackagingError(f"{path}: {name!r} has no sound {key!r}. {_MEASURE}")
-    return {name: {key: latency[key] for key in _LATENCY} for name, latency in latencies.items()}
+        latencies[latency["sha256"]] = {key: latency[key] for key in _LATENCY}
+    return latencies
 
 
 def read_index(path: Path) -> list[dict[str, Any]]:
@@ -107,6 +112,14 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and not _HALF_CHARACTER.search(value)
 
 
+def _some_text(value: Any) -> bool:
+    return _text(value) and bool(value.strip())
+
+
+def _sha256(value: Any) -> bool:
+    return _text(value) and bool(_SHA256.fullmatch(value))
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # so no NaN
 
@@ -129,7 +142,8 @@ def _by_text(key: Fits, fits: Fits) -> Fits:
 
 _LATENCY: Mapping[str, Fits] = {
     **dict.fromkeys(("milliseconds", "source_milliseconds", "times"), _positive),
-    **dict.fromkeys(("framework", "machine"), _text),
+    **dict.fromkeys(("framework", "machine"), _some_text),
+    "threads": _count,
 }
 
 
@@ -146,5 +160,5 @@ _FIELDS: Mapping[str, Fits] = {
     "times": _or_none(_by_text(_text, _number)),
     "latency": _or_none(_latency),
     "source": _or_none(_by_text(_text, _or_none(_text))),
-    "files": _by_text(_FILE.fullmatch, lambda value: _text(value) and _SHA256.fullmatch(value)),
+    "files": _by_text(_FILE.fullmatch, _sha256),
 }

@@ -154,8 +154,8 @@ def _details(entry: Entry, files: Sequence[Download]) -> Iterator[Element]:
         yield element("p", entry["sentence"])
     if latency := entry.get("latency"):
         here, there = _time(latency["milliseconds"]), _time(latency["source_milliseconds"])
-        told = f"{here} for one image, and {there} in {latency['framework']}, in turns on {latency['machine']}."
-        yield element("p", f"Latency: {told}")
+        where = f"in turns with {latency['threads']} threads on {latency['machine']}"
+        yield element("p", f"Latency: {here} for one image, and {there} in {latency['framework']}, {where}.")
     source = entry.get("source") or {}
     # A path tells about the machine that it is on; the file's name is enough.
     if checkpoint := source.get("url") or PurePath(source.get("path") or "").name:

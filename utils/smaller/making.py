@@ -9,7 +9,8 @@ manifest beside the file only, but for the tolerance, which whoever verifies the
 What the tolerance is: rounding the float32 model's kernels alone, as the smaller file does, moves the golden outputs
 by some amount, which is measured first. The smaller file may be off by that times a factor, and by the float32 gate.
 The factor leaves room for what was not simulated: TFLite multiplies BatchNorm into kernels before it rounds them, and
-with int8 rounds activations too. An operation computed otherwise shows already in the float32 file, at 1e-5.
+with int8 rounds activations too. An operation computed otherwise shows already in the float32 file, whose tolerance is
+far smaller.
 """
 
 from __future__ import annotations
