@@ -91,11 +91,10 @@ def batch_table(tables: Path) -> str:
 
 
 def latencies(tables: Path) -> dict[str, dict[str, float]]:
-    """By artefact, what `benchmarks.release_latency` measured, named as in the index; early runs had no `times`."""
+    """By artefact, what `benchmarks.release_latency` measured, named as in the index."""
     measured = _read(tables / "release_latency.json") or {"samples": []}
     return {
-        sample["name"]: {"milliseconds": 1000 * sample["seconds"]}
-        | ({"times": sample["times"]} if "times" in sample else {})
+        sample["name"]: {"milliseconds": 1000 * sample["seconds"], "times": sample["times"]}
         for sample in measured["samples"]
     }
 

@@ -204,7 +204,7 @@ def test_what_an_index_says_is_text_wherever_it_stands():
     assert not [name for _, attributes, _ in found.found for name in attributes if name.startswith("on")]
     (text,) = found.texts("tbody")
     assert text.count(HOSTILE) >= 9
-    assert f"in {HOSTILE}, in turns on {HOSTILE}." in text
+    assert f"in {HOSTILE}, in turns with 2 threads on {HOSTILE}." in text
     assert HOSTILE.upper() in text  # weights that are none are loud, whatever they are
     assert len(found.texts("td")) == len(found.texts("td", class_="more")) * 9
 

@@ -74,7 +74,7 @@ def write_release(
             known = {file: manifest["tarball"]["sha256"]}
             beside = {f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
             known, files = known | beside, [*files, *beside]
-        latency = latencies.get(manifest.get("tarball", {}).get("sha256"))
+        latency = latencies.get(known.get(file))
         hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
         entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes, latency))
     if strict:

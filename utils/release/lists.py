@@ -85,8 +85,7 @@ def _latency(entry: Entry) -> str:
     latency = entry.get("latency")
     if not latency:
         return ""
-    milliseconds = f"{latency['milliseconds']:,.0f} ms"
-    return f"{milliseconds}, {latency['times']:.2f} times" if "times" in latency else milliseconds
+    return f"{latency['milliseconds']:,.0f} ms, {latency['times']:.2f} times"
 
 
 def _error(value: float | None, multiple: float | None) -> str:
