@@ -22,7 +22,7 @@ from utils.models.variants import Variant, get_variant
 THREADS = 2  # for each contender, whatever the machine has
 BATCHES = (1, 8)
 
-# images, float32 NHWC -> a function of nothing that computes their logits, float32 [B, classes]
+# images, float32 NHWC -> a function of nothing that computes their logits or features, float32 [B, units]
 Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
 Folders = Mapping[str, Path]  # of the SavedModels, by the side or kind of export; "keras", "onnx": such a file
 
@@ -45,12 +45,12 @@ def saved_model(folder: Path, axes: tuple[int, ...] = (0, 1, 2, 3), frozen: bool
     serve = loaded.signatures["serving_default"]
     if frozen:
         constant = convert_variables_to_constants_v2(serve)
-        serve = lambda inputs: {"logits": constant(inputs)[0]}  # noqa: E731
+        serve = lambda inputs: {"output": constant(inputs)[0]}  # noqa: E731
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
         inputs = tf.constant(np.ascontiguousarray(images.transpose(axes)))
         # `loaded` in the default argument: a signature alone does not keep its variables alive.
-        return lambda _loaded=loaded: serve(inputs=inputs)["logits"].numpy()
+        return lambda _loaded=loaded: next(iter(serve(inputs=inputs).values())).numpy()
 
     return bind
 

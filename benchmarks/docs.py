@@ -19,7 +19,7 @@ from typing import Any
 
 from utils.batch import report as batch_report
 from utils.models.variants import VARIANTS, Variant
-from utils.release.index import INDEX
+from utils.release.index import BATCH, INDEX
 from utils.release.lists import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "batch": lambda: batch_table(RUNS),
 }
 # name in assets/tables: where a batch leaves it in its output folder
-BATCH_FILES = {"releases.json": Path(INDEX), "batch.json": Path(batch_report.FOLDER, batch_report.FILE)}
+BATCH_FILES = {"releases.json": Path(INDEX), "batch.json": Path(BATCH, batch_report.FILE)}
 NOT_YET = "*`make release` and `python -m benchmarks.docs exports` write this table; no run has written it yet.*"
 _BLOCK = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -3,7 +3,7 @@
 A FOLDER holds unpacked artefacts, as `make release` leaves them; smaller and other files are not timed. One image of
 the artefact's own size goes through its signature `serving_default`, with oneDNN, and through the source model of the
 same head in its own framework. They take turns, round by round, each time in a process of their own. What counts is
-either's fastest call: on a shared machine medians of identical graphs differed by 67 %, their fastest calls by 8 %.
+either's fastest call, which for graphs that are alike differs less than their medians do.
 
 Leaves `release_latency` in assets/tables, as .md and .json; the table in docs/releases.md takes its column from there.
 And `batch/latency.json` in FOLDER, of which `python -m utils.release FOLDER` tells in the index:
@@ -27,7 +27,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import command
-from benchmarks.contenders import THREADS, import_tensorflow, jax_jit, pytorch
+from benchmarks.contenders import THREADS, jax_jit, pytorch, saved_model
 from benchmarks.exports import noise
 from benchmarks.latency import ONEDNN, turns
 from benchmarks.processes import Worker
@@ -49,15 +49,7 @@ Source = tuple[str, str, int]  # variant, head, pixels of the image
 def prepare(folder: Path, image_size: int) -> Callable[[], list[float]]:
     """For a `Worker`: gives the seconds of each timed call of the SavedModel in `folder` with one image of noise."""
     keep_to_cores(THREADS)  # as JAX is, which has no setting for its threads: two threads may be faster on more cores
-    tf = import_tensorflow()
-    model = tf.saved_model.load(str(folder))
-    serve, image = model.signatures["serving_default"], tf.constant(noise(1, image_size))
-
-    def run(_loaded: object = model) -> None:  # a signature alone does not keep its variables alive
-        for output in serve(inputs=image).values():
-            output.numpy()
-
-    return partial(_seconds, run)
+    return partial(_seconds, saved_model(folder)(noise(1, image_size)))
 
 
 def prepare_source(name: str, head: str, image_size: int) -> Callable[[], list[float]]:

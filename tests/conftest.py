@@ -1,6 +1,7 @@
 """Order, environment and shared models of the test run; imports no framework, so that collecting stays fast."""
 
 import os
+import shutil
 
 import pytest
 
@@ -71,3 +72,47 @@ def full_size(tmp_path_factory):
         return kept[variant]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def stand_in_conversions(tmp_path_factory):
+    """Batches run no notebooks, and have a cache of their own, with the checkpoints in it."""
+    import batches
+
+    from utils.checkpoints.loading import resolve
+    from utils.models.variants import get_variant
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches.command, "CONVERT", batches.STAND_IN)
+        patch.setenv("PYTHONPATH", str(batches.ROOT))
+        patch.setenv("MIXERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for variant in ("mixer_tiny", "convmixer_tiny"):
+            resolve(get_variant(variant), "synthetic", 0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def both_heads(stand_in_conversions, tmp_path_factory):
+    """A batch's folder with both heads of a variant, only read."""
+    import batches
+
+    folder = tmp_path_factory.mktemp("made")
+    assert batches.run(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def made(both_heads, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(both_heads, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def with_keras(stand_in_conversions, tmp_path_factory):
+    """Both heads, and a `.keras` file of the features alone."""
+    import batches
+
+    folder = tmp_path_factory.mktemp("keras")
+    assert batches.run(folder, "--heads", "classification") == 0
+    assert batches.run(folder, "--heads", "fe", "--formats", batches.KERAS) == 0
+    return folder

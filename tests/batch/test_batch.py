@@ -1,6 +1,5 @@
 """The batch: what is chosen, what is made again, what a failure, an interrupt or too much memory leaves."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,77 +10,16 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
-import convert_stand_in
-import manifests
 import psutil
 import pytest
 import tiny
+from batches import CLASSIFIER, FEATURES, KERAS, OPTIONS, PLAIN, ROOT, STAND_IN, edit, flip, run, sums_of
 
-from utils.artefact import lite_file
 from utils.artefact.contents import check_artefact
 from utils.batch import command as batch, plan as batch_plan
-from utils.checkpoints.loading import resolve
 from utils.errors import ParameterError
-from utils.files import hash_file
-from utils.models.variants import get_variant
-from utils.release.command import main as release
-from utils.release.folder import write_release
-from utils.release.index import INDEX, LATENCY, PAGE, SUMS, TABLE
 
-ROOT = Path(__file__).resolve().parents[2]
-STAND_IN = (sys.executable, str(Path(convert_stand_in.__file__)))
-CLASSIFIER, FEATURES = "mixer_tiny_classification_synthetic", "mixer_tiny_fe_synthetic"
-PLAIN = "mixer_tiny_classification_plain_synthetic", "mixer_tiny_fe_plain_synthetic"
-KERAS = "saved_model, keras"
-OPTIONS = ["--variants", "mixer_tiny", "--checkpoint", "synthetic"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _environment(tmp_path_factory):
-    """No notebooks, and a cache of these tests' own, with the checkpoints in it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "CONVERT", STAND_IN)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("MIXERS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        for variant in ("mixer_tiny", "convmixer_tiny"):
-            resolve(get_variant(variant), "synthetic", 0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def both_heads(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    assert run(folder) == 0
-    return folder
-
-
-@pytest.fixture
-def made(both_heads, tmp_path):
-    """A copy of a folder with both heads."""
-    return shutil.copytree(both_heads, tmp_path / "copy")
-
-
-@pytest.fixture(scope="module")
-def with_keras(tmp_path_factory):
-    """Both heads, and a `.keras` file of the features alone."""
-    folder = tmp_path_factory.mktemp("keras")
-    assert run(folder, "--heads", "classification") == 0
-    assert run(folder, "--heads", "fe", "--formats", KERAS) == 0
-    return folder
-
-
-@pytest.fixture
-def published(both_heads, tmp_path):
-    """What a release starts from: tarballs and manifests alone."""
-    folder = tmp_path / "published"
-    folder.mkdir()
-    for path in [*both_heads.glob("*.tar.gz"), *both_heads.glob("mixer*.json")]:
-        shutil.copy(path, folder)
-    return folder
-
-
-def run(folder, *options):
-    return batch.main([*OPTIONS, "--output-dir", str(folder), *options])
+pytestmark = pytest.mark.usefixtures("stand_in_conversions")
 
 
 def behave(folder, **behaviour):
@@ -91,10 +29,6 @@ def behave(folder, **behaviour):
 
 def begun(folder):
     return (folder / "begun").read_text().split()
-
-
-def sums_of(folder):
-    return dict(line.split("  ")[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
 
 
 def remains(folder):
@@ -182,19 +116,6 @@ def test_everything_is_made_once_and_what_was_damaged_again_and_only_that(tmp_pa
     assert begun(tmp_path)[4:] == [CLASSIFIER, FEATURES]
 
 
-def edit(folder, change):
-    path = folder / f"{CLASSIFIER}.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_text(json.dumps(manifest))
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def take_the_other_ones_files(folder):
     """The files have the right names, and what is in them is another artefact."""
     for ending in ("", ".tar.gz", ".json"):
@@ -250,20 +171,6 @@ def test_a_keras_file_that_was_asked_for_must_be_there_and_one_that_was_not_may(
     assert [batch_plan.look(each, folder)[1] for each in conversions("mixer_tiny", checkpoint="synthetic")] == ["", ""]
     (folder / f"{FEATURES}.keras").unlink()
     assert f"{FEATURES}.keras cannot be read" in batch_plan.look(asked[1], folder)[1]
-
-
-def test_releases_in_parts_become_one_as_if_they_had_been_one(both_heads, tmp_path):
-    index = json.loads((both_heads / INDEX).read_text())["artefacts"]
-    for number, entry in enumerate(index):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / INDEX).write_text(json.dumps({"artefacts": [entry]}))
-    parts = [str(tmp_path / str(number)) for number in range(len(index))]
-    assert release([str(tmp_path / "all"), "--merge", *parts]) == 0
-    for name in (INDEX, SUMS, TABLE, PAGE):
-        assert (tmp_path / "all" / name).read_text() == (both_heads / name).read_text(), name
-    assert release([str(tmp_path / "again"), "--merge", parts[0], parts[0]]) == 1
-    assert release([str(tmp_path / "again"), "--merge", str(tmp_path)]) == 1
-    assert not (tmp_path / "again").exists()
 
 
 def test_of_twins_one_has_a_keras_file():
@@ -468,207 +375,3 @@ def test_a_checkpoint_is_fetched_once_for_conversions_that_run_side_by_side(monk
     monkeypatch.setenv("MIXERS_CACHE", str(tmp_path / "empty"))
     assert batch._next([second], [first]) is None
     assert batch._next([second], []) is second
-
-
-# --- what a release has
-
-
-def test_sums_index_cards_and_table_are_of_the_files_that_are_there(made):
-    sums = sums_of(made)
-    made_from = {f"{n}{end}" for n in (CLASSIFIER, FEATURES) for end in (".tar.gz", ".json", ".md")}
-    assert set(sums) == made_from | {"index.json", "TABLE.md", "models.html"}
-    assert sums == {name: hashlib.sha256((made / name).read_bytes()).hexdigest() for name in sums}
-    (first, second) = json.loads((made / "index.json").read_text())["artefacts"]
-    assert (first["name"], second["output"], first["output_error"]) == (CLASSIFIER, "features", 1e-6)
-    assert first["files"] == {name: value for name, value in sums.items() if name.startswith(f"{CLASSIFIER}.")}
-    assert "1.0e-06" in (made / f"{CLASSIFIER}.md").read_text()
-    table = (made / "TABLE.md").read_text()
-    for shown in (f"`{CLASSIFIER}`", "17,618", "1.0e-06", "3.0e-06", "≥ 2.14"):
-        assert shown in table
-
-
-def test_release_covers_what_earlier_runs_made_and_leaves_out_what_is_damaged_or_the_users_own(tmp_path):
-    assert run(tmp_path, "--operations", "all") == 0
-    flip(tmp_path / f"{PLAIN[0]}.tar.gz")
-    edit(tmp_path, lambda m: m.update(training={"epochs": 1}))
-    assert run(tmp_path, "--heads", "fe") == 0
-    assert {name for name in sums_of(tmp_path) if name.endswith(".gz")} == {f"{n}.tar.gz" for n in (FEATURES, PLAIN[1])}
-
-
-def assert_refused(folder, said, capsys):
-    assert release([str(folder)]) == 1
-    assert said in capsys.readouterr().err
-
-
-def test_release_of_tarballs_and_manifests_alone_is_all_or_nothing(published, both_heads, tmp_path, capsys):
-    (published / "verify.pyz").write_bytes(b"verifier")
-    assert release([str(published)]) == 0
-    assert sums_of(published)["verify.pyz"] == hashlib.sha256(b"verifier").hexdigest()
-    for name in ("TABLE.md", "index.json", "models.html"):
-        assert (published / name).read_bytes() == (both_heads / name).read_bytes()
-    flip(published / f"{FEATURES}.tar.gz")
-    assert_refused(published, f"{FEATURES}.tar.gz is not the one", capsys)
-    shutil.copy(both_heads / f"{FEATURES}.tar.gz", published)
-    (published / f"{FEATURES}.json").unlink()
-    assert_refused(published, f"{FEATURES}.json is no published manifest", capsys)
-    (tmp_path / "empty").mkdir()
-    assert release([str(tmp_path / "empty")]) == 1
-
-
-@pytest.mark.parametrize("stray", [f"{FEATURES}.keras", "mine_on_val.json", "other.md", "x.tflite.json"])
-def test_what_would_be_published_without_a_sum_is_refused(published, stray, capsys):
-    (published / stray).write_text("{}")
-    assert_refused(published, f"{stray} would be published without a sum", capsys)
-    assert not (published / "SHA256SUMS").exists()
-    (published / stray).rename(published / "notes.txt")  # which nobody publishes
-    assert release([str(published)]) == 0
-    assert release([str(published)]) == 0  # what it wrote itself is in its way neither
-    (published / stray).write_text("{}")
-    write_release(published, {})  # as a batch does, in a folder where people work
-    assert stray not in sums_of(published)
-
-
-def test_custom_weights_would_be_published_without_a_sum_too(published, capsys):
-    edit(published, lambda m: m.update(training={"epochs": 1}))
-    assert_refused(published, f"{CLASSIFIER}.json, {CLASSIFIER}.tar.gz would be published without a sum", capsys)
-
-
-def test_a_release_has_the_keras_files_that_manifests_tell_of(with_keras, tmp_path, capsys):
-    folder, file = tmp_path / "release", f"{FEATURES}.keras"
-    folder.mkdir()
-    for path in [*with_keras.glob("*.tar.gz"), *with_keras.glob("mixer*.json"), with_keras / file]:
-        shutil.copy(path, folder)
-    assert release([str(folder)]) == 0
-    (classifier, features) = json.loads((folder / "index.json").read_text())["artefacts"]
-    assert features["files"][file] == sums_of(folder)[file] == hash_file(folder / file)
-    assert (classifier["keras_bytes"], features["keras_bytes"]) == (None, 500_000)
-    assert not [name for name in classifier["files"] if name.endswith(".keras")]
-    headings, _, *rows = (line.split(" | ") for line in (folder / "TABLE.md").read_text().splitlines())
-    assert [row[headings.index(".keras")] for row in rows] == ["", "0.5 MB"]
-    assert f'load_model("{file}")' in (folder / f"{FEATURES}.md").read_text()
-    flip(folder / file)
-    assert_refused(folder, f"{file} is not the one that its manifest describes", capsys)
-    (folder / file).unlink()
-    assert_refused(folder, f"{file} cannot be read", capsys)
-    write_release(folder, {})  # as a batch does, which leaves that artefact out
-    assert set(sums_of(folder)) & {file, f"{FEATURES}.tar.gz", f"{CLASSIFIER}.tar.gz"} == {f"{CLASSIFIER}.tar.gz"}
-    assert ".keras" not in (folder / "TABLE.md").read_text()
-
-
-def test_a_release_has_every_file_beside_a_convmixer(tmp_path, capsys):
-    options = ["--variants", "convmixer_tiny", "--checkpoint", "synthetic", "--heads", "fe"]
-    assert batch.main([*options, "--formats", f"{KERAS}, onnx", "--output-dir", str(tmp_path)]) == 0
-    name = "convmixer_tiny_fe_synthetic"
-    (entry,) = json.loads((tmp_path / "index.json").read_text())["artefacts"]
-    assert (entry["keras_bytes"], entry["onnx_bytes"]) == (500_000, 500_000)
-    sums = sums_of(tmp_path)
-    for file in (f"{name}.keras", f"{name}.onnx"):
-        assert entry["files"][file] == sums[file] == hash_file(tmp_path / file)
-    headings, _, row = (line.strip("| ").split(" | ") for line in (tmp_path / "TABLE.md").read_text().splitlines())
-    assert dict(zip(headings, row, strict=True))[".onnx"] == "0.5 MB"
-    assert f'InferenceSession("{name}.onnx")' in (tmp_path / f"{name}.md").read_text()
-    assert release([str(tmp_path)]) == 0
-    flip(tmp_path / f"{name}.onnx")
-    assert_refused(tmp_path, f"{name}.onnx is not the one that its manifest describes", capsys)
-
-
-def test_release_of_two_checkpoints_for_one_variant_is_refused(published, capsys):
-    edit(published, lambda m: m["source"].update(sha256="5" * 64))
-    assert release([str(published)]) == 1
-    said = capsys.readouterr().err
-    for part in ("mixer_tiny: its synthetic artefacts were made from 2", f"{'5' * 64}: {CLASSIFIER}", FEATURES):
-        assert part in said
-    assert not (published / "SHA256SUMS").exists()
-
-
-def test_a_release_lists_tflite_files_that_are_what_their_manifests_say(published, capsys):
-    lite = manifests.lite(published, CLASSIFIER)
-    assert release([str(published)]) == 0
-    (entry,) = [e for e in json.loads((published / "index.json").read_text())["artefacts"] if e["derived_from"]]
-    assert (entry["file"], entry["bytes"]) == (lite.name, lite.stat().st_size)
-    assert entry["files"] == {name: hash_file(published / name) for name in (lite.name, f"{lite.name}.json")}
-    assert sums_of(published).items() >= entry["files"].items()
-    assert f"| `{lite.name}` |" in (published / "TABLE.md").read_text()
-    assert "latency" not in (published / "TABLE.md").read_text()
-    lite_file.pack_lite(published / "model", {"manifest.json": b"{}", "golden.npz": b"golden"}, lite)
-    assert_refused(published, "the manifest inside is another one", capsys)
-    manifests.lite(published, CLASSIFIER)
-    flip(lite)
-    assert_refused(published, "model.tflite is not the file that was published", capsys)
-    manifests.lite(published, CLASSIFIER, weights="custom")
-    write_release(published, {})
-    assert lite.name not in sums_of(published)
-
-
-LATENCIES = {"milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "JAX"}
-
-
-def measure(folder, changes=(), **figures):
-    """Leaves what the benchmark of latency does; a figure of `changes` is its own."""
-    told = {"sha256": hash_file(folder / f"{CLASSIFIER}.tar.gz")} | LATENCIES | figures
-    text = {"machine": "a machine", "threads": 2, "artefacts": {CLASSIFIER: told}} | dict(changes)
-    (folder / LATENCY).parent.mkdir(exist_ok=True)
-    (folder / LATENCY).write_text(json.dumps(text))
-
-
-def test_a_release_tells_the_latencies_that_were_measured_of_its_artefacts(published, capsys):
-    manifests.lite(published, CLASSIFIER)
-    measure(published)
-    assert release([str(published)]) == 0  # what was left is not in its way
-    entries = json.loads((published / INDEX).read_text())["artefacts"]
-    told = LATENCIES | {"machine": "a machine", "threads": 2}
-    assert [entry["latency"] for entry in entries] == [told, None, None]
-    headings, _, *rows = (line.strip("| ").split(" | ") for line in (published / TABLE).read_text().splitlines())
-    assert [row[headings.index("latency")].strip() for row in rows] == ["115 ms, 1.05 times", "", ""]
-    assert "1.05×" in (published / PAGE).read_text()
-    write_release(published, {})  # a batch that goes on tells them too
-    assert json.loads((published / INDEX).read_text())["artefacts"] == entries
-    measure(published, sha256="0" * 64)  # of a tarball that was made anew since
-    assert release([str(published)]) == 0
-    assert [e["latency"] for e in json.loads((published / INDEX).read_text())["artefacts"]] == [None] * 3
-
-
-@pytest.mark.parametrize(
-    ("figures", "changes", "said"),
-    [
-        ({"milliseconds": 0}, {}, f"{CLASSIFIER!r} has no sound 'milliseconds'"),
-        ({"source_milliseconds": -1.0}, {}, "'source_milliseconds'"),
-        ({"times": float("nan")}, {}, "'times'"),
-        ({"times": float("inf")}, {}, "'times'"),
-        ({"times": "1.05"}, {}, "'times'"),
-        ({"times": True}, {}, "'times'"),
-        ({"framework": "\ud800"}, {}, "'framework'"),
-        ({"sha256": "0" * 63}, {}, "'sha256'"),
-        ({}, {"machine": None}, "'machine'"),
-        ({}, {"machine": " "}, "'machine'"),
-        ({}, {"threads": 1.5}, "'threads'"),
-        ({}, {"artefacts": [CLASSIFIER]}, "expected 'artefacts' to be an object"),
-        ({}, {"artefacts": {CLASSIFIER: 1.05}}, "expected 'artefacts' to be an object"),
-    ],
-)
-def test_latencies_that_none_can_be_are_refused(published, capsys, figures, changes, said):
-    measure(published, changes, **figures)
-    assert release([str(published)]) == 1
-    printed = capsys.readouterr().err
-    assert str(published / LATENCY) in printed
-    assert said in printed
-    assert not (published / INDEX).exists()
-
-
-@pytest.mark.parametrize("text", ["{", "[]"])
-def test_latencies_that_cannot_be_read_are_refused_by_a_release_and_a_batch_does_without(published, capsys, text):
-    (published / LATENCY).parent.mkdir(exist_ok=True)
-    (published / LATENCY).write_text(text)
-    assert release([str(published)]) == 1
-    said = capsys.readouterr().err
-    assert str(published / LATENCY) in said
-    assert "benchmarks.release_latency" in said
-    write_release(published, {})
-    assert [e["latency"] for e in json.loads((published / INDEX).read_text())["artefacts"]] == [None, None]
-
-
-def test_a_smaller_file_of_an_artefact_that_was_made_anew_is_not_released(published, capsys):
-    lite = manifests.lite(published, CLASSIFIER, derived_files={"saved_model.pb": "0" * 64})
-    assert_refused(published, f"{lite.name} is smaller than an artefact that was converted again", capsys)
-    write_release(published, {})  # as a batch does, which leaves it out
-    assert lite.name not in sums_of(published)

@@ -30,6 +30,7 @@ from utils.command import positive
 from utils.errors import ConversionError
 from utils.models.variants import HEADS, OPERATIONS
 from utils.parity.references import FOLDER_VARIABLE
+from utils.release.index import BATCH
 
 CONVERT = (sys.executable, "-m", "utils.convert")
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,9 +55,9 @@ class Batch:
     def run(self, outcomes: list[Outcome]) -> None:
         """Makes what is "not started", and notes in each outcome what became of it."""
         with placing.explained(self.output_dir):
-            (self.output_dir / batch_report.FOLDER).mkdir(parents=True, exist_ok=True)
+            (self.output_dir / BATCH).mkdir(parents=True, exist_ok=True)
         waiting = [outcome for outcome in outcomes if outcome.state == "not started"]
-        references, lock = placing.make_folder(self.output_dir / batch_report.FOLDER, "references", needed_bytes=0)
+        references, lock = placing.make_folder(self.output_dir / BATCH, "references", needed_bytes=0)
         try:
             with ThreadPoolExecutor(self.jobs) as pool:
                 self._run(waiting, references, pool)
@@ -95,9 +96,7 @@ class Batch:
             if shared:
                 shared.mkdir(exist_ok=True)
             environment = {FOLDER_VARIABLE: str(shared)} if shared else {}
-            child = Supervised(
-                command, self.output_dir / batch_report.FOLDER / f"{name}.log", self.memory_mb, ROOT, environment
-            )
+            child = Supervised(command, self.output_dir / BATCH / f"{name}.log", self.memory_mb, ROOT, environment)
         except OSError as error:
             outcome.state, outcome.reason = "failed", f"it could not be started: {error}"
         else:
@@ -223,7 +222,7 @@ def _main(options: argparse.Namespace, command: str) -> int:
         raise
     print(batch_report.text(outcomes, report))
     if any(outcome.state == "failed" for outcome in outcomes):
-        print(f"\nWhat the failed ones said is in {folder / batch_report.FOLDER}.", file=sys.stderr)
+        print(f"\nWhat the failed ones said is in {folder / BATCH}.", file=sys.stderr)
     if batch.interrupts:
         print("Interrupted. The same command goes on from here.", file=sys.stderr)
         return 130

@@ -20,12 +20,13 @@ from utils.artefact.contents import placed_names
 from utils.artefact.placing import replace_text
 from utils.machine.cores import usable_cores
 from utils.release.folder import write_release
+from utils.release.index import BATCH
 from utils.tables import aligned, markdown
 
 if TYPE_CHECKING:
     from utils.batch.plan import Outcome
 
-FOLDER, FILE, TABLE = "batch", "report.json", "report.md"  # of no release
+FILE, TABLE = "report.json", "report.md"  # in BATCH
 Report = Mapping[str, Any]
 
 
@@ -83,8 +84,8 @@ def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any])
     """
     there = {o.conversion.name: o for o in outcomes if o.state in ("was done", "converted")}
     entries = write_release(output_dir, {name: outcome.manifest for name, outcome in there.items()})
-    before = _read(output_dir / FOLDER / FILE)
-    (output_dir / FOLDER).mkdir(exist_ok=True)
+    before = _read(output_dir / BATCH / FILE)
+    (output_dir / BATCH).mkdir(exist_ok=True)
     conversions = {}
     for entry in (entry for entry in entries if not entry["derived_from"]):
         name = entry["name"]
@@ -101,8 +102,8 @@ def write(output_dir: Path, outcomes: Sequence[Outcome], run: Mapping[str, Any])
     counts = {state: sum(o.state == state for o in outcomes) for state in ("converted", "failed", "was done")}
     this = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": _machine(), **run, **counts}
     report = {"runs": [*before["runs"], this], "conversions": conversions}
-    replace_text(output_dir / FOLDER / FILE, json.dumps(report, indent=1) + "\n")
-    replace_text(output_dir / FOLDER / TABLE, table(report) + "\n")
+    replace_text(output_dir / BATCH / FILE, json.dumps(report, indent=1) + "\n")
+    replace_text(output_dir / BATCH / TABLE, table(report) + "\n")
     return report
 
 

@@ -15,7 +15,8 @@ from utils.parity.report import Report
 
 # What a release has beside its artefacts.
 INDEX, SUMS, TABLE, PAGE, VERIFIER = "index.json", "SHA256SUMS", "TABLE.md", "models.html", "verify.pyz"
-LATENCY = "batch/latency.json"  # what `benchmarks.release_latency` leaves; like all in that folder, of no release
+BATCH = "batch"  # the folder within that of the artefacts whose files are of no release: a batch's report and logs
+LATENCY = f"{BATCH}/latency.json"  # what `benchmarks.release_latency` leaves for the index
 
 Manifest = Mapping[str, Any]
 Entry = Mapping[str, Any]
