@@ -15,7 +15,10 @@ from utils.models.variants import get_variant
 
 
 def run(notebook, folder, **parameters):
-    """Executes `notebook` of the repository, or a path, in `folder`; returns the executed notebook."""
+    """Executes `notebook` of the repository, or a path, in `folder`; returns the executed notebook.
+
+    Whatever a cell warns of would stand in red among what is to be read: that fails.
+    """
     written = folder / "executed.ipynb"
     with patch.dict(os.environ):
         # As anybody's kernel: ipykernel shows what C code writes outside of pytest only, and the log level is its own.
@@ -29,7 +32,10 @@ def run(notebook, folder, **parameters):
             cwd=str(folder),
             progress_bar=False,
         )
-    return json.loads(written.read_text(encoding="utf-8"))
+    executed = json.loads(written.read_text(encoding="utf-8"))
+    outputs = [output for cell in executed["cells"] for output in cell.get("outputs", [])]
+    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    return executed
 
 
 @contextmanager

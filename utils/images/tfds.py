@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from utils.errors import ParameterError
@@ -22,7 +24,8 @@ def is_within_reach(name: str, address: str) -> bool:
     import tensorflow_datasets as tfds
 
     try:
-        prepared = tfds.builder(name, data_dir=None).is_prepared()
+        with _quiet():
+            prepared = tfds.builder(name, data_dir=None).is_prepared()
         return prepared or requests.head(address, timeout=10, allow_redirects=True).ok
     except Exception:  # as in `open_tfds`, which says what is wrong
         return False
@@ -38,8 +41,9 @@ def open_tfds(name: str, data_dir: str | None = None) -> DatasetBuilder:
     except ImportError as error:
         raise ParameterError(f"{name} is no folder, and TensorFlow Datasets (pip install {PIN}) is missing.") from error
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        builder.download_and_prepare()
+        with _quiet():
+            builder = tfds.builder(name, data_dir=data_dir)
+            builder.download_and_prepare()
     except Exception as error:  # each data set fails in its own way, ImageNet without its archives by AssertionError
         said = f"{type(error).__name__}: {error}"
         raise ParameterError(f"{name}: TensorFlow Datasets cannot provide it ({said}).") from error
@@ -48,6 +52,18 @@ def open_tfds(name: str, data_dir: str | None = None) -> DatasetBuilder:
     if not all(isinstance(features.get(key), kind) for key, kind in kinds.items()):
         raise ParameterError(f"{name} has no features `image` and `label`, but: {', '.join(features)}.")
     return builder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """TFDS warns that a data set was not prepared yet, as on every new machine. What is an error, it raises."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def read_tfds(builder: DatasetBuilder, split: str) -> Iterator[tuple[str, bytes, int]]:
