@@ -116,12 +116,13 @@ def leave(
 ) -> None:
     """Writes `name`.md and `name`.json where the options say, and prints the table.
 
-    keys: what tells rows apart, where those of earlier runs stay; each then has a `run`, where and when it was made.
+    keys: what tells rows apart, where those of earlier runs stay; each then has its `machine`, and a `run`: where and
+        when it was made.
     """
     folder = options.output_dir or (Path("exports", "tables") if getattr(options, "quick", False) else TABLES)
     if keys:
         run, path = _run(notes), folder / f"{name}.json"
-        merged = tables.merged(path, [sample | {"run": run} for sample in samples], *keys)
+        merged = tables.merged(path, [sample | {"run": run, "machine": notes["machine"]} for sample in samples], *keys)
         samples = [sample for sample in merged if "run" in sample]  # before there were runs, rows told of none
         notes = dict(notes) | _earlier(path, {sample.get("run") for sample in samples} - {run})
     path = tables.write(folder, name, title, notes, table(samples), samples)

@@ -48,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"compared before; images of {', '.join(f'{VARIANTS[v].image_size} pixels ({v})' for v in variants)}; "
             "passes: operations over activations in the graph that TensorFlow executes"
         )
-        samples = [sample | {"machine": notes["machine"]} for sample in samples]
         keys, table = ("variant", "machine"), tables.latency_table
         command.leave(options, "convmixer_latency", "Latency of ConvMixer", notes, table, samples, keys)
 

@@ -15,6 +15,7 @@ def executed(call: Callable[[], object]) -> list[tuple[Any, Any]]:
 
     context.context().enable_run_metadata()
     try:
+        context.context().export_run_metadata()  # TensorFlow kept those of functions that ran before, too
         call()
         graphs = context.context().export_run_metadata().function_graphs
     finally:

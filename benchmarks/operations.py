@@ -24,8 +24,8 @@ from utils.tables import markdown
 
 DEFAULT_VARIANTS = ["convmixer_1024_20", "convmixer_768_32"]
 QUICK_VARIANTS = ["convmixer_tiny"]
-# Words in an operation's name, the first that fits -> what the table calls it. The stem is the only other convolution.
-KINDS = {"MatMul": "products", "Depthwise": "depthwise", "Conv2D": "stem"}
+# Words in an operation's name -> what the table calls it. All convolutions but the depthwise ones are products.
+KINDS = {"MatMul": "products", "Depthwise": "depthwise"}
 OTHERS = "element by element"  # GELU, BatchNorm and residuals, where no operation of the above takes them in
 COLUMNS = (*KINDS.values(), OTHERS)
 
@@ -98,17 +98,17 @@ def samples(variants: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown, medians: a row for each variant and batch."""
+    """Markdown, medians: a row for each variant, batch and machine."""
     rows = []
-    for (name, batch), group in tables.grouped(found, "variant", "batch").items():
+    for (name, batch, run), group in tables.grouped(found, "variant", "batch", "run").items():
         sides = tables.grouped(group, "framework")
         whole, source = (1000 * tables.median_of(sides[key,], "seconds") for key in ("tensorflow", "pytorch"))
         parts = [sample["by_kind"] for sample in sides["tensorflow",]]
         cells = [1000 * tables.median_of(parts, column) for column in COLUMNS]
         shares = [f"{ms:.1f} ({100 * ms / sum(cells):.0f} %)" for ms in cells]
-        rows.append([name, str(batch), f"{whole:.1f}", *shares, f"{source:.1f}", f"{sum(cells[:2]) / source:.2f}"])
+        rows.append([name, str(batch), f"{whole:.1f}", *shares, f"{source:.1f}", f"{sum(cells[:2]) / source:.2f}", run])
     headings = ["variant", "batch", "ours, ms", *(f"{column}, ms" for column in COLUMNS)]
-    return markdown([*headings, "PyTorch, ms", "(products + depthwise) / PyTorch"], rows)
+    return markdown([*headings, "PyTorch, ms", "(products + depthwise) / PyTorch", "run"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,7 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "two processes, both alive and taking turns",
     }
     found = command.shown(samples(variants, options.repeats or (3 if options.quick else 9)))
-    command.leave(options, "operations", "Operations of a ConvMixer's inference", notes, table, found)
+    command.leave(
+        options, "operations", "Operations of a ConvMixer's inference", notes, table, found, ("variant", "machine")
+    )
 
 
 if __name__ == "__main__":

@@ -77,14 +77,14 @@ def samples(variants: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown, medians: a row for each variant and setting."""
+    """Markdown, medians: a row for each variant, machine and setting."""
     rows = []
-    for (name, *setting), group in tables.grouped(found, "variant", "inter", "intra").items():
+    for (name, run, *setting), group in tables.grouped(found, "variant", "run", "inter", "intra").items():
         one, eight = (f"{1000 * tables.median_of(group, f'seconds_{batch}'):.1f}" for batch in BATCHES)
         rate = f"{tables.median_of(group, 'images_per_second'):.1f}"
-        rows.append([name, *(value or "default" for value in setting), one, eight, rate])
+        rows.append([name, *(value or "default" for value in setting), one, eight, rate, run])
     headings = ["variant", "inter-op", "intra-op", "one image, ms", "eight images, ms"]
-    return markdown([*headings, f"{CLIENTS} callers, images / s"], rows)
+    return markdown([*headings, f"{CLIENTS} callers, images / s", "run"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"the other, {CALLS} each",
     }
     found = command.shown(samples(variants, options.repeats or (3 if options.quick else 11)))
-    command.leave(options, "threads", "Threads", notes, table, found)
+    command.leave(options, "threads", "Threads", notes, table, found, ("variant", "machine"))
 
 
 if __name__ == "__main__":

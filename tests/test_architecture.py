@@ -86,8 +86,8 @@ FRAMEWORKS = {
     "tf_keras": "training.keras_worlds",
     "tensorflow_hub": "machine.hub_compat",
     "tensorflow": "export.function export.image_signatures export.jax_to_tf export.onnx_tf_compat export.onnx_to_tf "
-    "export.plain_mixer export.saved_model export.warmup images.preprocessing keras_models.candidate machine.devices "
-    "machine.hub_compat verify.numbers smaller training evaluate.model",
+    "export.plain_convmixer export.plain_mixer export.saved_model export.warmup images.preprocessing "
+    "keras_models.candidate machine.devices machine.hub_compat verify.numbers smaller training evaluate.model",
 }
 
 

@@ -151,9 +151,37 @@ def test_mean_is_over_the_axes_that_come_as_an_input(keepdims):
 @pytest.mark.parametrize("bias", [False, True])
 def test_convolution_adds_its_bias_by_channel_or_none(bias):
     torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(0)
-    x, kernel, offset = (rng.normal(size=s).astype(np.float32) for s in ((2, 3, 7, 9), (4, 3, 2, 3), (4,)))
+    x, kernel, offset = normal((2, 3, 7, 9), (4, 3, 2, 3), (4,))
     inputs = {"x": x, "kernel": kernel} | ({"bias": offset} if bias else {})
     expected = torch.nn.functional.conv2d(*map(torch.tensor, (x, kernel)), torch.tensor(offset) if bias else None)
     found = handle("Conv", inputs, kernel_shape=[2, 3], strides=[1, 1])
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("image", "attributes"),
+    [
+        ((7, 9), {}),  # a row is left over
+        ((8, 11), {}),
+        ((8, 9), {"pads": [1, 0, 1, 0]}),
+        ((8, 9), {"group": 3}),
+        ((7, 8), {"auto_pad": "SAME_UPPER"}),
+    ],
+)
+def test_convolution_of_windows_side_by_side(image, attributes):
+    """A matrix product, unless something else is asked for as well."""
+    runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    x, kernel = normal((2, 3, *image), (6, 3 // attributes.get("group", 1), 2, 3))
+    attributes = attributes | {"kernel_shape": [2, 3], "strides": [2, 3]}
+    node = onnx.helper.make_node("Conv", ["x", "kernel"], ["y"], **attributes)
+    of_floats = [onnx.helper.make_tensor_value_info(name, 1, None) for name in ("x", "kernel", "y")]
+    graph = onnx.helper.make_graph([node], "g", of_floats[:2], of_floats[2:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    inputs = {"x": x, "kernel": kernel}
+    (expected,) = runtime.InferenceSession(model.SerializeToString()).run(["y"], inputs)
+    np.testing.assert_allclose(handle("Conv", inputs, **attributes), expected, atol=1e-5)
+
+
+def normal(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]

@@ -31,12 +31,12 @@ from utils.artefact.opening import Pretrained
 from utils.artefact.placing import explained, make_folder
 from utils.artefact.staging import Staging
 from utils.errors import ConversionError, PackagingError
-from utils.export.plain_mixer import export as export_plain_mixer
+from utils.export import plain_convmixer, plain_mixer
 from utils.export.saved_model import Candidate, as_function, load_model, save_model
 from utils.export.warmup import WARMUP
 from utils.files import hash_file
 from utils.machine.measure import Stages
-from utils.models.variants import MixerArchitecture
+from utils.models.variants import ConvMixerArchitecture, MixerArchitecture
 from utils.parity import comparison
 from utils.parity.report import rounded_up
 from utils.smaller.float16 import save_as_float16
@@ -103,7 +103,7 @@ def make_lite(artefact: Pretrained, storage: str, output_dir: Path) -> Path:
     """
     stages, name = Stages(), f"{artefact.name}_{storage}"
     output_dir = Path(output_dir).expanduser().absolute()
-    # The twin of a Mixer, what takes levels, the model, and the model packed.
+    # The twin, what takes levels, the model, and the model packed.
     scratch, lock = make_folder(output_dir, f"{name}.tflite", needed_bytes=16 * artefact.manifest["parameters"])
     try:
         with explained(output_dir):
@@ -160,15 +160,19 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
 
 
 def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Path:
-    """A SavedModel that TFLite converts well: the artefact's own, or the twin of a Mixer's `XlaCallModule`.
+    """A SavedModel that TFLite converts well: the artefact's own, or its twin in operations that TFLite knows.
 
-    TFLite takes the `XlaCallModule` too, but spells out every broadcast and every GELU: four times the operators.
+    In a ConvMixer it would not know GELU, whose constants have moved elsewhere. It takes a Mixer's `XlaCallModule`, but
+    spells out every broadcast and every GELU: four times the operators.
     """
-    model_info = artefact.manifest["model"]
-    if model_info["family"] != "mixer" or "stablehlo_version" not in artefact.manifest["versions"]:
+    manifest, variables = artefact.manifest, Candidate(model).variables
+    architecture = manifest["model"]["architecture"]
+    if manifest["model"]["family"] == "convmixer":
+        exported = plain_convmixer.export(ConvMixerArchitecture(**architecture), variables(), artefact.image_size)
+    elif "stablehlo_version" in manifest["versions"]:
+        exported = plain_mixer.export(MixerArchitecture(**architecture), manifest["head"], variables())
+    else:
         return artefact.folder
-    architecture = MixerArchitecture(**model_info["architecture"])
-    exported = export_plain_mixer(architecture, artefact.manifest["head"], Candidate(model).variables())
     return save_model(exported, scratch / "plain")
 
 
