@@ -107,7 +107,9 @@ def tfjs(artefact: Artefact) -> Attempts:
         converter = environments.interpreter(name, CONVERTER).with_name("tensorflowjs_converter")
         path = artefact.scratch / f"tfjs_{signature}"
         options = ["--input_format=tf_saved_model", "--output_format=tfjs_graph_model", "--saved_model_tags=serve"]
-        environments.output(converter, *options, f"--signature_name={signature}", artefact.opened.folder, path)
+        options += [f"--signature_name={signature}", artefact.opened.folder, path]
+        # With oneDNN the converter would make one operation of a product and an exact GELU, which TF.js does not have.
+        environments.output(converter, *options, TF_ENABLE_ONEDNN_OPTS=0)
         return path
 
     def run(backend: str) -> str:

@@ -36,15 +36,23 @@ def test_saved_model_cli_runs_the_line_of_the_page(artefact):
 
 
 @pytest.mark.slow
-def test_litert_runs_in_a_process_that_has_the_file_alone(artefact, monkeypatch):
+def test_litert_runs_in_a_process_that_has_the_file_alone(artefact, monkeypatch, tmp_path):
     monkeypatch.setattr(environments, "interpreter", lambda *_: Path(sys.executable))
-    from utils.smaller.lite import convert_to_lite
+    from utils.smaller.making import make_lite
 
-    preprocessing = artefact.opened.preprocessing
-    lite = artefact.scratch / "model.tflite"
-    lite.write_bytes(convert_to_lite(artefact.opened.folder, "float32", preprocessing, artefact.scratch))
-    monkeypatch.setitem(artefact.__dict__, "lite", lite)
+    monkeypatch.setitem(artefact.__dict__, "lite", make_lite(artefact.opened, "float32", tmp_path))
     assert clients.litert(artefact)["float32 .tflite"]().startswith("yes")
+
+
+def test_the_converter_of_tfjs_runs_without_onednn_as_on_the_page(artefact, monkeypatch):
+    """With it, it writes a product with an exact GELU in it, and TF.js stops there."""
+    settings = []
+    monkeypatch.setattr(environments, "interpreter", lambda *_: Path("python"))
+    monkeypatch.setattr(environments, "output", lambda *_, **variables: settings.append(variables))
+    clients.tfjs(artefact)["serving_image"]()
+    assert settings == [{"TF_ENABLE_ONEDNN_OPTS": 0}]
+    page = Path(__file__).parents[2] / "docs" / "clients.md"
+    assert "\nTF_ENABLE_ONEDNN_OPTS=0 tensorflowjs_converter " in page.read_text(encoding="utf-8")
 
 
 def test_a_client_s_own_words_stand_in_the_table_and_are_a_failure_unless_known():
