@@ -24,7 +24,6 @@ PYTEST_ARGS ?=
 TEST_JOBS ?= 2# processes; one takes up to 5 GB, in the full tests up to 10
 BENCH_ARGS ?=
 COMPAT_ARGS ?=
-MUTANT_ARGS ?=
 
 # TensorFlow's banner says nothing about our work; its errors are raised all the same.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -39,7 +38,7 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert release verify.pyz test test-full mutants bench compat lint clean
+.PHONY: help setup convert release verify.pyz test test-full bench compat lint clean
 
 help:
 	@echo 'Each target sets up .venv by itself; only the first time takes minutes.'
@@ -59,7 +58,6 @@ help:
 	@echo 'make verify.pyz  the verifier of downloads as one file, for Python and TensorFlow alone'
 	@echo 'make test        the tests, in minutes; PYTEST_ARGS="tests/test_make.py -k cut_off" for some'
 	@echo 'make test-full   those that take longer: full-size models, notebooks, whole trainings'
-	@echo 'make mutants     plants faults, and shows which test notices each; MUTANT_ARGS="<names>" for some'
 	@echo 'make bench       speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX; Keras:'
 	@echo '                   BENCH_ARGS=--quick for a try, BENCH_ARGS="--repeats 5"'
 	@echo 'make compat      the tarballs under every TensorFlow since 2.13, each in its own environment'
@@ -95,10 +93,6 @@ test: setup
 
 test-full: setup
 	@$(call quote,$(python)) -m pytest -m slow -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
-
-# Hundreds of runs of pytest: an hour of two cores, with "--jobs 2".
-mutants: setup
-	@$(call quote,$(python)) -m benchmarks.mutants $(MUTANT_ARGS)
 
 bench: setup
 	@$(call quote,$(python)) -m benchmarks.convmixer $(BENCH_ARGS)

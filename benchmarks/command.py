@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
+from utils.families.variants import VARIANTS
 from utils.machine.cores import usable_cores
-from utils.models.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "assets" / "tables"

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import command, compat_probe, environments, tables
 from utils.artefact.tarball import extract_tarball
-from utils.models.variants import HEADS
+from utils.families.variants import HEADS
 from utils.tables import markdown
 
 # The last release of each minor version, oldest first. 2.13 is there to show the other side of the limit.

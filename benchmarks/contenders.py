@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.conversion import AXES, SAVED_MODEL
 from benchmarks.exports import flax_model, noise, torch_model
 from benchmarks.graphs import passes
+from utils.families.variants import Variant, get_variant
 from utils.machine.cores import keep_to_cores
-from utils.models.variants import Variant, get_variant
 
 THREADS = 2  # for each contender, whatever the machine has
 BATCHES = (1, 8)

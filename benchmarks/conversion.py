@@ -19,8 +19,8 @@ import psutil
 
 from benchmarks.exports import noise, torch_model
 from benchmarks.processes import Worker
+from utils.families.variants import Variant, get_variant
 from utils.machine.measure import Stages, reset_peak_memory
-from utils.models.variants import Variant, get_variant
 from utils.parity.comparison import Report, compare_outputs
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _check(model: nn.Module, variant: Variant, side: str, folder: Path) -> float
     """The SavedModel's error relative to the PyTorch model; ParityError when it is beyond rounding."""
     import tensorflow as tf
 
-    from utils.models.convmixer import as_nhwc
+    from utils.families.convmixer.source import as_nhwc
 
     loaded = tf.saved_model.load(str(folder / SAVED_MODEL))
     serve = loaded.signatures["serving_default"]

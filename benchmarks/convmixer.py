@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks import command, conversion, latency, tables
 from benchmarks.contenders import THREADS
 from benchmarks.exports import WEIGHTS
-from utils.models.variants import VARIANTS
+from utils.families.variants import VARIANTS
 
 PARTS = ("conversion", "latency")
 CONVERSION_VARIANTS = ["convmixer_1536_20"]

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import command, tables
+from utils.families.variants import Preprocessing, get_variant
 from utils.images.photographs import sample_files
 from utils.machine.cores import usable_cores
-from utils.models.variants import Preprocessing, get_variant
 from utils.tables import markdown
 
 OURS = "in the SavedModel: `tf.map_fn`, 32 at a time"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.batch import report as batch_report
-from utils.models.variants import VARIANTS, Variant
+from utils.families.variants import VARIANTS, Variant
 from utils.release.index import BATCH, INDEX
 from utils.release.lists import table
 

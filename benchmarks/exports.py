@@ -10,10 +10,10 @@ import numpy as np
 
 from utils.checkpoints import loading
 from utils.export.function import ExportedFunction
-from utils.models.variants import OUTPUTS, Variant, get_variant
+from utils.families.variants import OUTPUTS, Variant, get_variant
 
 if TYPE_CHECKING:
-    from utils.models.convmixer import ConvMixer
+    from utils.families.convmixer.source import ConvMixer
 
 SEED = 0  # of the synthetic weights and of the images
 WEIGHTS = f"synthetic, seed {SEED}: of the official files' format and size, not the official values"
@@ -33,7 +33,7 @@ def weights_of(variant: Variant) -> dict[str, np.ndarray]:
 
 def torch_model(variant: Variant, head: str = "classification") -> tuple[ConvMixer, dict[str, np.ndarray]]:
     """The PyTorch model, and its weights as arrays, which share the model's memory."""
-    from utils.models.convmixer import build_convmixer
+    from utils.families.convmixer.source import build_convmixer
 
     weights = weights_of(variant)
     return build_convmixer(variant.architecture, weights, head), weights
@@ -41,7 +41,7 @@ def torch_model(variant: Variant, head: str = "classification") -> tuple[ConvMix
 
 def flax_model(variant: Variant, head: str = "classification") -> tuple[Callable, dict[str, np.ndarray]]:
     """`(parameters, inputs)` -> output, and the parameters."""
-    from utils.models import mlp_mixer
+    from utils.families.mlp_mixer import source as mlp_mixer
 
     model = mlp_mixer.build(variant.architecture, head)
     return mlp_mixer.predict_function(model), mlp_mixer.select_parameters(model, weights_of(variant))
@@ -55,7 +55,8 @@ def exported(variant: Variant, kind: str, head: str = "classification") -> Expor
 
         model, weights = torch_model(variant, head)
         return export_tensorflow(export_onnx(model, OUTPUTS[head]), weights, variant.image_size, OUTPUTS[head])
-    from utils.export import jax_to_tf, plain_mixer
+    from utils.export import jax_to_tf
+    from utils.families.mlp_mixer import plain as plain_mixer
 
     predict, parameters = flax_model(variant, head)
     if kind == "plain":

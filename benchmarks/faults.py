@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from onnx import helper
 
-from utils.models import mlp_mixer
-from utils.models.variants import Variant
+from utils.families.mlp_mixer import source as mlp_mixer
+from utils.families.variants import Variant
 
 
 def nodes(graph, op_type):

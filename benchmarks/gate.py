@@ -12,13 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.faults import NONE, Fault
-from utils.export import jax_to_tf, plain_mixer, saved_model
+from utils.export import jax_to_tf, saved_model
 from utils.export.function import ExportedFunction
 from utils.export.onnx_to_tf import export_tensorflow
 from utils.export.torch_to_onnx import export_onnx
+from utils.families.convmixer import source as convmixer
+from utils.families.mlp_mixer import plain as plain_mixer, source as mlp_mixer
+from utils.families.variants import OUTPUTS, Variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.models import convmixer, mlp_mixer
-from utils.models.variants import OUTPUTS, Variant
 from utils.notebook.parameters import preprocessing_for
 from utils.parity import comparison
 from utils.parity.proof import Proof

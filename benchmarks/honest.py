@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from benchmarks.steps import JaxStep, torch_step
+from utils.families.variants import Variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.models.variants import Variant
 from utils.notebook.parameters import preprocessing_for
 
 Weights = dict[str, np.ndarray]
@@ -23,7 +23,7 @@ def default(variant: Variant, seed: int) -> Weights:
     if variant.family == "convmixer":
         import torch
 
-        from utils.models.convmixer import ConvMixer
+        from utils.families.convmixer.source import ConvMixer
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -32,7 +32,7 @@ def default(variant: Variant, seed: int) -> Weights:
     import jax
     from flax.traverse_util import flatten_dict
 
-    from utils.models.mlp_mixer import build
+    from utils.families.mlp_mixer.source import build
 
     size = variant.image_size
     tree = build(variant.architecture).init(jax.random.key(seed), np.zeros((1, size, size, 3), np.float32))
@@ -59,14 +59,14 @@ def fitted(variant: Variant, weights: Weights, batches: Iterable[tuple[np.ndarra
     if variant.family == "convmixer":
         import torch
 
-        from utils.models.convmixer import build_convmixer
+        from utils.families.convmixer.source import build_convmixer
 
         model = build_convmixer(variant.architecture, weights).requires_grad_().train()
         step = torch_step(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
     else:
         import optax
 
-        from utils.models.mlp_mixer import build, predict_function
+        from utils.families.mlp_mixer.source import build, predict_function
 
         predict = predict_function(build(variant.architecture))
         step = JaxStep(lambda trained, _, images: predict(trained, images), weights, optax.adam(1e-3))

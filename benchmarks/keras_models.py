@@ -15,7 +15,7 @@ from benchmarks import command, latency, tables, training
 from benchmarks.contenders import THREADS, Folders
 from benchmarks.exports import WEIGHTS, weights_of
 from benchmarks.processes import Worker
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 from utils.tables import markdown
 
 PARTS = ("latency", "training")

@@ -18,7 +18,7 @@ from benchmarks.contenders import BATCHES, Folders, prepare
 from benchmarks.conversion import SIDES, converted
 from benchmarks.exports import KINDS, prepare_export, prepare_onnx
 from benchmarks.processes import Worker
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
 
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate

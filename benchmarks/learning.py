@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import command
 from benchmarks.honest import default, fitted
 from utils.convert import ROOT, convert
-from utils.models.variants import Variant, get_variant
+from utils.families.variants import Variant, get_variant
 from utils.notebook import execution
 from utils.tables import markdown
 

@@ -19,7 +19,7 @@ from benchmarks import command, latency, tables
 from benchmarks.contenders import BATCHES, THREADS, pytorch
 from benchmarks.exports import WEIGHTS, noise
 from benchmarks.processes import Worker
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 from utils.tables import markdown
 
 DEFAULT_VARIANTS = ["convmixer_1024_20", "convmixer_768_32"]

@@ -33,9 +33,9 @@ from benchmarks.latency import ONEDNN, turns
 from benchmarks.processes import Worker
 from utils.artefact.contents import preprocessing_of, read_manifest
 from utils.errors import PackagingError
+from utils.families.variants import get_variant
 from utils.files import write_text
 from utils.machine.cores import keep_to_cores
-from utils.models.variants import get_variant
 from utils.release.index import LATENCY
 from utils.tables import markdown
 

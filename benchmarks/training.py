@@ -18,7 +18,7 @@ from benchmarks.contenders import THREADS, Folders
 from benchmarks.exports import WEIGHTS
 from benchmarks.training_contenders import prepare
 from benchmarks.training_parity import PACKAGES
-from utils.models.variants import Variant, get_variant
+from utils.families.variants import Variant, get_variant
 from utils.tables import markdown
 
 DEFAULT_VARIANTS = ["convmixer_1024_20", "mixer_b16_i1k"]

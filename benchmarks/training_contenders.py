@@ -14,9 +14,9 @@ from benchmarks.conversion import count_peak_memory, memory_mb
 from benchmarks.exports import SEED, flax_model, noise, torch_model
 from benchmarks.steps import JaxStep, Step, tensorflow_step, torch_step
 from benchmarks.training_parity import MOMENTUM, learning_rate
+from utils.families.variants import Variant, get_variant
 from utils.machine.cores import keep_to_cores
 from utils.machine.measure import Stages
-from utils.models.variants import Variant, get_variant
 
 CLASSES = 10  # of the new head
 
@@ -109,7 +109,7 @@ def _begin_jax() -> None:
     import jax
     import optax  # noqa: F401
 
-    import utils.models.mlp_mixer  # noqa: F401
+    import utils.families.mlp_mixer.source  # noqa: F401
 
     jax.numpy.zeros(1).block_until_ready()
 

@@ -19,8 +19,8 @@ import numpy as np
 from benchmarks import command
 from benchmarks.exports import KINDS, SEED, WEIGHTS, exported, flax_model, torch_model
 from benchmarks.steps import JaxStep, Step, tensorflow_step, torch_step
+from utils.families.variants import VARIANTS, Variant, get_variant
 from utils.machine.devices import keep_triton_out
-from utils.models.variants import VARIANTS, Variant, get_variant
 from utils.tables import markdown
 
 DEFAULT_VARIANTS = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny", "convmixer_1024_20", "mixer_b16_i1k"]

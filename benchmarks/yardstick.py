@@ -68,7 +68,7 @@ def prepare(case: Case) -> Callable[[bool], dict[str, Any]]:
     use_cpu()
     from benchmarks.faults import faults_of
     from benchmarks.gate import Subject
-    from utils.models.variants import get_variant
+    from utils.families.variants import get_variant
     from utils.parity.comparison import RATIO
 
     variant = get_variant(case.variant)

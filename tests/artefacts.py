@@ -7,7 +7,7 @@ from utils.artefact.manifest import installed_versions
 from utils.artefact.staging import Staging
 from utils.export import saved_model
 from utils.export.warmup import write_warmup
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 from utils.parity import comparison
 from utils.parity.golden import make_golden, write_golden
 
@@ -42,6 +42,6 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
 
 
 def _convmixer(name, head):
-    from utils.models.convmixer import as_nhwc
+    from utils.families.convmixer.source import as_nhwc
 
     return tiny.exported(name, head, 48), as_nhwc(tiny.source(name, head))

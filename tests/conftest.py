@@ -80,7 +80,7 @@ def stand_in_conversions(tmp_path_factory):
     import batches
 
     from utils.checkpoints.loading import resolve
-    from utils.models.variants import get_variant
+    from utils.families.variants import get_variant
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches.command, "CONVERT", batches.STAND_IN)

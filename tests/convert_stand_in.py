@@ -17,8 +17,8 @@ import manifests
 from utils.artefact.staging import Staging
 from utils.checkpoints.loading import resolve
 from utils.convert import _parser
+from utils.families.variants import artefact_name, get_variant
 from utils.files import hash_file
-from utils.models.variants import artefact_name, get_variant
 from utils.parity.references import FOLDER_VARIABLE
 
 ROW = manifests.ROW | {"relative": 1e-6}

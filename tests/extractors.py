@@ -10,7 +10,7 @@ import manifests
 import numpy as np
 import tiny
 
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 # kind -> (variant, artefact's name)
 KINDS = {

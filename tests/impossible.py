@@ -1,6 +1,6 @@
 """Settings of preprocessing that no image can be prepared with, and the word that says which it is."""
 
-from utils.models.variants import Preprocessing
+from utils.families.variants import Preprocessing
 
 ZEROS, ONES = (0.0,) * 3, (1.0,) * 3
 PREPROCESSING = [

@@ -5,8 +5,9 @@ from contextlib import nullcontext
 import proofs
 import tiny
 
-from utils.keras_models import convmixer, mlp_mixer
-from utils.models.variants import get_variant
+from utils.families.convmixer import keras_model as convmixer
+from utils.families.mlp_mixer import keras_model as mlp_mixer
+from utils.families.variants import get_variant
 
 GELU, RELU = tiny.NAMES
 MIXER = "mixer_tiny"

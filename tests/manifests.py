@@ -7,8 +7,8 @@ from pathlib import Path
 from utils.artefact.lite_file import pack_lite
 from utils.artefact.manifest import build_manifest, packed_manifest
 from utils.artefact.staging import Staging
+from utils.families.variants import VARIANTS
 from utils.files import hash_file
-from utils.models.variants import VARIANTS
 
 NAME = "convmixer_tiny_classification"
 VARIANT = VARIANTS["convmixer_tiny"]

@@ -11,7 +11,7 @@ import tiny
 
 from utils.artefact.tarball import extract_tarball
 from utils.convert import ROOT
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 
 def run(notebook, folder, **parameters):

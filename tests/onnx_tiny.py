@@ -4,7 +4,7 @@ import functools
 
 import tiny
 
-from utils.models.variants import OUTPUTS
+from utils.families.variants import OUTPUTS
 
 
 @functools.cache

@@ -4,8 +4,8 @@ import functools
 
 import tiny
 
+from utils.families.variants import OUTPUTS, get_variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.models.variants import OUTPUTS, get_variant
 from utils.parity.comparison import Report, standard_inputs
 from utils.parity.proof import Proof
 from utils.parity.references import References
@@ -16,7 +16,8 @@ def weights(name):
 
 
 def source(variant, arrays, head="classification"):
-    from utils.models import convmixer as pytorch, mlp_mixer as flax
+    from utils.families.convmixer import source as pytorch
+    from utils.families.mlp_mixer import source as flax
 
     if variant.family == "convmixer":
         return pytorch.Source(pytorch.build_convmixer(variant.architecture, arrays, head))

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 import tiny
 
 from utils.checkpoints import http
-from utils.models.variants import Source, get_variant
+from utils.families.variants import Source, get_variant
 
 CONTENT = (tiny.GOLDEN / "convmixer_tiny.timm.pth.tar").read_bytes()
 

@@ -209,7 +209,7 @@ def test_a_wing_that_may_import_a_framework_does_so_in_the_named_modules_only():
 
 
 @pytest.mark.parametrize(
-    "module", ["utils", "utils.models.variants", "utils.errors", "utils.convert", "utils.evaluate"]
+    "module", ["utils", "utils.families.variants", "utils.errors", "utils.convert", "utils.evaluate"]
 )
 def test_importing_the_table_or_the_command_loads_nothing_outside_the_standard_library(module):
     code = f"""

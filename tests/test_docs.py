@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import docs
 from benchmarks.docs import ROOT, TABLES, filled
-from utils.models.variants import VARIANTS
+from utils.families.variants import VARIANTS
 
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))

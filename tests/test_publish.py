@@ -17,9 +17,9 @@ from utils import publish
 from utils.artefact.contents import check_artefact
 from utils.artefact.record import build_record
 from utils.artefact.staging import Staging
+from utils.families.variants import VARIANTS
 from utils.files import hash_file
 from utils.keras_models import saving
-from utils.models.variants import VARIANTS
 from utils.parity.golden import make_golden
 
 OWNER, TOKEN = "somebody", "hf_a-secret-that-nothing-prints"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from utils.models.variants import VARIANTS
+from utils.families.variants import VARIANTS
 from utils.notebook.colab import canonical
 
 ROOT = Path(__file__).resolve().parent.parent

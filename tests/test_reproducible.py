@@ -19,7 +19,7 @@ import tiny
 from utils.export import saved_model
 from utils.export.image_signatures import image_signatures
 from utils.artefact.tarball import write_tarball
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 folder, variant = Path(sys.argv[1]), get_variant("mixer_tiny")
 made = {

@@ -7,8 +7,8 @@ from server import Server, serving
 
 from utils.export import saved_model
 from utils.export.image_signatures import image_signatures
+from utils.families.variants import get_variant
 from utils.images.photographs import pillow_preprocess, sample_files, sample_photographs
-from utils.models.variants import get_variant
 from utils.serving_client import ServingError, main, predict
 
 PREPROCESSING = get_variant("convmixer_tiny").preprocessing

@@ -15,8 +15,8 @@ import yaml
 from server import Server, respond, serving
 
 from utils.export.image_signatures import image_signatures
+from utils.families.variants import BESIDE, VARIANTS, get_variant
 from utils.files import hash_file
-from utils.models.variants import BESIDE, VARIANTS, get_variant
 from utils.notebook.parameters import formats_of
 from utils.release.command import release_matrix
 from utils.release.folder import PUBLISHED

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils.checkpoints.loading import read
-from utils.models.variants import OUTPUTS, get_variant
+from utils.families.variants import OUTPUTS, get_variant
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu")
@@ -42,7 +42,7 @@ def weights(name):
 
 def source(name, head="classification"):
     """The PyTorch model, with weights of its own."""
-    from utils.models.convmixer import build_convmixer
+    from utils.families.convmixer.source import build_convmixer
 
     return build_convmixer(architecture(name), weights(name), head)
 
@@ -76,8 +76,8 @@ def mixer_weights():
 
 def mixer(head="classification", operations="xla"):
     """(the TensorFlow function, the Flax model as a function) of the tiny Mixer."""
-    from utils.export import jax_to_tf, plain_mixer
-    from utils.models import mlp_mixer
+    from utils.export import jax_to_tf
+    from utils.families.mlp_mixer import plain as plain_mixer, source as mlp_mixer
 
     model = mlp_mixer.build(architecture("mixer_tiny"), head)
     parameters = mlp_mixer.select_parameters(model, mixer_weights())

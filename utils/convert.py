@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils.command import run_command
 from utils.errors import ConversionError
-from utils.models.variants import BESIDE, HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
+from utils.families.variants import BESIDE, HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
 from utils.notebook import execution
 from utils.notebook.parameters import KEYWORDS, check_conversion
 from utils.parity.report import Report

@@ -9,7 +9,7 @@ from manifests import GRADIENTS, NAME, ROW, TENSORS, TRAINING, manifest
 from utils.artefact.card import model_card
 from utils.artefact.card_head import card_tags
 from utils.artefact.manifest import packed_manifest
-from utils.models.variants import HEADS, VARIANTS, Preprocessing
+from utils.families.variants import HEADS, VARIANTS, Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLE = re.compile(r"# Module [\w-]+/[\w.-]+(/[\w.-]+)*/\d+")

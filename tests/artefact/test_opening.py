@@ -17,9 +17,9 @@ from utils.artefact.opening import open_model, open_models
 from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError, ParameterError
 from utils.export import saved_model
+from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.keras_models.archive import read_record
-from utils.models.variants import get_variant
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from benchmarks import (
 )
 from benchmarks.exports import weights_of
 from utils.errors import ParityError
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTES = {"machine": "a machine", "command": "a command"}

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import command, contenders, docs, latency, release_latency
 from benchmarks.exports import noise
 from utils.errors import PackagingError
+from utils.families.variants import get_variant
 from utils.files import hash_file
-from utils.models.variants import get_variant
 from utils.release import index
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file as save_tensors
 from utils.checkpoints import entries
 from utils.checkpoints.loading import load, read
 from utils.errors import CheckpointError, CheckpointWarning
-from utils.models.variants import customised, get_variant
+from utils.families.variants import customised, get_variant
 
 TINY, TINY_MIXER = get_variant("convmixer_tiny"), get_variant("mixer_tiny")
 

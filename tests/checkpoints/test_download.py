@@ -16,7 +16,7 @@ from server import CONTENT, files, respond, running
 from utils.checkpoints import http as transfer, loading
 from utils.checkpoints.download import CACHE_VARIABLE, cache_folder, fetch
 from utils.errors import CheckpointError, CheckpointUnavailable
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -283,7 +283,7 @@ def test_silent_server_does_not_hang(server, tmp_path, monkeypatch):
 FETCH = """
 import dataclasses, sys
 from utils.checkpoints.download import fetch
-from utils.models.variants import Source, get_variant
+from utils.families.variants import Source, get_variant
 variant = dataclasses.replace(get_variant("convmixer_tiny"), sources=(Source(sys.argv[1] + "/timm", "timm"),))
 print(fetch(variant, sys.argv[2], progress=False).sha256)
 """

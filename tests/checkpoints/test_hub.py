@@ -15,7 +15,7 @@ from server import files, not_found, respond, running
 from utils.checkpoints.download import fetch
 from utils.checkpoints.loading import load, read, recorded_hashes, resolve
 from utils.errors import CheckpointError, CheckpointUnavailable
-from utils.models.variants import VARIANTS, Source, get_variant
+from utils.families.variants import VARIANTS, Source, get_variant
 
 CONTENT = save(timm_mixer())
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -18,7 +18,7 @@ from utils.checkpoints import synthetic
 from utils.checkpoints.layouts import HEAD_KEYS, expected_shapes
 from utils.checkpoints.loading import read, resolve
 from utils.errors import CheckpointError, ParameterError
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = REPOSITORY / "tests" / "data" / "golden"
@@ -268,7 +268,7 @@ def peak_of(code, *arguments):
 
 READ = """
 from utils.checkpoints.loading import read
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 variant = get_variant(sys.argv[1])
 {imports}
 base = peak()

@@ -8,10 +8,10 @@ import torch
 
 from utils.checkpoints import synthetic
 from utils.errors import CheckpointError
+from utils.families.convmixer.source import ConvMixer
+from utils.families.mlp_mixer import source as mlp_mixer
+from utils.families.variants import VARIANTS, get_variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.models import mlp_mixer
-from utils.models.convmixer import ConvMixer
-from utils.models.variants import VARIANTS, get_variant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"]

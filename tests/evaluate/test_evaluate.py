@@ -23,9 +23,9 @@ from utils.evaluate import batches as evaluation_batches, command, data as evalu
 from utils.evaluate.model import find_checkpoint
 from utils.evaluate.progress import Progress
 from utils.export.image_signatures import image_signatures
+from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.images.photographs import load_image, pillow_preprocess
-from utils.models.variants import get_variant
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = (0, 4, 1, 0, 6, 2, 5, 0, 3, 0, 6, 1, 0)  # of the right class, by image: 5 first, 10 among the first five
@@ -55,7 +55,7 @@ def reference(name):
     """The source framework's logits for float32 [B, 48, 48, 3], from the golden checkpoint."""
     if name == "mixer_tiny":
         return tiny.mixer(operations="plain")[1]
-    from utils.models.convmixer import as_nhwc
+    from utils.families.convmixer.source import as_nhwc
 
     return as_nhwc(tiny.source(name))
 

@@ -12,8 +12,8 @@ from utils.errors import EvaluationError
 from utils.evaluate.data import Data, match_classes, open_data
 from utils.evaluate.progress import Progress, Tally
 from utils.evaluate.report import result_of, table
+from utils.families.variants import get_variant
 from utils.images.labels import Label, read_labels
-from utils.models.variants import get_variant
 
 IMAGENET = read_labels("imagenet1k", 1000)
 

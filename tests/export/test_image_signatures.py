@@ -10,8 +10,8 @@ from PIL import Image
 
 from utils.export import saved_model
 from utils.export.image_signatures import image_signatures, signature_outputs
+from utils.families.variants import get_variant
 from utils.images.photographs import pillow_preprocess, sample_files, sample_photographs
-from utils.models.variants import get_variant
 
 KINDS = ("convmixer any size", "convmixer", "mixer xla", "mixer plain")
 # A photograph in which one pixel of 3,000 is off by a level: 1/58 of the input there, less than 1e-3 after a model

@@ -8,8 +8,8 @@ import tiny
 
 from utils.errors import ConversionError
 from utils.export import jax_to_tf, saved_model
-from utils.models import mlp_mixer
-from utils.models.variants import get_variant
+from utils.families.mlp_mixer import source as mlp_mixer
+from utils.families.variants import get_variant
 
 ARCHITECTURE = get_variant("mixer_tiny").architecture
 SIZE = ARCHITECTURE.image_size

@@ -17,7 +17,7 @@ from torch import nn
 
 from utils.errors import ConversionError, PackagingError
 from utils.export import onnx_file, onnx_session, torch_to_onnx
-from utils.models import convmixer
+from utils.families.convmixer import source as convmixer
 from utils.parity.comparison import RATIO, Report, compare_outputs
 
 GELU, RELU = tiny.NAMES

@@ -12,7 +12,7 @@ from benchmarks.graphs import executed
 from utils.errors import ConversionError
 from utils.export import saved_model, torch_to_onnx
 from utils.export.onnx_to_tf import export_tensorflow
-from utils.models import convmixer
+from utils.families.convmixer import source as convmixer
 from utils.parity.comparison import Report, compare_outputs
 
 every_model = pytest.mark.parametrize("name", tiny.NAMES)

@@ -9,8 +9,8 @@ from torch import nn
 
 from utils.errors import ConversionError
 from utils.export import torch_to_onnx
-from utils.models.convmixer import ConvMixer
-from utils.models.variants import get_variant
+from utils.families.convmixer.source import ConvMixer
+from utils.families.variants import get_variant
 
 every_model = pytest.mark.parametrize("name", tiny.NAMES)
 

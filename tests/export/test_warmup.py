@@ -7,7 +7,7 @@ import tiny
 from utils.export import saved_model
 from utils.export.image_signatures import image_signatures
 from utils.export.warmup import WARMUP, write_warmup
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from utils.errors import ParameterError
+from utils.families.variants import VARIANTS, Preprocessing
 from utils.images.photographs import load_image, pillow_preprocess
-from utils.models.variants import VARIANTS, Preprocessing
 
 IMAGES = Path(__file__).parents[2] / "assets" / "images"
 PLAIN = Preprocessing(resize=8, crop=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image
 
 from utils.errors import ParameterError
+from utils.families.variants import Preprocessing, get_variant
 from utils.images.photographs import levels, load_image, pillow_preprocess, sample_files
 from utils.images.preprocessing import preprocess, preprocess_bytes
-from utils.models.variants import Preprocessing, get_variant
 
 VARIANTS = ("convmixer_768_32", "mixer_b16_sam", "convmixer_tiny", "mixer_tiny")
 # Both sides round to whole levels after each of two passes, from numbers that differ in their seventh digit. A value

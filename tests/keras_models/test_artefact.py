@@ -21,10 +21,10 @@ from utils.artefact.contents import check_artefact, preprocessing_of
 from utils.artefact.record import build_record, check_record, golden_of
 from utils.artefact.staging import Staging
 from utils.errors import PackagingError, ParameterError
+from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.keras_models import conversion, saving
 from utils.keras_models.archive import read_record
-from utils.models.variants import get_variant
 from utils.notebook.parameters import formats_of
 from utils.parity.golden import make_golden
 from utils.verify.command import verify

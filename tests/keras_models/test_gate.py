@@ -12,7 +12,8 @@ import pytest
 import tiny
 from keras_tiny import GELU, MIXER, NAMES, RELU
 
-from utils.keras_models import convmixer, mlp_mixer
+from utils.families.convmixer import keras_model as convmixer
+from utils.families.mlp_mixer import keras_model as mlp_mixer
 from utils.keras_models.candidate import Candidate
 from utils.keras_models.conventions import KEYS, with_keras_variances
 from utils.parity.comparison import RATIO, Report

@@ -12,9 +12,9 @@ import tiny
 from keras_tiny import GELU, MIXER, NAMES, RELU
 
 from utils.errors import CheckpointError
+from utils.families.variants import VARIANTS
 from utils.keras_models.archive import KNOWN, _classes
 from utils.keras_models.conventions import KEYS
-from utils.models.variants import VARIANTS
 
 HEADS = ("classification", "fe")
 

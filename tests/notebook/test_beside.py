@@ -12,8 +12,8 @@ from utils.artefact.record import check_record, record_from_texts
 from utils.artefact.staging import Staging
 from utils.errors import PackagingError, ParityError
 from utils.export.onnx_session import Session
+from utils.families.variants import BESIDE, get_variant
 from utils.files import hash_file
-from utils.models.variants import BESIDE, get_variant
 from utils.notebook import beside
 from utils.parity.golden import make_golden
 

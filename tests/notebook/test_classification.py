@@ -11,8 +11,8 @@ from notebooks import assert_stops, run, text_of
 from PIL import Image
 
 from utils.export.image_signatures import image_signatures
+from utils.families.variants import get_variant
 from utils.images.photographs import sample_photographs
-from utils.models.variants import get_variant
 
 NOTEBOOK = "classification.ipynb"
 

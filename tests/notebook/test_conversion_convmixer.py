@@ -43,7 +43,7 @@ def test_image_size_zero_takes_images_of_any_height_and_width(tmp_path):
     run(tmp_path, variant="convmixer_tiny", checkpoint=checkpoint_file("convmixer_tiny", "timm"), image_size=0)
     model = load(tmp_path, "convmixer_tiny_classification")
     inputs = np.random.default_rng(3).normal(size=(2, 40, 64, 3)).astype(np.float32)
-    from utils.models.convmixer import as_nhwc
+    from utils.families.convmixer.source import as_nhwc
 
     expected = as_nhwc(tiny.source("convmixer_tiny"))(inputs)
     assert np.abs(model(inputs).numpy() - expected).max() < 1e-5

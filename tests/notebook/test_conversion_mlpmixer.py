@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from utils.export import saved_model
-from utils.models.mlp_mixer import without_influence
-from utils.models.variants import artefact_name
+from utils.families.mlp_mixer.source import without_influence
+from utils.families.variants import artefact_name
 
 NOTEBOOK = "conversion_mlpmixer.ipynb"
 CHECKPOINT = tiny.GOLDEN / "mixer_tiny.npz"

@@ -15,9 +15,9 @@ from notebooks import manifest_of, text_of
 from benchmarks.exports import noise, prepare_export
 from benchmarks.training_contenders import build_tensorflow
 from utils.convert import ROOT
+from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.keras_models import saving
-from utils.models.variants import get_variant
 
 NAME = "convmixer_tiny_classification_digits"
 

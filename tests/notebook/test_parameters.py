@@ -3,7 +3,7 @@
 import pytest
 
 from utils.errors import ParameterError
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 from utils.notebook.parameters import check_conversion, preprocessing_for
 
 

@@ -68,7 +68,7 @@ def test_the_largest_classifier_takes_less_than_200_kilobytes():
 
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_swapped_height_and_width_and_a_shifted_pixel_show(name):
-    from utils.models.convmixer import as_nhwc
+    from utils.families.convmixer.source import as_nhwc
 
     source = as_nhwc(tiny.source(name))
     golden = make_golden(source, 48, 48, 0)

@@ -20,7 +20,7 @@ from benchmarks.faults import Fault, faults_of
 from benchmarks.gate import Subject
 from benchmarks.honest import KINDS
 from utils.errors import ParityError
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 from utils.parity.comparison import RATIO, Report
 
 GELU, RELU = tiny.NAMES

@@ -14,7 +14,7 @@ from flatbuffers import number_types
 
 from utils.artefact import lite_file
 from utils.export import saved_model
-from utils.models.variants import Preprocessing
+from utils.families.variants import Preprocessing
 from utils.smaller.lite import convert_to_lite
 from utils.smaller.metadata import with_metadata
 from utils.verify import numbers

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from utils.families.variants import get_variant
 from utils.images.photographs import pillow_preprocess
-from utils.models.variants import get_variant
 from utils.training import batches
 from utils.training.batches import augment
 from utils.training.datasets import GENTLE, STANDARD, LabelledImages, Split

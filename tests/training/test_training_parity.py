@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import training_parity as parity
+from utils.families.variants import get_variant
 from utils.keras_models import conversion
-from utils.models.variants import get_variant
 
 pytestmark = pytest.mark.slow
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny")
@@ -76,7 +76,7 @@ def test_a_planted_fault_in_a_keras_file_does_not_pass(monkeypatch, fault):
         start, source = parity.train_source(variant, images, labels, True)
         monkeypatch.setattr("utils.keras_models.conventions.with_keras_variances", lambda found, *_: found)
     elif fault == "statistics kept":
-        monkeypatch.setattr("utils.keras_models.convmixer.MOMENTUM", 1.0)
+        monkeypatch.setattr("utils.families.convmixer.keras_model.MOMENTUM", 1.0)
     else:
         arrays = start | {"head.weight": start["head.weight"] * np.float32(1.01)}
         monkeypatch.setattr(conversion, "write", lambda path, variant, _, *more: write(path, variant, arrays, *more))

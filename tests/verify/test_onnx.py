@@ -13,8 +13,8 @@ import tiny
 
 from utils.artefact.record import build_record, record_as_texts
 from utils.export import onnx_session
+from utils.families.variants import get_variant
 from utils.files import hash_file
-from utils.models.variants import get_variant
 from utils.parity.golden import make_golden
 from utils.verify import app as verify_app, native
 from utils.verify.command import main

@@ -329,7 +329,9 @@ def test_the_single_file_holds_what_it_imports_the_same_bytes_each_time_and_noth
         names = set(archive.namelist())
     assert {"__main__.py", "utils/__init__.py", "utils/verify/command.py", "utils/artefact/__init__.py"} <= names
     assert {"utils/artefact/tarball.py", "utils/parity/golden.py"} <= names
-    assert not {"utils/checkpoints/download.py", "utils/models/convmixer.py", "utils/artefact/staging.py"} & names
+    assert (
+        not {"utils/checkpoints/download.py", "utils/families/convmixer/source.py", "utils/artefact/staging.py"} & names
+    )
 
 
 def test_interrupted_it_says_so(download, monkeypatch, capsys):

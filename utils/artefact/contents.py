@@ -14,8 +14,8 @@ from typing import Any
 from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST, MODEL as LITE_MODEL, unpack_lite
 from utils.artefact.manifest import UNLISTED, check_manifest, is_packed, packed_manifest
 from utils.errors import ConversionError, PackagingError
+from utils.families.variants import BESIDE, Preprocessing
 from utils.files import hash_file, hash_files
-from utils.models.variants import BESIDE, Preprocessing
 
 _MAX_TEXT = 16 << 20  # bytes of a manifest or of SHA256SUMS; a manifest has about 150 KB
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from utils.artefact.card import model_card
 from utils.artefact.card_head import DATASET_NAMES, FAMILIES, Manifest, licence
-from utils.models.variants import get_variant
+from utils.families.variants import get_variant
 
 _TASKS = {"classification": "image-classification", "fe": "image-feature-extraction"}
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from utils.errors import PackagingError
-from utils.models.variants import BESIDE, HEADS, WEIGHTS, Preprocessing, Variant
+from utils.families.variants import BESIDE, HEADS, WEIGHTS, Preprocessing, Variant
 
 # Both tell of the other files' hashes, so they cannot be among them.
 UNLISTED = ("assets.extra/manifest.json", "assets.extra/README.md")

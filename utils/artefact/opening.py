@@ -18,10 +18,10 @@ from utils.artefact.manifest import UNLISTED
 from utils.artefact.record import check_record
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
+from utils.families.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
 from utils.files import hash_file, hash_files
 from utils.images.labels import Label, read_labels
 from utils.keras_models.archive import check, read_record
-from utils.models.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
 
 HOW_TO_GET_ONE = (
     "Convert one first (`make convert`, or a conversion notebook), then pass its folder, its .tar.gz, "

@@ -14,7 +14,7 @@ from typing import Any
 
 from utils.artefact.card_head import licence
 from utils.errors import PackagingError
-from utils.models.variants import HEADS, OUTPUTS, WEIGHTS, Preprocessing, Variant
+from utils.families.variants import HEADS, OUTPUTS, WEIGHTS, Preprocessing, Variant
 from utils.parity.golden import Golden, golden_bytes, read_golden
 
 GELU = {"convmixer": "erf", "mixer": "tanh"}  # of each family, the form that its weights were trained with

@@ -25,8 +25,8 @@ from utils.artefact.manifest import UNLISTED, check_manifest, check_name, is_pac
 from utils.artefact.placing import explained, full, make_folder, place
 from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
+from utils.families.variants import BESIDE
 from utils.files import hash_file, hash_files
-from utils.models.variants import BESIDE
 
 
 class Published(NamedTuple):

@@ -28,7 +28,7 @@ from utils.batch.plan import Outcome, is_cached, look, plan
 from utils.batch.supervision import Supervised
 from utils.command import positive
 from utils.errors import ConversionError
-from utils.models.variants import HEADS, OPERATIONS
+from utils.families.variants import HEADS, OPERATIONS
 from utils.parity.references import FOLDER_VARIABLE
 from utils.release.index import BATCH
 

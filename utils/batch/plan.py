@@ -13,7 +13,7 @@ from typing import Any
 from utils.artefact.contents import check_artefact
 from utils.checkpoints.loading import recorded_hashes
 from utils.errors import ConversionError, ParameterError
-from utils.models.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.notebook.parameters import check_conversion, formats_of
 
 

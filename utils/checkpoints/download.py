@@ -18,8 +18,8 @@ from utils.checkpoints.archives import why_not_checkpoint
 from utils.checkpoints.http import FileAbsent, transfer, unavailable
 from utils.checkpoints.hub import transfer_from_hub
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
+from utils.families.variants import Source, Variant
 from utils.files import hash_file, write_text
-from utils.models.variants import Source, Variant
 
 CACHE_VARIABLE = "MIXERS_CACHE"
 STALE_PART_SECONDS = 24 * 3600  # a living download writes far more often than that

@@ -19,7 +19,7 @@ from utils.checkpoints.array_files import NpzFile, read_safetensors
 from utils.checkpoints.layouts import COUNTER, Shapes, expected_shapes, sequential_keys, timm_mixer_keys
 from utils.checkpoints.torch_file import read_state_dict
 from utils.errors import CheckpointError
-from utils.models.variants import NOTEBOOKS, VARIANTS, Variant
+from utils.families.variants import NOTEBOOKS, VARIANTS, Variant
 
 # Of the largest model: the weights, an average of them and an optimiser's two moments make four, in float64 eight.
 _TORCH_COPIES = 9

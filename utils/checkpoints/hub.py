@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from utils.checkpoints.http import CONNECT_TIMEOUT_SECONDS, FileAbsent, transfer, unavailable
 from utils.errors import CheckpointError
-from utils.models.variants import Source
+from utils.families.variants import Source
 
 
 def transfer_from_hub(source: Source, file: BinaryIO, progress: bool) -> str:

@@ -5,7 +5,7 @@ ConvMixer keys are those of the timm release, in PyTorch's axis order; Mixer key
 
 from __future__ import annotations
 
-from utils.models.variants import ConvMixerArchitecture, MixerArchitecture, Variant
+from utils.families.variants import ConvMixerArchitecture, MixerArchitecture, Variant
 
 Shapes = dict[str, tuple[int, ...]]
 

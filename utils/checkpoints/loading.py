@@ -28,8 +28,8 @@ from utils.checkpoints.entries import Entries, open_entries
 from utils.checkpoints.layouts import COUNTER, HEAD_KEYS, expected_shapes
 from utils.checkpoints.problems import Problems
 from utils.errors import CheckpointUnavailable, CheckpointWarning, ParameterError
+from utils.families.variants import VARIANTS, Variant, customised
 from utils.files import hash_file
-from utils.models.variants import VARIANTS, Variant, customised
 
 
 def resolve(

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.checkpoints.layouts import COUNTER
 from utils.errors import CheckpointError
-from utils.models.variants import Variant
+from utils.families.variants import Variant
 
 Headers = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype name by key
 _LISTED = 10  # of each kind; the count says how many there are

@@ -25,8 +25,8 @@ import numpy as np
 
 from utils.checkpoints.layouts import COUNTER, expected_shapes
 from utils.errors import CheckpointError
+from utils.families.variants import Variant
 from utils.files import written_whole
-from utils.models.variants import Variant
 
 # Raise it when the drawn numbers change, so that no older cached file is mistaken for a new one.
 FORMAT_VERSION = 2

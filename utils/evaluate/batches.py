@@ -19,8 +19,8 @@ from PIL import Image
 
 from utils.errors import EvaluationError, ParameterError
 from utils.evaluate.data import Data, Example
+from utils.families.variants import Preprocessing
 from utils.images.photographs import load_image, pillow_preprocess
-from utils.models.variants import Preprocessing
 
 _AHEAD = 2  # batches in preparation
 

@@ -12,8 +12,8 @@ import numpy as np
 from utils.artefact.opening import Pretrained, open_model
 from utils.checkpoints.loading import Checkpoint, load, resolve
 from utils.errors import EvaluationError, PackagingError
+from utils.families.variants import Variant
 from utils.machine.quiet import quiet_imports
-from utils.models.variants import Variant
 
 FRAMEWORKS = {"convmixer": "PyTorch", "mixer": "Flax"}  # of the source models, by family
 PACKAGES = {"convmixer": ("torch",), "mixer": ("jax", "flax")}
@@ -66,9 +66,9 @@ def load_source(variant: Variant, checkpoint: Checkpoint, use_ema: bool) -> Pred
     loaded = load(checkpoint, variant, use_ema=use_ema)
     if variant.family == "convmixer":
         with quiet_imports():
-            from utils.models import convmixer
+            from utils.families.convmixer import source as convmixer
         return convmixer.as_nhwc(convmixer.build_convmixer(loaded.variant.architecture, loaded.arrays))
     with quiet_imports():
-        from utils.models import mlp_mixer
+        from utils.families.mlp_mixer import source as mlp_mixer
     model = mlp_mixer.build(loaded.variant.architecture)
     return mlp_mixer.as_function(model, mlp_mixer.select_parameters(model, loaded.arrays))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from utils.families.variants import Preprocessing
 from utils.images.preprocessing import decode, preprocess, preprocess_bytes
-from utils.models.variants import Preprocessing
 
 
 def image_signatures(

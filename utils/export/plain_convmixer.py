@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from utils.export.function import ExportedFunction
-from utils.models.variants import ConvMixerArchitecture
+from utils.families.variants import ConvMixerArchitecture
 
 # TFLite recognises no other order of GELU's factors but tf.nn.gelu's, by erfc.
 ACTIVATIONS = {"gelu": lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5))), "relu": tf.nn.relu}

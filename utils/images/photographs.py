@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from utils.errors import ParameterError
-from utils.models.variants import Preprocessing
+from utils.families.variants import Preprocessing
 
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "images"
 # Pillow also opens formats that start another program (EPS starts Ghostscript) or hold no photographs.

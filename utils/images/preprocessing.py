@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from utils.models.variants import Preprocessing
+from utils.families.variants import Preprocessing
 
 # Pillow's filters under TensorFlow's names; its cubic has a = -0.5, which is Keys' choice.
 _KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle"}

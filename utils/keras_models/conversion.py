@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.keras_models import convmixer, mlp_mixer, saving
-from utils.models.variants import Variant
+from utils.families.convmixer import keras_model as convmixer
+from utils.families.mlp_mixer import keras_model as mlp_mixer
+from utils.families.variants import Variant
+from utils.keras_models import saving
 
 
 def write(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from utils.artefact.contents import read_manifest
 from utils.artefact.opening import open_model
 from utils.errors import ConversionError, PackagingError
-from utils.models.variants import artefact_name
+from utils.families.variants import artefact_name
 
 ROOT = Path(__file__).resolve().parents[2]
 AUTO = "auto"

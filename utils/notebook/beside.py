@@ -15,9 +15,9 @@ import numpy as np
 from utils.artefact.record import build_record, record_as_texts
 from utils.artefact.staging import Staging
 from utils.errors import ParityError
+from utils.families.variants import BESIDE, Variant
 from utils.files import hash_file
 from utils.machine.quiet import quiet_imports
-from utils.models.variants import BESIDE, Variant
 from utils.parity.proof import Proof
 from utils.parity.report import Report
 

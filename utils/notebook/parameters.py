@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from utils.errors import ParameterError
+from utils.families.variants import BESIDE, FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
 from utils.images.labels import own_labels
-from utils.models.variants import BESIDE, FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
 
 KEYWORDS = ("auto", "official", "synthetic")  # what `checkpoint` may be, besides a path
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from utils.export.image_signatures import signature_outputs
+from utils.families.variants import Preprocessing
 from utils.images.photographs import levels, sample_files
 from utils.images.preprocessing import preprocess_bytes
-from utils.models.variants import Preprocessing
 from utils.parity import comparison
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import ConversionError, PackagingError
-from utils.models.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.release.folder import write_release
 from utils.release.lists import merge_releases, table
 

@@ -12,8 +12,8 @@ from utils.artefact.card import model_card
 from utils.artefact.contents import check_artefact, check_lite
 from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
+from utils.families.variants import BESIDE
 from utils.files import hash_file
-from utils.models.variants import BESIDE
 from utils.release.index import INDEX, LATENCY, TABLE, Manifest, entry, read_latencies
 from utils.release.lists import write_lists
 

@@ -10,7 +10,7 @@ from typing import Any
 from utils.artefact.card_head import licence
 from utils.artefact.contents import read_json
 from utils.errors import PackagingError
-from utils.models.variants import BESIDE
+from utils.families.variants import BESIDE
 from utils.parity.report import Report
 
 # What a release has beside its artefacts.

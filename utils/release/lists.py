@@ -11,8 +11,8 @@ from typing import Any
 
 from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
+from utils.families.variants import BESIDE
 from utils.files import hash_file
-from utils.models.variants import BESIDE
 from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER, Entry, read_index, times
 from utils.release.page import page
 from utils.tables import markdown

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from utils.artefact.card_head import FAMILIES, SYNTHETIC
-from utils.models.variants import BESIDE
+from utils.families.variants import BESIDE
 from utils.release.index import VERIFIER, Entry, times
 from utils.release.markup import Content, Element, address, element, link
 

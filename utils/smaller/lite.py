@@ -9,8 +9,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from utils.errors import ConversionError
+from utils.families.variants import Preprocessing
 from utils.machine.quiet import quiet_imports
-from utils.models.variants import Preprocessing
 
 
 def convert_to_lite(folder: Path, storage: str, preprocessing: Preprocessing, scratch: Path) -> bytes:

@@ -31,12 +31,13 @@ from utils.artefact.opening import Pretrained
 from utils.artefact.placing import explained, make_folder
 from utils.artefact.staging import Staging
 from utils.errors import ConversionError, PackagingError
-from utils.export import plain_convmixer, plain_mixer
+from utils.export import plain_convmixer
 from utils.export.saved_model import Candidate, as_function, load_model, save_model
 from utils.export.warmup import WARMUP
+from utils.families.mlp_mixer import plain as plain_mixer
+from utils.families.variants import ConvMixerArchitecture, MixerArchitecture
 from utils.files import hash_file
 from utils.machine.measure import Stages
-from utils.models.variants import ConvMixerArchitecture, MixerArchitecture
 from utils.parity import comparison
 from utils.parity.report import rounded_up
 from utils.smaller.float16 import save_as_float16

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from utils.families.variants import Preprocessing
 from utils.images.photographs import levels
 from utils.images.preprocessing import preprocess
-from utils.models.variants import Preprocessing
 from utils.training.datasets import Augmentation, LabelledImages, Split
 
 

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from utils.errors import PackagingError
-from utils.models.variants import Preprocessing
+from utils.families.variants import Preprocessing
 from utils.training.batches import steps_per_epoch, training_batches, validation_batches
 from utils.training.datasets import LabelledImages
 from utils.training.keras_worlds import Trainable, variables_of

@@ -16,7 +16,7 @@ import numpy as np
 from utils.artefact.contents import preprocessing_of
 from utils.errors import PackagingError
 from utils.export.onnx_session import import_onnxruntime
-from utils.models.variants import Preprocessing
+from utils.families.variants import Preprocessing
 from utils.parity.comparison import compare_outputs
 from utils.parity.golden import GOLDEN, Golden, read_golden
 from utils.parity.report import describe

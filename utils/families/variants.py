@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.errors import ParameterError
-from utils.models.papers import FAMILIES, MIXER_FOLDERS, PAPERS
+from utils.families.papers import FAMILIES, MIXER_FOLDERS, PAPERS
 
 OUTPUTS = {"classification": "logits", "fe": "features"}  # of each head
 HEADS = tuple(OUTPUTS)

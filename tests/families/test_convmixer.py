@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from utils.errors import CheckpointError, ParameterError
-from utils.models import convmixer
+from utils.families.convmixer import source as convmixer
 
 # Same framework, same operations: only the order of summation inside PyTorch's kernels can differ.
 TOLERANCE = 1e-6

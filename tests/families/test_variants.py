@@ -8,9 +8,9 @@ import torch
 
 from utils.checkpoints.layouts import expected_shapes
 from utils.errors import ParameterError
-from utils.models import mlp_mixer
-from utils.models.convmixer import ConvMixer
-from utils.models.variants import VARIANTS, artefact_name, get_variant
+from utils.families.convmixer.source import ConvMixer
+from utils.families.mlp_mixer import source as mlp_mixer
+from utils.families.variants import VARIANTS, artefact_name, get_variant
 
 CONVMIXERS = [name for name, variant in VARIANTS.items() if variant.family == "convmixer"]
 MIXERS = [name for name, variant in VARIANTS.items() if variant.family == "mixer"]

@@ -13,8 +13,8 @@ import pytest
 import tiny
 
 from utils.errors import CheckpointError, ParameterError
-from utils.models import mlp_mixer
-from utils.models.variants import get_variant
+from utils.families.mlp_mixer import source as mlp_mixer
+from utils.families.variants import get_variant
 
 ARCHITECTURE = get_variant("mixer_tiny").architecture
 

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from utils.families.variants import ConvMixerArchitecture
 from utils.keras_models.conventions import KEYS, MOMENTUM
 from utils.keras_models.filling import fill
-from utils.models.variants import ConvMixerArchitecture
 
 
 def build(

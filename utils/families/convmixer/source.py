@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from utils.errors import CheckpointError, ParameterError
-from utils.models.variants import HEADS, ConvMixerArchitecture
+from utils.families.variants import HEADS, ConvMixerArchitecture
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}  # GELU: exact, by erf
 

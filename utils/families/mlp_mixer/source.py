@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from utils.errors import CheckpointError, ParameterError
-from utils.models.variants import HEADS, MixerArchitecture
+from utils.families.variants import HEADS, MixerArchitecture
 
 Arrays = dict[str, jax.Array]
 

@@ -12,9 +12,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from utils.families.variants import MixerArchitecture
 from utils.keras_models.conventions import KEYS
 from utils.keras_models.filling import fill
-from utils.models.variants import MixerArchitecture
 
 # As a file has `keras.ops.gelu(x, approximate=True)`, the tanh form: `Activation("gelu")` is the exact one, and a
 # function of one's own would have to be there wherever the file is loaded.

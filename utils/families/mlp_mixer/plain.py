@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from utils.export.function import ExportedFunction
-from utils.models.variants import MixerArchitecture
+from utils.families.variants import MixerArchitecture
 
 MINIMUM_TENSORFLOW = "2.14"  # as of the other kind; measured with benchmarks/compat.py, in which 2.13 runs it too
 

@@ -1,0 +1,1 @@
+"""ConvMixer: PyTorch checkpoints, and all that is this family's alone."""

@@ -1,0 +1,1 @@
+"""MLP-Mixer: JAX checkpoints, and all that is this family's alone."""
