@@ -14,7 +14,8 @@ from pathlib import Path
 
 from utils.command import run_command
 from utils.errors import ConversionError
-from utils.families.variants import BESIDE, HEADS, NOTEBOOKS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
+from utils.families import FAMILIES
+from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
 from utils.notebook import execution
 from utils.notebook.parameters import KEYWORDS, check_conversion
 from utils.parity.report import Report
@@ -61,7 +62,7 @@ def convert(
         "formats": formats,
     }
     parameters = {name: value for name, value in parameters.items() if value is not None}
-    notebook = ROOT / NOTEBOOKS[row.family]
+    notebook = ROOT / FAMILIES[row.family].notebook
     execution.require_parameters(notebook, parameters)
     parameters["checkpoint"] = chosen = choose_checkpoint(row, checkpoint, seed or 0)  # may download
 
@@ -101,7 +102,7 @@ def summary(made: list[Path]) -> str:
         "",
         f"SavedModel         {folder}{os.sep}",
         f"Tarball            {tarball} ({tarball.stat().st_size / 1e6:.1f} MB)",
-        *(f"{BESIDE[key].title:<18} {folder}.{key}" for key in BESIDE if Path(f"{folder}.{key}").is_file()),
+        *(f"{BESIDE[key]:<18} {folder}.{key}" for key in BESIDE if Path(f"{folder}.{key}").is_file()),
         f"Manifest           {manifest_path}",
         f"Executed notebook  {notebook}",
     ]

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.card_head import FAMILIES, PUBLISHER, licence
+from utils.artefact.card_head import PUBLISHER, licence
 from utils.artefact.contents import check_lite, final_names
 from utils.artefact.hub_card import hub_card, hub_header
 from utils.artefact.manifest import manifest_text, packed_manifest
@@ -32,6 +32,7 @@ from utils.artefact.opening import open_keras, open_model
 from utils.artefact.tarball import extract_tarball
 from utils.command import run_command
 from utils.errors import PackagingError
+from utils.families import FAMILIES
 from utils.files import hash_file, paths_below
 from utils.keras_models.archive import CONFIG, METADATA, WEIGHTS
 from utils.release.folder import check_folder
@@ -198,7 +199,7 @@ def _kaggle_parcels(owner: str, manifest: Manifest, parts: Mapping[str, Path]) -
     variation = manifest["name"].removeprefix(f"{family}_").replace("_", "-").lower()
     license_name = licence(manifest)[0].replace("-", " ")  # "MIT" and "Apache 2.0" are Kaggle's names
     for framework, part in parts.items():
-        handle = f"{owner}/{FAMILIES[family].lower()}/{framework}/{variation}"
+        handle = f"{owner}/{FAMILIES[family].title.lower()}/{framework}/{variation}"
         send = partial(_send_to_kaggle, handle, part, license_name)
         files = _files(part) if part.is_dir() else {part.name: part}
         yield Parcel(f"kaggle.com/models/{handle}", files, f"license_name: {license_name}", send)

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from utils.artefact.card_head import Manifest, card_header, intended_use, licence, notice, overview, summary
+from utils.families import FAMILIES
 from utils.parity.report import RATIO, Report, Row
 from utils.tables import markdown
 
@@ -237,7 +238,7 @@ def _rule(manifest: Manifest) -> str:
     """What a converted artefact was held to; derived and fine-tuned ones are held to other measures."""
     if manifest.get("training") or manifest.get("storage"):
         return ""
-    framework = {"convmixer": "PyTorch", "mixer": "JAX"}[manifest["model"]["family"]]
+    framework = FAMILIES[manifest["model"]["family"]].framework
     return (
         f": measured against float64, its outputs err at most {RATIO:g} times as much as {framework}'s own float32 does"
     )

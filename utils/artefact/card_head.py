@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from utils.families import FAMILIES
 from utils.parity.report import Report, worst_first
 
 Manifest = Mapping[str, Any]
 
 PUBLISHER = "mixers-to-tensorflow"
 REPOSITORY = f"https://github.com/{PUBLISHER}/mixers-to-tensorflow"
-FAMILIES = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}
 
 _TASKS = {"classification": "image-classification", "fe": "image-feature-vector"}
 _ARCHITECTURES = {"mixer": "mixer", "convmixer": "cnn"}  # the list has no ConvMixer, and it is one of convolutions
@@ -87,7 +87,7 @@ def summary(manifest: Manifest) -> str:
     if tuned and manifest["weights"] == "synthetic":
         weights, tuned = "fine-tuned from random weights", ""
     loud = "SYNTHETIC WEIGHTS, for tests only: " if manifest["weights"] == "synthetic" else ""
-    return f"{loud}{FAMILIES[model['family']]} {head} {manifest['variant']}, {weights}{tuned}."
+    return f"{loud}{FAMILIES[model['family']].title} {head} {manifest['variant']}, {weights}{tuned}."
 
 
 SYNTHETIC = "random numbers; the model recognises nothing, and its outputs mean nothing"
@@ -96,7 +96,7 @@ SYNTHETIC = "random numbers; the model recognises nothing, and its outputs mean 
 def overview(manifest: Manifest) -> str:
     """What the model is, whose weights it has, and whether it can be fine-tuned."""
     model, training = manifest["model"], manifest.get("training")
-    family = FAMILIES[model["family"]]
+    family = FAMILIES[model["family"]].title
     head = "classifier (logits)" if manifest["head"] == "classification" else "feature extractor (pooled features)"
     weights = {
         "official": f"official weights, trained on: {model['trained_on'].rstrip('.')}",

@@ -6,7 +6,8 @@ Its keys are those of https://huggingface.co/docs/hub/model-cards#model-card-met
 from __future__ import annotations
 
 from utils.artefact.card import model_card
-from utils.artefact.card_head import DATASET_NAMES, FAMILIES, Manifest, licence
+from utils.artefact.card_head import DATASET_NAMES, Manifest, licence
+from utils.families import FAMILIES
 from utils.families.variants import get_variant
 
 _TASKS = {"classification": "image-classification", "fe": "image-feature-extraction"}
@@ -35,5 +36,5 @@ def hub_header(manifest: Manifest) -> str:
         base_model=mirrors[0] if mirrors else None,
         # Of the four relations that the Hub knows, that of conversions. Without it, the Hub takes it for fine-tuned.
         base_model_relation="quantized" if mirrors else None,
-        tags=["tensorflow", "saved-model", FAMILIES[model["family"]].lower()],
+        tags=["tensorflow", "saved-model", FAMILIES[model["family"]].title.lower()],
     ).to_yaml()

@@ -14,10 +14,10 @@ from typing import Any
 
 from utils.artefact.card_head import licence
 from utils.errors import PackagingError
+from utils.families import FAMILIES
 from utils.families.variants import HEADS, OUTPUTS, WEIGHTS, Preprocessing, Variant
 from utils.parity.golden import Golden, golden_bytes, read_golden
 
-GELU = {"convmixer": "erf", "mixer": "tanh"}  # of each family, the form that its weights were trained with
 # The fields that are more than text; ONNX has text alone.
 _JSON = ("source", "parameters", "units", "image_size", "model", "labels", "tolerance", "training")
 _OF_VARIANT = ("family", "trained_on", "licence", "licence_url", "paper", "paper_url", "upstream_url", "citation")
@@ -57,7 +57,7 @@ def build_record(
         "parameters": parameters,
         "units": units,
         "image_size": image_size,
-        "activation": f"gelu, {GELU[variant.family]}" if activation == "gelu" else activation,
+        "activation": f"gelu, {FAMILIES[variant.family].gelu}" if activation == "gelu" else activation,
         "model": {key: getattr(variant, key) for key in _OF_VARIANT}
         | {"architecture": asdict(variant.architecture), "preprocessing": asdict(preprocessing)},
         "labels": [list(label) for label in labels] if labels and head == "classification" else None,
@@ -79,7 +79,7 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
         "parameters": _count,
         "units": _count,
         "tolerance": lambda value: isinstance(value, float) and 0 < value < 1,
-        "model": lambda value: isinstance(value, dict) and value.get("family") in GELU,
+        "model": lambda value: isinstance(value, dict) and value.get("family") in FAMILIES,
         "golden": lambda value: isinstance(value, str) and value,
         "labels": lambda value: value is None or (_labels(value) and len(value) == record.get("units")),
     }

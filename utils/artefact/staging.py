@@ -41,7 +41,7 @@ class Published(NamedTuple):
         """The same for people."""
         size = f"{self.tarball.stat().st_size / 1e6:.1f} MB"
         places = {"SavedModel": self.folder, "tarball": self.tarball, "manifest": self.manifest}
-        beside = {BESIDE[key].title: self.folder.with_name(f"{self.folder.name}.{key}") for key in BESIDE}
+        beside = {BESIDE[key]: self.folder.with_name(f"{self.folder.name}.{key}") for key in BESIDE}
         places |= {title: path for title, path in beside.items() if path.is_file()}
         return {what: str(path) for what, path in places.items()} | {"tarball's size": size}
 

@@ -13,7 +13,8 @@ from typing import Any
 from utils.artefact.contents import check_artefact
 from utils.checkpoints.loading import recorded_hashes
 from utils.errors import ConversionError, ParameterError
-from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.families import FAMILIES
+from utils.families.variants import BESIDE, HEADS, VARIANTS, Variant, artefact_name
 from utils.notebook.parameters import check_conversion, formats_of
 
 
@@ -37,13 +38,13 @@ class Conversion:
     def settings(self) -> dict[str, Any]:
         """What the manifest's `settings` must say."""
         settings = {"image_size": self.variant.image_size, "seed": self.seed}
-        return settings | ({"operations": self.operations} if self.variant.family == "mixer" else {})
+        return settings | ({"operations": self.operations} if len(FAMILIES[self.variant.family].operations) > 1 else {})
 
     def arguments(self, output_dir: Path) -> list[str]:
         """Options of `python -m utils.convert`."""
         options = {"variant": self.variant.name, "head": self.head, "checkpoint": self.checkpoint}
         options |= {"output-dir": str(output_dir), "seed": str(self.seed), "formats": self.formats}
-        if self.variant.family == "mixer":
+        if len(FAMILIES[self.variant.family].operations) > 1:
             options["operations"] = self.operations
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
@@ -82,8 +83,9 @@ def plan(
     conversions = []
     named = formats_of(formats)
     for variant in _variants(variants):
-        own = [key for key in named if key not in BESIDE or variant.family in BESIDE[key].families]
-        kinds = (OPERATIONS if operations == "all" else (operations,)) if variant.family == "mixer" else ("xla",)
+        family = FAMILIES[variant.family]
+        own = [key for key in named if key not in BESIDE or key in family.formats]
+        kinds = family.operations if operations == "all" or len(family.operations) == 1 else (operations,)
         for kind, head in itertools.product(kinds, HEADS if heads == "all" else (heads,)):
             # What lies beside a plain twin would be what lies beside the other one.
             chosen = "saved_model" if kind == "plain" and operations == "all" else ", ".join(own)
@@ -93,7 +95,7 @@ def plan(
     if lost := set(named).difference(*(formats_of(conversion.formats) for conversion in conversions)):
         raise ParameterError(
             f"formats is {formats!r}, and none of these models has a .{min(lost)} file. Leave {min(lost)} out, or add "
-            f"models of: {', '.join(BESIDE[min(lost)].families)}"
+            f"models of: {', '.join(name for name, family in FAMILIES.items() if min(lost) in family.formats)}"
         )
     return conversions
 

@@ -19,7 +19,8 @@ from utils.checkpoints.array_files import NpzFile, read_safetensors
 from utils.checkpoints.layouts import COUNTER, Shapes, expected_shapes, sequential_keys, timm_mixer_keys
 from utils.checkpoints.torch_file import read_state_dict
 from utils.errors import CheckpointError
-from utils.families.variants import NOTEBOOKS, VARIANTS, Variant
+from utils.families import FAMILIES
+from utils.families.variants import VARIANTS, Variant
 
 # Of the largest model: the weights, an average of them and an optimiser's two moments make four, in float64 eight.
 _TORCH_COPIES = 9
@@ -130,7 +131,7 @@ def _require(family: str, kind: str, path: Path, variant: Variant) -> None:
     if variant.family != family:
         raise CheckpointError(
             f"{path}: this is a {kind} file, and {variant.name} needs the other kind. "
-            f"For {family} checkpoints use {NOTEBOOKS[family]}."
+            f"For {family} checkpoints use {FAMILIES[family].notebook}."
         )
 
 

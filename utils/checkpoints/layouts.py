@@ -5,11 +5,12 @@ ConvMixer keys are those of the timm release, in PyTorch's axis order; Mixer key
 
 from __future__ import annotations
 
+from utils.families import FAMILIES
 from utils.families.variants import ConvMixerArchitecture, MixerArchitecture, Variant
 
 Shapes = dict[str, tuple[int, ...]]
 
-HEAD_KEYS = {"convmixer": ("head.weight", "head.bias"), "mixer": ("head/kernel", "head/bias")}
+HEAD_KEYS = {name: family.head_keys for name, family in FAMILIES.items()}
 COUNTER = "num_batches_tracked"  # the one integer of a BatchNorm: a scalar int64
 
 

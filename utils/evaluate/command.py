@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from utils.command import positive, run_command
 from utils.errors import EvaluationError, ParameterError
+from utils.families import FAMILIES
 
 if TYPE_CHECKING:
     from utils.checkpoints.loading import Checkpoint
@@ -29,7 +30,7 @@ def _evaluate(options: argparse.Namespace) -> str:
     from utils.artefact.manifest import installed_versions
     from utils.evaluate import report
     from utils.evaluate.data import open_data
-    from utils.evaluate.model import PACKAGES, find_checkpoint, load_classifier
+    from utils.evaluate.model import find_checkpoint, load_classifier
     from utils.evaluate.progress import Progress, write_json
 
     classifier = load_classifier(options.model)
@@ -48,7 +49,7 @@ def _evaluate(options: argparse.Namespace) -> str:
         "images": data.count,
         "batch_size": options.batch_size,
         "preprocessing": options.preprocessing,
-        "versions": installed_versions(("tensorflow", "pillow", "numpy", *PACKAGES[opened.variant.family])),
+        "versions": installed_versions(("tensorflow", "pillow", "numpy", *FAMILIES[opened.variant.family].packages)),
     }
     progress = Progress.load(path.with_name(f"{path.name}.progress"), binding)
     if progress.corrupt and not options.skip_corrupt:

@@ -12,11 +12,10 @@ import numpy as np
 from utils.artefact.opening import Pretrained, open_model
 from utils.checkpoints.loading import Checkpoint, load, resolve
 from utils.errors import EvaluationError, PackagingError
+from utils.families import FAMILIES
 from utils.families.variants import Variant
 from utils.machine.quiet import quiet_imports
 
-FRAMEWORKS = {"convmixer": "PyTorch", "mixer": "Flax"}  # of the source models, by family
-PACKAGES = {"convmixer": ("torch",), "mixer": ("jax", "flax")}
 Predict = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, 3], normalised -> float32 logits [B, classes]
 
 
@@ -64,11 +63,6 @@ def find_checkpoint(model: Pretrained, checkpoint: str) -> Checkpoint:
 def load_source(variant: Variant, checkpoint: Checkpoint, use_ema: bool) -> Predict:
     """The model of the source framework, with the weights' moving average if asked for; CheckpointError as `load`."""
     loaded = load(checkpoint, variant, use_ema=use_ema)
-    if variant.family == "convmixer":
-        with quiet_imports():
-            from utils.families.convmixer import source as convmixer
-        return convmixer.as_nhwc(convmixer.build_convmixer(loaded.variant.architecture, loaded.arrays))
     with quiet_imports():
-        from utils.families.mlp_mixer import source as mlp_mixer
-    model = mlp_mixer.build(loaded.variant.architecture)
-    return mlp_mixer.as_function(model, mlp_mixer.select_parameters(model, loaded.arrays))
+        models = FAMILIES[variant.family].models
+    return models.predictor(loaded.variant.architecture, loaded.arrays)

@@ -8,8 +8,9 @@ from typing import Any
 
 from utils.checkpoints.loading import Checkpoint
 from utils.evaluate.data import Data
-from utils.evaluate.model import FRAMEWORKS, Classifier
+from utils.evaluate.model import Classifier
 from utils.evaluate.progress import Progress
+from utils.families import FAMILIES
 from utils.tables import aligned
 
 _VALIDATION_IMAGES = 50_000  # of ImageNet's validation set, which the reported accuracies are of
@@ -44,7 +45,7 @@ def result_of(
     }
     if source:
         result["source"] = {
-            "framework": FRAMEWORKS[variant.family],
+            "framework": FAMILIES[variant.family].framework,
             "weights": source.weights,
             "sha256": source.sha256,
             "converted_from_it": source.sha256 == manifest["source"]["sha256"],

@@ -1,4 +1,9 @@
-"""The families of models: which variants there are, and all that is one family's alone.
+"""The families of models: which variants there are, and what is one family's alone.
 
-A family is an object (`base.Family`), one folder here. No other room names one.
+A third family is one more folder like `convmixer`, an entry in `FAMILIES` and rows in `variants`.
 """
+
+from utils.families import convmixer, mlp_mixer
+from utils.families.base import Family
+
+FAMILIES: dict[str, Family] = {each.FAMILY.name: each.FAMILY for each in (convmixer, mlp_mixer)}

@@ -31,22 +31,6 @@ _GSAM_CITATION = """@inproceedings{zhuang2022gsam,
   year={2022}
 }"""
 
-# Fields of a Variant, by family.
-FAMILIES = {
-    "convmixer": {
-        "family": "convmixer",
-        "licence": "MIT",
-        "licence_url": "https://github.com/locuslab/convmixer/blob/main/LICENSE",
-        "upstream_url": "https://github.com/locuslab/convmixer",
-    },
-    "mixer": {
-        "family": "mixer",
-        "licence": "Apache-2.0",
-        "licence_url": "https://github.com/google-research/vision_transformer/blob/main/LICENSE",
-        "upstream_url": "https://github.com/google-research/vision_transformer",
-    },
-}
-
 # Fields of a Variant, by paper.
 PAPERS = {
     "convmixer": {

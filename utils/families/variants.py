@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.errors import ParameterError
-from utils.families.papers import FAMILIES, MIXER_FOLDERS, PAPERS
+from utils.families import FAMILIES
+from utils.families.papers import MIXER_FOLDERS, PAPERS
 
 OUTPUTS = {"classification": "logits", "fe": "features"}  # of each head
 HEADS = tuple(OUTPUTS)
 WEIGHTS = ("official", "synthetic", "custom")
 OPERATIONS = ("xla", "plain")
 INTERPOLATIONS = ("bicubic", "bilinear")
-NOTEBOOKS = {"convmixer": "conversion_convmixer.ipynb", "mixer": "conversion_mlpmixer.ipynb"}
 
 
 class _OfPatches:
@@ -31,18 +31,8 @@ class _OfPatches:
         return (height // self.patch_size) * (width // self.patch_size)
 
 
-@dataclass(frozen=True)
-class Format:
-    """A file that a conversion can leave beside the SavedModel: `<name>.` and the format's name.
-
-    title: whose it is, for people. families: of which models.
-    """
-
-    title: str
-    families: tuple[str, ...]
-
-
-BESIDE = {"keras": Format("Keras 3", ("convmixer", "mixer")), "onnx": Format("ONNX", ("convmixer",))}
+# Files that a conversion can leave beside the SavedModel, `<name>.` and the format's name: whose each is, for people.
+BESIDE = {"keras": "Keras 3", "onnx": "ONNX"}
 FORMATS = ("saved_model", *BESIDE)
 
 
@@ -58,6 +48,11 @@ class ConvMixerArchitecture(_OfPatches):
     classes: int
     batch_norm_epsilon: float = 1e-5  # PyTorch's default, which the upstream definition leaves as it is
 
+    @property
+    def width(self) -> int:
+        """Number of pooled features."""
+        return self.dim
+
 
 @dataclass(frozen=True)
 class MixerArchitecture(_OfPatches):
@@ -71,6 +66,11 @@ class MixerArchitecture(_OfPatches):
     classes: int
     image_size: int
     layer_norm_epsilon: float = 1e-6  # Flax's default, which the upstream definition leaves as it is
+
+    @property
+    def width(self) -> int:
+        """Number of pooled features."""
+        return self.hidden_dim
 
     @property
     def tokens(self) -> int:
@@ -148,14 +148,6 @@ class Variant:
         return self.preprocessing.crop
 
 
-# By family, the share of the shorter side that is kept, and the scaling. timm's `_cfg` of ConvMixer: crop_pct 0.96,
-# bicubic, IMAGENET_DEFAULT_MEAN and _STD (there in [0, 1]). vision_transformer scales pixels to [-1, 1]; 0.875 is the
-# central fraction of Inception-style evaluation.
-_EVALUATION = {
-    "convmixer": (0.96, {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}),
-    "mixer": (0.875, {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5)}),
-}
-
 _CONVMIXER_RELEASES = "https://github.com/tmp-iclr/convmixer/releases/download/"
 _MIXER_BUCKET = "https://storage.googleapis.com/mixer_models/"
 # hidden_dim, blocks, tokens_mlp_dim, channels_mlp_dim: Table 1 of the MLP-Mixer paper.
@@ -197,17 +189,21 @@ def _row(
     image_size: int = 224,
     **facts: Any,
 ) -> Variant:
-    share, scaling = _EVALUATION[family]
-    preprocessing = Preprocessing(resize=math.floor(image_size / share), crop=image_size, **scaling)
+    kind = FAMILIES[family]
+    resize = math.floor(image_size / kind.crop)
+    preprocessing = Preprocessing(resize, crop=image_size, mean=kind.mean, std=kind.std)
     return Variant(
         name=name,
+        family=family,
         architecture=architecture,
         preprocessing=preprocessing,
         sources=sources,
         parameters=parameters,
         top1=top1,
         top1_source=top1_source,
-        **FAMILIES[family],
+        licence=kind.licence,
+        licence_url=kind.licence_url,
+        upstream_url=kind.upstream_url,
         **facts,
     )
 
@@ -285,7 +281,7 @@ def get_variant(name: str, family: str | None = None) -> Variant:
     if name not in known:
         raise ParameterError(
             f"variant = {name!r} is of the {variant.family} family, and this converts {family} models. "
-            f"Use {NOTEBOOKS[variant.family]} for it, or choose one of: {', '.join(known)}."
+            f"Use {FAMILIES[variant.family].notebook} for it, or choose one of: {', '.join(known)}."
         )
     return variant
 
@@ -296,11 +292,10 @@ def customised(variant: Variant, classes: int) -> Variant:
     Its classes have the variant's names only where they are as many.
     """
     architecture = variant.architecture
-    width = architecture.dim if isinstance(architecture, ConvMixerArchitecture) else architecture.hidden_dim
     return replace(
         variant,
         architecture=replace(architecture, classes=classes),
-        parameters=variant.parameters + (classes - architecture.classes) * (width + 1),
+        parameters=variant.parameters + (classes - architecture.classes) * (architecture.width + 1),
         labels=variant.labels if classes == architecture.classes else None,
         trained_on="not known: a local checkpoint file",
         top1=None,

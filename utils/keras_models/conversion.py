@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.families.convmixer import keras_model as convmixer
-from utils.families.mlp_mixer import keras_model as mlp_mixer
+from utils.families import FAMILIES
 from utils.families.variants import Variant
 from utils.keras_models import saving
 
@@ -26,8 +25,5 @@ def write(
 
     Raises CheckpointError where the weights do not fit. OSErrors pass through.
     """
-    if variant.family == "convmixer":
-        model = convmixer.build(variant.architecture, weights, head, image_size)
-    else:
-        model = mlp_mixer.build(variant.architecture, weights, head)
+    model = FAMILIES[variant.family].models.keras_model(variant.architecture, weights, head, image_size)
     return saving.save(model, path, record)

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from utils.errors import ParameterError
+from utils.families import FAMILIES
 from utils.families.variants import BESIDE, FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
 from utils.images.labels import own_labels
 
@@ -52,7 +53,7 @@ def check_conversion(
     formats_of(formats, family)
     if not isinstance(use_ema, bool):
         raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
-    if use_ema and (family != "convmixer" or checkpoint in KEYWORDS):
+    if use_ema and (not FAMILIES[family].has_average or checkpoint in KEYWORDS):
         raise ParameterError(
             f"use_ema is True, and checkpoint is {checkpoint!r}; only a local PyTorch file of a ConvMixer's training "
             "may hold a moving average of the weights. Set use_ema to False, or checkpoint to that file"
@@ -66,7 +67,7 @@ def formats_of(formats: str, family: str = "") -> tuple[str, ...]:
     ParameterError for anything else, and for a file that models of the `family` do not have.
     """
     named = tuple(each.strip() for each in formats.split(",")) if isinstance(formats, str) else ()
-    had = [key for key in BESIDE if not family or family in BESIDE[key].families]
+    had = FAMILIES[family].formats if family else tuple(BESIDE)
     if "saved_model" not in named or len(set(named)) < len(named) or set(named) - set(FORMATS):
         raise ParameterError(
             f"formats is {formats!r}; expected 'saved_model', and behind commas any of {', '.join(had)} for a file "
@@ -125,7 +126,7 @@ def whole_number(name: str, value: object, least: int, most: int) -> None:
 
 def _check_image_size(variant: Variant, image_size: int) -> None:
     whole_number("image_size", image_size, 0, 4096)
-    if variant.family == "mixer" and image_size != variant.image_size:
+    if not FAMILIES[variant.family].any_size and image_size != variant.image_size:
         raise ParameterError(
             f"image_size is {image_size}; {variant.name} mixes {variant.architecture.tokens} tokens, "
             f"so it takes only the size that it was trained on: {variant.image_size}"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import ConversionError, PackagingError
-from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.families import FAMILIES
+from utils.families.variants import HEADS, VARIANTS, Variant, artefact_name
 from utils.release.folder import write_release
 from utils.release.lists import merge_releases, table
 
@@ -34,11 +35,11 @@ def release_matrix() -> list[dict[str, Any]]:
 
 
 def _beside(variant: Variant) -> list[str]:
-    return [key for key in BESIDE if variant.family in BESIDE[key].families]
+    return list(FAMILIES[variant.family].formats)
 
 
 def _files_of(variant: Variant) -> Iterator[str]:
-    for operations in OPERATIONS if variant.family == "mixer" else OPERATIONS[:1]:
+    for operations in FAMILIES[variant.family].operations:
         for head in HEADS:
             name = artefact_name(variant.name, head, "official", operations)
             yield from (f"{name}.tar.gz", f"{name}.json", f"{name}.md")

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from utils.artefact.card_head import FAMILIES, SYNTHETIC
+from utils.artefact.card_head import SYNTHETIC
+from utils.families import FAMILIES
 from utils.families.variants import BESIDE
 from utils.release.index import VERIFIER, Entry, times
 from utils.release.markup import Content, Element, address, element, link
 
 _HEADS = {"classification": "classifier", "fe": "feature extractor"}
-_FORMS = {"gz": "SavedModel", "tflite": "TFLite"} | {key: form.title for key, form in BESIDE.items()}  # by ending
+_FORMS = {"gz": "SavedModel", "tflite": "TFLite"} | BESIDE  # by ending
 _BESIDE = {"json": "manifest", "md": "model card"}
 
 
@@ -76,7 +77,8 @@ class Column:
 
 
 def _name(entry: Entry) -> Sequence[Content]:
-    family, head = FAMILIES.get(entry["family"], entry["family"]), _HEADS.get(entry["head"], entry["head"])
+    family, head = entry["family"], _HEADS.get(entry["head"], entry["head"])
+    family = FAMILIES[family].title if family in FAMILIES else family
     plain = ", ordinary operations" if entry.get("operations") == "plain" else ""
     parts = [part for word in re.split(r"(?<=_)", entry["name"]) for part in (word, element("wbr"))]
     return element("code", *parts[:-1]), element("small", f"{family}, {head}{plain}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from utils.artefact.opening import Pretrained, is_keras, open_keras, open_model
 from utils.errors import PackagingError, ParameterError
+from utils.families import FAMILIES
 from utils.notebook.parameters import check_whole_patches, preprocessing_for
 
 
@@ -31,7 +32,7 @@ def open_extractor(model: str, image_size: int, keras: str = "tf_keras") -> Pret
         if fixed:
             raise ParameterError(
                 f"image_size is {image_size}; {found.name} takes images of {fixed} pixels only. Use 0 or {fixed}"
-                + (", or convert a ConvMixer with image_size = 0." if found.variant.family == "convmixer" else ".")
+                + (", or convert a ConvMixer with image_size = 0." if FAMILIES[found.variant.family].any_size else ".")
             )
         check_whole_patches(found.variant, image_size, "its own size")
     own = replace(found.variant, preprocessing=found.preprocessing)

@@ -16,6 +16,7 @@ from utils.artefact.record import build_record
 from utils.errors import PackagingError
 from utils.export.function import ExportedFunction
 from utils.export.saved_model import load_model, name_of
+from utils.families import FAMILIES
 from utils.images.labels import Label
 from utils.keras_models import saving
 from utils.keras_models.candidate import load_candidate
@@ -25,9 +26,6 @@ from utils.parity.golden import Golden
 from utils.training.datasets import LabelledImages
 from utils.training.keras_worlds import Trainable
 from utils.training.settings import TrainingSettings
-
-# Names of the head's variables: those that a classifier converted from a checkpoint of the family has.
-HEAD_NAMES = {"convmixer": ("head.weight", "head.bias"), "mixer": ("head/kernel", "head/bias")}
 
 
 def classifier(
@@ -48,7 +46,7 @@ def classifier(
     for name, variable in variables.items():
         variable.assign(values[name])
     trainable = {name_of(variable): variable for variable in backbone.trainable_variables}
-    names = HEAD_NAMES[family]
+    names = FAMILIES[family].head_keys
     head = {name: tf.Variable(value, name=name) for name, value in zip(names, (kernel, bias), strict=True)}
 
     def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:

@@ -1,1 +1,26 @@
-"""ConvMixer: PyTorch checkpoints, and all that is this family's alone."""
+"""ConvMixer: PyTorch checkpoints. What is this family's alone."""
+
+from utils.families.base import Family
+
+FAMILY = Family(
+    name="convmixer",
+    title="ConvMixer",
+    framework="PyTorch",
+    packages=("torch",),
+    libraries=("python", "torch", "onnx", "onnx-tf", "tensorflow", "tensorflow-hub", "tf_keras", "numpy"),
+    notebook="conversion_convmixer.ipynb",
+    module="utils.families.convmixer.models",
+    formats=("keras", "onnx"),
+    operations=("xla",),
+    any_size=True,
+    has_average=True,
+    gelu="erf",
+    head_keys=("head.weight", "head.bias"),
+    # timm's `_cfg`: crop_pct 0.96, bicubic, IMAGENET_DEFAULT_MEAN and _STD (there in [0, 1]).
+    crop=0.96,
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    licence="MIT",
+    licence_url="https://github.com/locuslab/convmixer/blob/main/LICENSE",
+    upstream_url="https://github.com/locuslab/convmixer",
+)

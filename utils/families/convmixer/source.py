@@ -125,6 +125,8 @@ class Source:
     probe_factor = staticmethod(probe_factor)
 
     def __init__(self, model: ConvMixer) -> None:
+        self.model, self.output = model, "features" if isinstance(model.head, nn.Identity) else "logits"
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self._models = {"float32": model, "float64": copy.deepcopy(model).double()}
 
     def variables(self) -> dict[str, np.ndarray]:

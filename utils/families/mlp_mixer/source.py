@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from utils.errors import CheckpointError, ParameterError
-from utils.families.variants import HEADS, MixerArchitecture
+from utils.families.variants import HEADS, OUTPUTS, MixerArchitecture
 
 Arrays = dict[str, jax.Array]
 
@@ -210,7 +210,9 @@ class Source:
     comparable = staticmethod(join_vanishing)
 
     def __init__(self, model: MlpMixer, parameters: Mapping[str, Any]) -> None:
-        self._model, self._parameters = model, parameters
+        self.model, self.output = model, OUTPUTS[model.head]
+        self.parameters = sum(array.size for array in parameters.values())
+        self._parameters = parameters
 
     def variables(self) -> dict[str, np.ndarray]:
         """Every parameter, by key."""
@@ -224,14 +226,14 @@ class Source:
         float64 = dtype == "float64"
         with _enable_x64(float64):
             there = jax.device_put(parameters)
-            found = [_outputs(self._model, float64, there, image[np.newaxis]) for image in inputs]
+            found = [_outputs(self.model, float64, there, image[np.newaxis]) for image in inputs]
             return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
 
     def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
         """By key."""
         float64 = dtype == "float64"
         with _enable_x64(float64):
-            found = _gradients(self._model, float64, dict(self._parameters), inputs)
+            found = _gradients(self.model, float64, dict(self._parameters), inputs)
             return {key: np.asarray(value) for key, value in found.items()}
 
     def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

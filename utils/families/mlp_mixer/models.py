@@ -1,0 +1,51 @@
+"""MLP-Mixer in Flax, and its ways to TensorFlow and Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.families.base import Export, Weights
+from utils.families.mlp_mixer import source as flax
+from utils.families.mlp_mixer.source import Source
+from utils.families.variants import MixerArchitecture
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build(architecture: MixerArchitecture, weights: Weights, head: str) -> Source:
+    """The Flax model with its parameters."""
+    model = flax.build(architecture, head)
+    return Source(model, flax.select_parameters(model, weights))
+
+
+def predictor(architecture: MixerArchitecture, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
+    """The Flax classifier, compiled, as a function of NHWC arrays."""
+    model = flax.build(architecture)
+    return flax.as_function(model, flax.select_parameters(model, weights))
+
+
+def export(source: Source, weights: Weights, image_size: int, operations: str) -> Export:
+    """Flax -> StableHLO -> `XlaCallModule` by jax2tf, or for "plain" the same model in TensorFlow's operations."""
+    from utils.export import jax_to_tf
+    from utils.families.mlp_mixer import plain
+
+    del weights  # the source has those of its head
+    architecture, head, parameters = source.model.architecture, source.model.head, source.variables()
+    if operations == "plain":
+        function = plain.export(architecture, head, parameters)
+    else:
+        predict = flax.predict_function(source.model)
+        function = jax_to_tf.export(predict, parameters, (image_size, image_size, 3), source.output)
+    return Export(function, {key.replace("_", " "): str(value) for key, value in function.extra_versions.items()})
+
+
+def keras_model(architecture: MixerArchitecture, weights: Weights, head: str, image_size: int) -> keras.Model:
+    """The model of Keras's own layers, at the size that its tokens fix."""
+    del image_size
+    from utils.families.mlp_mixer import keras_model as layers
+
+    return layers.build(architecture, weights, head)
