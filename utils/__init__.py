@@ -9,7 +9,7 @@ images        photograph -> what a model takes; what it gives -> names
 parity        callables and arrays -> how far from the truth, and whether that passes
 artefact      tarball, manifest and model card; opening them again
 verify        the command for downloads; TensorFlow is enough
-smaller       the command for float16 tarballs and TFLite files
+smaller       the command for TFLite files
 training      a feature extractor and a new head, trained in either Keras
 evaluate      the command that counts right answers
 release       the command for what a release holds beside its artefacts

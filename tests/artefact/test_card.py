@@ -173,22 +173,6 @@ CLAIMS = {
         ["SYNTHETIC WEIGHTS", "fine-tuned from random weights"],
         ["recognises nothing", "recognise nothing"],
     ),
-    "float16": (
-        manifest() | {"storage": "float16"},
-        [
-            "agree with those of the float32 artefact, kernels rounded",
-            "the source model's outputs for the golden inputs (its variables and gradients: the float32",
-        ],
-        [SAME],
-    ),
-    "fine-tuned, float16": (
-        manifest(training=TRAINING) | {"storage": "float16"},
-        [
-            *(TRAINED, "<!-- fine-tunable: false -->", "not called fine-tunable"),
-            "the trained model's outputs for the golden inputs (its variables and gradients: the float32",
-        ],
-        ["as it was trained, in memory", "can be fine-tuned"],
-    ),
 }
 
 

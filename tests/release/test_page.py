@@ -134,11 +134,11 @@ def test_the_keras_file_and_smaller_ones_stand_with_the_model_that_they_are_of()
     keras = {f"mixer_tiny_fe.{ending}": "ab" * 32 for ending in ("tar.gz", "json", "md")}
     keras["mixer_tiny_fe.keras"] = "ef" * 32
     lite = smaller("mixer_tiny_fe_int8.tflite", output_error=2e-2, bytes=20_000)
-    half = smaller("mixer_tiny_fe_float16.tar.gz", output_error=1e-3)
+    half = smaller("mixer_tiny_fe_float16.tflite", output_error=1e-3)
     other = smaller("other_fe_float16.tflite") | {"derived_from": "other_fe"}  # which is not there
     found = Parsed(page([half, lite, other, entry(files=keras, keras_bytes=80_000)]))
     assert found.models() == ["mixer_tiny_fe", "other_fe_float16"]
-    kinds = ["SavedModel 0.1 MB", "Keras 3 0.1 MB", "SavedModel, float16 0.1 MB", "TFLite, int8 0.0 MB"]
+    kinds = ["SavedModel 0.1 MB", "Keras 3 0.1 MB", "TFLite, float16 0.1 MB", "TFLite, int8 0.0 MB"]
     assert found.texts("li") == [*kinds, "TFLite, float16 0.1 MB"]
     text = found.texts("tbody")[0]
     for shown in (f"{'ef' * 32}  mixer_tiny_fe.keras", "TFLite, int8, relative error 2.0e-02", "float16, relative err"):

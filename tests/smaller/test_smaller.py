@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import artefacts
@@ -17,9 +16,7 @@ import pytest
 from utils.artefact import lite_file
 from utils.artefact.manifest import packed_manifest
 from utils.artefact.opening import open_model
-from utils.artefact.tarball import extract_tarball
 from utils.errors import PackagingError, ParityError
-from utils.export.warmup import WARMUP
 from utils.files import hash_file
 from utils.smaller import command as smaller
 from utils.smaller.command import KINDS, make_smaller
@@ -29,10 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow  # TFLite's converter takes seconds even for the tiny models
 CONVMIXER, MIXER = "convmixer_tiny_classification", "mixer_tiny_classification"
 FILES = {
-    CONVMIXER: [
-        f"{CONVMIXER}{end}" for end in ("_float16.tar.gz", "_float32.tflite", "_float16.tflite", "_int8.tflite")
-    ],
-    MIXER: [f"{MIXER}{end}" for end in ("_float16.tar.gz", "_int8.tflite")],  # each costs seconds
+    CONVMIXER: [f"{CONVMIXER}{end}" for end in ("_float32.tflite", "_float16.tflite", "_int8.tflite")],
+    MIXER: [f"{MIXER}{end}" for end in ("_int8.tflite",)],  # each costs seconds
 }
 
 
@@ -40,7 +35,7 @@ FILES = {
 def folder(tmp_path_factory):
     """Smaller files of the tiny ConvMixer and Mixer, beside what they were made from."""
     folder = tmp_path_factory.mktemp("smaller")
-    for name, kinds in ((CONVMIXER, KINDS), (MIXER, ("float16", "tflite-int8"))):
+    for name, kinds in ((CONVMIXER, KINDS), (MIXER, ("tflite-int8",))):
         tarball = artefacts.publish(folder, name.removesuffix("_classification")).tarball
         assert [make_smaller(tarball, kind).name for kind in kinds] == FILES[name]
     return folder
@@ -77,14 +72,9 @@ def test_each_file_has_a_manifest_with_its_own_error_and_tolerance(folder, name)
         assert all(0 < row["relative_l2"] <= row["tolerance"] for row in rows)
         assert manifest["derived_from"]["files"] == manifest_of(folder / f"{name}.json")["files"]
         assert manifest["weights"] == "custom"
-        gradients = [row["passed"] for row in manifest["parity"]["rows"] if row["output"] == "gradients"]
-        assert gradients == [True] * (0 if "format" in manifest else 30)
-        tolerances[manifest.get("format"), manifest["storage"]] = manifest["parity"]["tolerance"]["logits"]
-    assert tolerances.get(("tflite", "float32"), 1e-5) == 1e-5
-    # TFLite rounds vectors too.
-    assert tolerances[None, "float16"] < tolerances.get(("tflite", "float16"), 5e-3) < 2e-2
-    assert 1e-5 < tolerances[None, "float16"] < 5e-3
-    assert tolerances[None, "float16"] < tolerances["tflite", "int8"] < 0.1
+        tolerances[manifest["storage"]] = manifest["parity"]["tolerance"]["logits"]
+    assert tolerances.get("float32", 1e-5) == 1e-5
+    assert 1e-5 < tolerances.get("float16", 5e-3) < tolerances["int8"] < 0.1
 
 
 def test_the_table_of_smaller_files_has_each_with_its_own_figures(folder, tmp_path, capsys):
@@ -98,96 +88,6 @@ def test_the_table_of_smaller_files_has_each_with_its_own_figures(folder, tmp_pa
     bytes_of = {sample["artefact"]: sample["bytes"] for sample in found if sample["file"] == "TFLite, int8"}
     assert bytes_of == {name: (folder / f"{name}_int8.tflite").stat().st_size for name in FILES}
     assert all(0 < sample["relative"] <= sample["tolerance"] for sample in found)
-
-
-# --- float16
-
-
-@pytest.fixture(scope="module")
-def half(folder, tmp_path_factory):
-    return str(extract_tarball(folder / f"{CONVMIXER}_float16.tar.gz", tmp_path_factory.mktemp("half") / "model"))
-
-
-def test_kernels_are_stored_as_float16_once_and_are_float32_and_trainable_when_loaded(folder, half):
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(f"{half}/variables/variables")
-    types = {key: value for key, value in reader.get_variable_to_dtype_map().items() if value.is_floating}
-    shapes = reader.get_variable_to_shape_map()
-    assert {types[key] for key in types if len(shapes[key]) >= 2} == {tf.float16}
-    assert {types[key] for key in types if len(shapes[key]) == 1} == {tf.float32}
-    model, original = tf.saved_model.load(half), tf.saved_model.load(str(folder / CONVMIXER))
-    assert [v.name for v in model.trainable_variables] == [v.name for v in original.trainable_variables]
-    assert {v.dtype for v in model.variables} == {tf.float32}
-    assert len(types) == len(model.variables)
-    size = sum(2 * v.shape.num_elements() if len(v.shape) > 1 else 4 * v.shape.num_elements() for v in model.variables)
-    assert Path(half, "variables/variables.data-00000-of-00001").stat().st_size < size + 20_000  # and the object graph
-    assert Path(half, WARMUP).read_bytes() == (folder / CONVMIXER / WARMUP).read_bytes()
-
-
-def test_tf_hub_keras_and_a_serving_session_load_it_and_train_it(folder, half):
-    import tensorflow as tf
-
-    golden = golden_of(folder)
-    hub, tf_keras, keras = (pytest.importorskip(name) for name in ("tensorflow_hub", "tf_keras", "keras"))
-    layer = hub.KerasLayer(half, trainable=True)
-    assert len(layer.trainable_weights) == 30
-    assert relative_error(layer(golden.inputs), golden) < 1e-3
-    layer_3 = keras.layers.TFSMLayer(half, call_endpoint="serving_default")
-    assert len(layer_3.trainable_weights) == 30
-    assert relative_error(layer_3(golden.inputs)["logits"], golden) < 1e-3
-    # As TensorFlow Serving loads: a session, and the graph's own restore operation.
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        signature = tf.compat.v1.saved_model.load(session, ["serve"], half).signature_def["serving_default"]
-        feed = {signature.inputs["inputs"].name: golden.inputs}
-        assert relative_error(session.run(signature.outputs["logits"].name, feed), golden) < 1e-3
-
-    model = tf_keras.Sequential([tf_keras.Input((48, 48, 3)), layer])
-    model.compile(tf_keras.optimizers.SGD(0.01), "mse")
-    before = [v.numpy() for v in model.trainable_variables]
-    model.fit(np.random.default_rng(0).normal(size=(4, 48, 48, 3)), np.eye(4, 10), epochs=1, batch_size=4, verbose=0)
-    assert not [v.name for v, old in zip(model.trainable_variables, before, strict=True) if np.array_equal(v, old)]
-
-
-def test_saved_again_after_training_it_keeps_every_bit(half, tmp_path):
-    import tensorflow as tf
-
-    model = tf.saved_model.load(half)
-    for variable in model.trainable_variables:
-        variable.assign_add(tf.fill(variable.shape, np.float32(1e-7)))
-    expected = [v.numpy() for v in model.variables]
-    tf.saved_model.save(model, str(tmp_path / "again"), signatures=model.signatures)
-    again = tf.saved_model.load(str(tmp_path / "again"))
-    for found, value in zip(again.variables, expected, strict=True):
-        np.testing.assert_array_equal(found.numpy(), value)
-
-
-def test_a_kernel_that_float16_cannot_hold_stops_it_and_leaves_nothing(folder, tmp_path):
-    import tensorflow as tf
-
-    from utils.smaller import making
-
-    artefact = open_model(str(folder / CONVMIXER))
-    model = tf.saved_model.load(str(artefact.folder))
-    model.trainable_variables[0].assign_add(model.trainable_variables[0] * 0 + 1e5)
-    tf.saved_model.save(model, str(tmp_path / "large"), signatures=model.signatures)
-    shutil.copytree(artefact.folder / "assets.extra", tmp_path / "large" / "assets.extra")
-    with pytest.raises(PackagingError, match="float16"):
-        making.make_float16(replace(artefact, folder=tmp_path / "large"), tmp_path / "out")
-    assert not any((tmp_path / "out").iterdir())
-
-
-@pytest.mark.parametrize("value", [65_600, -65_600])  # a ReLU may make a finite output of what overflows
-def test_a_kernel_just_beyond_float16_is_named(tmp_path, value):
-    import tensorflow as tf
-
-    from utils.smaller.float16 import save_as_float16
-
-    module = tf.Module()
-    module.variables_ = [tf.Variable([[1.0, value]], name="pointwise")]
-    with pytest.raises(PackagingError, match=r"pointwise.* holds 65600, and float16 ends at 65504"):
-        save_as_float16(module, tmp_path / "half")
-    assert not (tmp_path / "half").exists()
 
 
 # --- TFLite
@@ -294,23 +194,20 @@ def test_one_file_that_fails_does_not_stop_the_others_and_is_the_status(folder, 
     ]
 
 
-def test_what_was_altered_or_made_smaller_already_is_refused(folder, tmp_path):
-    with pytest.raises(PackagingError, match="smaller file already"):
-        make_smaller(folder / f"{CONVMIXER}_float16", "float16", tmp_path / "out")
+def test_what_was_altered_or_renamed_is_refused(folder, tmp_path):
     shutil.copyfile(folder / f"{CONVMIXER}.tar.gz", tmp_path / "renamed.tar.gz")
     with pytest.raises(PackagingError, match="another artefact in this one's place, or a renamed file"):
-        make_smaller(tmp_path / "renamed.tar.gz", "float16", tmp_path / "out")
+        make_smaller(tmp_path / "renamed.tar.gz", "tflite-int8", tmp_path / "out")
     shutil.copytree(folder / CONVMIXER, tmp_path / CONVMIXER)
     (tmp_path / CONVMIXER / "variables" / "more").write_bytes(b"")
     with pytest.raises(PackagingError, match="variables/more is not in the manifest"):
-        make_smaller(tmp_path / CONVMIXER, "float16", tmp_path / "out")
+        make_smaller(tmp_path / CONVMIXER, "tflite-int8", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_feature_extractor_gets_no_tflite_files(tmp_path):
     tarball = artefacts.publish(tmp_path, head="fe").tarball
-    made = [make_smaller(tarball, kind) for kind in KINDS]
-    assert made == [tmp_path / "convmixer_tiny_fe_float16.tar.gz", None, None, None]
+    assert [make_smaller(tarball, kind) for kind in KINDS] == [None, None, None]
 
 
 def test_the_same_artefact_gives_the_same_bytes_in_another_process(folder, tmp_path):
@@ -319,13 +216,10 @@ def test_the_same_artefact_gives_the_same_bytes_in_another_process(folder, tmp_p
     runs = []
     for seed, sources in orders.items():
         command = [sys.executable, "-m", "utils.smaller", *(str(folder / source) for source in sources)]
-        options = ["--output-dir", str(tmp_path / seed), "--kinds", "float16", "tflite-int8"]
+        options = ["--output-dir", str(tmp_path / seed), "--kinds", "tflite-float16", "tflite-int8"]
         runs.append(subprocess.Popen([*command, *options], cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": seed}))
     assert [run.wait() for run in runs] == [0, 0]
-    found = []
-    for seed in orders:
-        files = [*(tmp_path / seed).glob("*.tar.gz"), *(tmp_path / seed).glob("*.tflite")]
-        found.append({path.name: hash_file(path) for path in files})
+    found = [{path.name: hash_file(path) for path in (tmp_path / seed).glob("*.tflite")} for seed in orders]
     assert len(found[0]) == 4
     assert found[0] == found[1]
 

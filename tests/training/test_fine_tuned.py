@@ -8,9 +8,7 @@ from utils.training.fine_tuned import fine_tuned_name
 NAMES = {
     ("convmixer_768_32_fe", "tf_flowers"): "convmixer_768_32_classification_tf_flowers",
     ("mixer_b16_i1k_fe_plain_synthetic", "digits"): "mixer_b16_i1k_classification_plain_digits_synthetic",
-    # What is saved is float32, whatever the extractor's kernels were stored as.
-    ("convmixer_768_32_fe_float16", "digits"): "convmixer_768_32_classification_digits",
-    ("convmixer_768_32_fe_synthetic_float16", "digits"): "convmixer_768_32_classification_digits_synthetic",
+    ("convmixer_768_32_fe_synthetic", "digits"): "convmixer_768_32_classification_digits_synthetic",
     # A folder may be called as it likes; only the weights are synthetic, or not.
     ("convmixer_768_32_fe", "synthetic"): "convmixer_768_32_classification_synthetic_images",
     ("convmixer_768_32_fe", "my synthetic"): "convmixer_768_32_classification_my_synthetic_images",

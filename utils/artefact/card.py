@@ -226,11 +226,6 @@ def _reference(manifest: Manifest) -> tuple[str, str]:
     """The title of the section on parity, and what the artefact was compared with."""
     trained = manifest.get("training")
     title = f"Parity with the {'trained model' if trained else 'source framework'}"
-    if manifest.get("storage") == "float16":
-        return title, (
-            f"the {'trained' if trained else 'source'} model's outputs for the golden inputs (its variables and "
-            "gradients: the float32 artefact's, kernels rounded)"
-        )
     return title, "the model as it was trained, in memory" if trained else "the source model with the same checkpoint"
 
 

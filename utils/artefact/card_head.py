@@ -54,8 +54,8 @@ def card_tags(manifest: Manifest) -> list[tuple[str, str]]:
 def gradient_rows(manifest: Manifest) -> list[Mapping[str, Any]]:
     """Parity's rows on gradients by the trainable variables, if all of them passed; else none.
 
-    Fine-tunable is what was measured to be: a model whose gradients nobody compared is not called so. No source
-    framework has a fine-tuned model: where it is stored as float16, gradients are compared with its float32 file only.
+    Fine-tunable is what was measured to be: a model whose gradients nobody compared is not called so, and no source
+    framework has a fine-tuned model.
     """
     if manifest.get("training"):
         return []
@@ -108,21 +108,18 @@ def overview(manifest: Manifest) -> str:
         f"{manifest['parameters']:,} parameters.",
         f"It has {weights}.",
     ]
-    if manifest.get("storage") == "float16":
-        lines.append("Its kernels are stored as float16, and are float32 variables, trainable, once it is loaded.")
     if training:
         lines.append("It was fine-tuned afterwards: see Training.")
     elif manifest["weights"] == "official" and manifest["head"] == "classification" and model["top1"] is not None:
         lines.append(f"Reported ImageNet-1k top-1 accuracy: {model['top1']} % ({model['top1_source']}).")
     if rows := gradient_rows(manifest):
-        whose = "the source framework's"
-        if manifest.get("storage") == "float16":
-            whose = f"those of the float32 artefact, kernels rounded, whose own agree with {whose}"
         measured = ""
         if "tolerance" in rows[0]:
             worst = worst_first(Report.from_json({"rows": rows}).rows)[0]
             measured = f" (worst relative error {worst.figure:.1e}, allowed {worst.tolerance:.0e})"
-        lines.append(f"It can be fine-tuned: gradients by all trainable variables agree with {whose}{measured}.")
+        lines.append(
+            f"It can be fine-tuned: gradients by all trainable variables agree with the source framework's{measured}."
+        )
     else:
         lines.append("Its gradients were not compared with the source framework's, so it is not called fine-tunable.")
     return "\n".join(lines)

@@ -1,5 +1,5 @@
 """Smaller files of published artefacts: `python -m utils.smaller ARTEFACT ...`.
 
-In: published artefacts. Out: a tarball of float16 kernels, TFLite models; measured before they are published.
+In: published artefacts. Out: TFLite models of classifiers, measured before they are published.
 Not here: source frameworks and their checkpoints.
 """

@@ -1,4 +1,4 @@
-"""Smaller files of published artefacts, float16 and TFLite: `python -m utils.smaller ARTEFACT ...`.
+"""TFLite files of published classifiers: `python -m utils.smaller ARTEFACT ...`.
 
 An ARTEFACT is a tarball or an unpacked SavedModel that `python -m utils.verify` finds right. The files come beside
 it, or into --output-dir; each is compared with the source framework's golden outputs before it gets its name.
@@ -18,22 +18,22 @@ from utils.errors import ConversionError, PackagingError
 from utils.machine.quiet import quiet_imports
 from utils.verify.files import check_name
 
-KINDS = ("float16", "tflite-float32", "tflite-float16", "tflite-int8")
+KINDS = ("tflite-float32", "tflite-float16", "tflite-int8")
 
 
 def make_smaller(path: Path, kind: str, output_dir: Path | None = None) -> Path | None:
-    """Makes one smaller file of an artefact; returns its path, or None for a TFLite file of a feature extractor.
+    """Makes one TFLite file of an artefact; returns its path, or None for a feature extractor.
 
     kind: of `KINDS`. Raises PackagingError where the artefact is not whole or the file cannot be made.
     """
     with quiet_imports():
         from utils.smaller import making
 
-    artefact, folder, storage = _opened(path), output_dir or path.resolve().parent, kind.removeprefix("tflite-")
+    artefact, folder = _opened(path), output_dir or path.resolve().parent
+    if artefact.output != "logits":
+        return None
     try:
-        if kind == storage:
-            return making.make_float16(artefact, folder)
-        return making.make_lite(artefact, storage, folder) if artefact.output == "logits" else None
+        return making.make_lite(artefact, kind.removeprefix("tflite-"), folder)
     except ConversionError as error:
         raise PackagingError(f"{artefact.name}, {kind}: {error}") from error
 
@@ -43,13 +43,11 @@ def _opened(path: Path) -> Pretrained:
     name = check_name(path, artefact.manifest)
     if name.passed is False:
         raise PackagingError(f"{path}: {name.text}. Make it again, or fetch it again.")
-    if "storage" in artefact.manifest:
-        raise PackagingError(f"{path} is a smaller file already. Give the artefact that it was made from.")
     return artefact
 
 
 def _figures(path: Path) -> str:
-    manifest = json.loads(path.with_name(f"{path.name.removesuffix('.tar.gz')}.json").read_text("utf-8"))
+    manifest = json.loads(path.with_name(f"{path.name}.json").read_text("utf-8"))
     (output,) = manifest["signatures"]["serving_default"]["outputs"]
     rows = [row for row in manifest["parity"]["rows"] if row["output"] == output]
     worst = max(rows, key=lambda row: row["relative_l2"])

@@ -1,4 +1,4 @@
-"""Makes the smaller files of a published artefact: a tarball of float16 kernels, and TFLite models.
+"""Makes the TFLite models of a published artefact.
 
 The source framework is not needed: its outputs ride in the artefact as golden data. Each file is compared with them
 after it was written as users will get it, by a tolerance of its own, and has a manifest of its own.
@@ -29,71 +29,23 @@ from utils.artefact import lite_file
 from utils.artefact.manifest import check_manifest, installed_versions, manifest_text, packed_manifest
 from utils.artefact.opening import Pretrained
 from utils.artefact.placing import explained, make_folder
-from utils.artefact.staging import Staging
 from utils.errors import ConversionError, PackagingError
 from utils.export import plain_convmixer
 from utils.export.saved_model import Candidate, as_function, load_model, save_model
-from utils.export.warmup import WARMUP
 from utils.families.mlp_mixer import plain as plain_mixer
 from utils.families.variants import ConvMixerArchitecture, MixerArchitecture
 from utils.files import hash_file
 from utils.machine.measure import Stages
 from utils.parity import comparison
 from utils.parity.report import rounded_up
-from utils.smaller.float16 import save_as_float16
 from utils.smaller.lite import convert_to_lite, normalising, operators, rounded
 from utils.smaller.metadata import with_metadata
 from utils.verify.numbers import golden_of, lite_function
 
 # Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
 FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
-# The same operations on the same numbers, relative L2 by variable.
-_GRADIENT_TOLERANCE = 1e-4
 _OF_SAVED_MODELS = ("minimum_tensorflow", "stablehlo_version", "calling_convention_version", "platforms")
 _EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
-
-
-def make_float16(artefact: Pretrained, output_dir: Path) -> Path:
-    """Publishes `<name>_float16` (folder, tarball, manifest) and returns the tarball's path.
-
-    The reloaded model's variables and gradients must be those of the float32 model with rounded kernels; its outputs
-    are compared with the source's. Raises ParityError with the figures, and PackagingError for a kernel that float16
-    cannot hold; then nothing is left.
-    """
-    stages, name = Stages(), f"{artefact.name}_float16"
-    with Staging(output_dir, name, needed_bytes=8 * artefact.manifest["parameters"]) as staging:
-        with stages("load"):
-            model = load_model(artefact.folder)
-            tolerance = _tolerance(artefact, model, "float16")
-            image = golden_of(artefact.folder).inputs[:1]
-            expected, expected_gradients = Candidate(model).variables(), Candidate(model).gradients(image)
-        with stages("save"):
-            save_as_float16(model, staging.model_dir)
-            (staging.model_dir / "assets.extra").mkdir(exist_ok=True)
-            for path in _extras(artefact, (*_EXTRAS, WARMUP.name)):
-                shutil.copyfile(path, staging.model_dir / "assets.extra" / path.name)
-        del model
-        with stages("package"):
-            unpacked = staging.unpacked_candidate()
-        with stages("verify"):
-            reloaded = Candidate(load_model(unpacked))
-            rows = comparison.compare_arrays(
-                expected, reloaded.variables(), output="variables, kernels rounded", tolerance=comparison.EXACT
-            )
-            rows += _golden_rows(artefact, reloaded, tolerance)
-            rows += comparison.compare_arrays(
-                expected_gradients,
-                reloaded.gradients(image),
-                output="gradients",
-                tolerance=_GRADIENT_TOLERANCE,
-                input_name="golden, kernels rounded",
-                batch=1,
-                l2=True,
-            )
-            report = comparison.Report(rows)
-            report.require()
-        manifest = _derived(artefact, name, "float16", report, stages, staging.files)
-        return staging.publish(manifest).tarball
 
 
 def make_lite(artefact: Pretrained, storage: str, output_dir: Path) -> Path:

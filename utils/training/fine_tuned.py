@@ -122,9 +122,8 @@ def fine_tuned_name(extractor_name: str, dataset: str) -> str:
     dataset: its name; of characters that an artefact's name may not have, only underscores are left. One that ends as
     if it told of the weights or their storage is followed by "_images".
     """
-    stem = extractor_name.removesuffix("_float16")  # what is trained and saved is float32
-    synthetic = "_synthetic" if stem.endswith("_synthetic") else ""
-    stem = stem.removesuffix("_synthetic").replace("_fe", "_classification", 1)
+    synthetic = "_synthetic" if extractor_name.endswith("_synthetic") else ""
+    stem = extractor_name.removesuffix("_synthetic").replace("_fe", "_classification", 1)
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", dataset).strip("_")[:40] or "images"
     if plain.rpartition("_")[2] in ("synthetic", "float32", "float16", "int8"):
         plain += "_images"
