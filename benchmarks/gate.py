@@ -20,10 +20,10 @@ from utils.families.convmixer import source as convmixer
 from utils.families.mlp_mixer import plain as plain_mixer, source as mlp_mixer
 from utils.families.variants import OUTPUTS, Variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.notebook.parameters import preprocessing_for
 from utils.parity import comparison
 from utils.parity.proof import Proof
 from utils.parity.references import References
+from utils.settings import preprocessing_for
 
 
 class Subject:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.steps import JaxStep, torch_step
 from utils.families.variants import Variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.notebook.parameters import preprocessing_for
+from utils.settings import preprocessing_for
 
 Weights = dict[str, np.ndarray]
 

@@ -17,10 +17,10 @@ from server import Server, respond, serving
 from utils.export.image_signatures import image_signatures
 from utils.families.variants import BESIDE, VARIANTS, get_variant
 from utils.files import hash_file
-from utils.notebook.parameters import formats_of
 from utils.release.command import release_matrix
 from utils.release.folder import PUBLISHED
 from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER
+from utils.settings import formats_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))

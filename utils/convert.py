@@ -15,61 +15,37 @@ from pathlib import Path
 from utils.command import run_command
 from utils.errors import ConversionError
 from utils.families import FAMILIES
-from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name, get_variant
+from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
 from utils.notebook import execution
-from utils.notebook.parameters import KEYWORDS, check_conversion
 from utils.parity.report import Report
+from utils.settings import KEYWORDS, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def convert(
-    variant: str,
-    head: str,
-    checkpoint: str,
-    output_dir: str | Path,
-    image_size: int | None = None,
-    seed: int | None = None,
-    operations: str | None = None,
-    progress: str = "bar",
-    labels: str | None = None,
-    use_ema: bool = False,
-    formats: str | None = None,
-) -> list[Path]:
+def run_notebook(settings: Settings, progress: str = "bar") -> list[Path]:
     """Runs the variant's notebook; returns SavedModel folder, tarball, manifest and executed notebook.
 
-    `image_size` None is the variant's own; `seed` and `operations` None are the notebook's defaults; `progress` is
-    that of `execution.executed`; `labels` (a file of class names), `use_ema` and `formats` are those of
-    `check_conversion`. Raises ConversionError for whatever stops the notebook, and KeyboardInterrupt where it was
-    interrupted.
+    progress: as `execution.executed` takes it. Raises ConversionError for whatever stops the notebook, and
+    KeyboardInterrupt where it was interrupted.
     """
-    row = get_variant(variant)
-    size = row.image_size if image_size is None else image_size
-    kind = operations or "xla"
-    others = labels or "", use_ema, formats or "saved_model"
-    check_conversion(row.family, variant, head, checkpoint, size, str(output_dir), seed or 0, kind, *others)
-    folder = Path(output_dir).expanduser().absolute()
-    parameters = {
-        "variant": variant,
-        "head": head,
-        "checkpoint": checkpoint,
-        "image_size": size,
-        "output_dir": str(folder),
-        "seed": seed,
-        "operations": operations,
-        "labels": str(Path(labels).expanduser().absolute()) if labels else None,
-        "use_ema": use_ema or None,
-        "formats": formats,
-    }
-    parameters = {name: value for name, value in parameters.items() if value is not None}
-    notebook = ROOT / FAMILIES[row.family].notebook
-    execution.require_parameters(notebook, parameters)
-    parameters["checkpoint"] = chosen = choose_checkpoint(row, checkpoint, seed or 0)  # may download
+    variant = settings.check()
+    folder = Path(settings.output_dir).expanduser().absolute()
+    given = {"variant": variant.name, "head": settings.head, "image_size": settings.size(variant)}
+    given |= {"output_dir": str(folder), "checkpoint": settings.checkpoint}
+    # The notebooks have the same defaults, and each only the parameters that make sense for its family.
+    others = {name: getattr(settings, name) for name in ("seed", "operations", "use_ema", "formats")}
+    given |= {name: value for name, value in others.items() if value != getattr(Settings, name)}
+    if settings.labels:
+        given["labels"] = str(Path(settings.labels).expanduser().absolute())
+    notebook = ROOT / FAMILIES[variant.family].notebook
+    execution.require_parameters(notebook, given)
+    given["checkpoint"] = chosen = choose_checkpoint(variant, settings.checkpoint, settings.seed)  # may download
 
     weights = chosen if chosen in KEYWORDS else "custom"
-    name = artefact_name(variant, head, weights, kind)
+    name = artefact_name(variant.name, settings.head, weights, settings.operations)
     made = [folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json", folder / f"{name}.ipynb"]
-    with execution.executed(notebook, parameters, progress) as written:
+    with execution.executed(notebook, given, progress) as written:
         if missing := [str(path) for path in made[:3] if not path.exists()]:
             raise ConversionError(f"{notebook.name} ended, but did not write {', '.join(missing)}.")
         execution.place(written, made[3])
@@ -134,20 +110,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", default="auto", help=f"{', '.join(KEYWORDS)}, or a local file")
     parser.add_argument("--output-dir", default="exports", help="where the artefacts go (default: exports)")
     parser.add_argument("--image-size", type=int, help="pixels; 0: any height and width (ConvMixer)")
-    parser.add_argument("--seed", type=int, help="of synthetic weights and of the inputs compared")
-    parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
-    parser.add_argument("--labels", help="a UTF-8 file with one class name per line, for a classifier of one's own")
+    parser.add_argument(
+        "--seed", type=int, default=Settings.seed, help="of synthetic weights and of the inputs compared"
+    )
+    parser.add_argument(
+        "--operations", default=Settings.operations, help=f"for the Mixer, one of: {', '.join(OPERATIONS)}"
+    )
+    parser.add_argument(
+        "--labels",
+        default=Settings.labels,
+        help="a UTF-8 file with one class name per line, for a classifier of one's own",
+    )
     parser.add_argument("--use-ema", action="store_true", help="ConvMixer: the moving average in a trainer's file")
-    parser.add_argument("--formats", help='"saved_model, keras, onnx" for files of Keras 3 and, from a ConvMixer, ONNX')
+    parser.add_argument(
+        "--formats",
+        default=Settings.formats,
+        help='"saved_model, keras, onnx" for files of Keras 3 and, from a ConvMixer, ONNX',
+    )
     parser.add_argument("--progress", default="bar", choices=("bar", "lines"), help="lines: `cell 3 of 25` on stdout")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 converted and verified, 1 an error whose message was printed, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    options = vars(_parser().parse_args(arguments))
+    progress = options.pop("progress")
     return run_command(
-        lambda: summary(convert(**vars(options))), f"Interrupted: nothing new is in {options.output_dir}."
+        lambda: summary(run_notebook(Settings(**options), progress)),
+        f"Interrupted: nothing new is in {options['output_dir']}.",
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from utils.errors import ParameterError
 from utils.images import predictions
 from utils.images.predictions import best, cosine_similarities, timed, write_json
-from utils.notebook.parameters import check_classification
+from utils.settings import check_classification
 
 
 def test_best_are_in_order_with_their_names():

@@ -25,8 +25,8 @@ from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.keras_models import conversion, saving
 from utils.keras_models.archive import read_record
-from utils.notebook.parameters import formats_of
 from utils.parity.golden import make_golden
+from utils.settings import formats_of
 from utils.verify.command import verify
 
 NAME = manifests.NAME

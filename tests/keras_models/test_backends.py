@@ -14,13 +14,13 @@ from keras_tiny import GELU, MIXER, NAMES
 
 from utils.checkpoints import loading
 from utils.errors import ParameterError, ParityError
+from utils.export import formats as beside
 from utils.families.convmixer import keras_model as convmixer
 from utils.families.mlp_mixer import keras_model as mlp_mixer
 from utils.families.variants import get_variant
 from utils.keras_models import gate, processes, saving
 from utils.keras_models.conventions import BACKENDS
 from utils.keras_models.worker import FRAMEWORKS
-from utils.notebook import beside
 from utils.parity.comparison import Report, standard_inputs
 
 CASES = [*((name, "classification") for name in NAMES), (GELU, "fe"), (MIXER, "fe")]

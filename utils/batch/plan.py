@@ -15,7 +15,7 @@ from utils.checkpoints.loading import recorded_hashes
 from utils.errors import ConversionError, ParameterError
 from utils.families import FAMILIES
 from utils.families.variants import BESIDE, HEADS, VARIANTS, Variant, artefact_name
-from utils.notebook.parameters import check_conversion, formats_of
+from utils.settings import Settings, formats_of
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ def plan(
         for kind, head in itertools.product(kinds, HEADS if heads == "all" else (heads,)):
             # What lies beside a plain twin would be what lies beside the other one.
             chosen = "saved_model" if kind == "plain" and operations == "all" else ", ".join(own)
-            given = (variant.name, head, checkpoint, variant.image_size, str(output_dir), seed, kind)
-            check_conversion(variant.family, *given, formats=chosen)
+            Settings(
+                variant.name, head, checkpoint, output_dir=str(output_dir), seed=seed, operations=kind, formats=chosen
+            ).check()
             conversions.append(Conversion(variant, head, kind, checkpoint, seed, chosen))
     if lost := set(named).difference(*(formats_of(conversion.formats) for conversion in conversions)):
         raise ParameterError(

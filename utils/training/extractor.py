@@ -8,7 +8,7 @@ from pathlib import Path
 from utils.artefact.opening import Pretrained, is_keras, open_keras, open_model
 from utils.errors import PackagingError, ParameterError
 from utils.families import FAMILIES
-from utils.notebook.parameters import check_whole_patches, preprocessing_for
+from utils.settings import check_whole_patches, preprocessing_for
 
 
 def open_extractor(model: str, image_size: int, keras: str = "tf_keras") -> Pretrained:

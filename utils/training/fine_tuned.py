@@ -14,13 +14,13 @@ import tensorflow as tf
 from utils.artefact.opening import Pretrained
 from utils.artefact.record import build_record
 from utils.errors import PackagingError
+from utils.export import extra_formats
 from utils.export.function import ExportedFunction
 from utils.export.saved_model import load_model, name_of
 from utils.families import FAMILIES
 from utils.images.labels import Label
 from utils.keras_models import saving
 from utils.keras_models.candidate import load_candidate
-from utils.notebook import beside
 from utils.parity.comparison import EXACT, OUTPUT_TOLERANCE, Model, Report, compare_arrays, compare_outputs
 from utils.parity.golden import Golden
 from utils.training.datasets import LabelledImages
@@ -112,8 +112,8 @@ def proved_keras(
     rows = compare_arrays(expected, found, output="variables", tolerance=EXACT)
     rows += compare_outputs(trained, candidate, {"validation images": images}, "logits")
     reports = {"tensorflow": Report(rows)}
-    beside.require("keras", reports)
-    return beside.facts("keras", path, reports)
+    extra_formats.require("keras", reports)
+    return extra_formats.facts("keras", path, reports)
 
 
 def fine_tuned_name(extractor_name: str, dataset: str) -> str:

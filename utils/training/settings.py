@@ -13,7 +13,7 @@ from typing import Any
 
 from utils.artefact.opening import is_keras
 from utils.errors import ParameterError
-from utils.notebook.parameters import check_output_dir, one_of, some_text, whole_number
+from utils.settings import check_output_dir, one_of, some_text, whole_number
 
 DATASETS = ("auto", "tf_flowers", "digits")
 

@@ -11,10 +11,10 @@ from utils.artefact.contents import preprocessing_of
 from utils.artefact.record import check_record, record_from_texts
 from utils.artefact.staging import Staging
 from utils.errors import PackagingError, ParityError
+from utils.export import extra_formats as extra
 from utils.export.onnx_session import Session
 from utils.families.variants import BESIDE, get_variant
 from utils.files import hash_file
-from utils.notebook import beside
 from utils.parity.golden import make_golden
 
 GELU, RELU = tiny.NAMES
@@ -29,7 +29,7 @@ def stage(tmp_path):
 
 
 def files(stage, name=RELU, formats=("saved_model", "onnx")):
-    return beside.Beside(formats, stage, proofs.proof(name), get_variant(name))
+    return extra.ExtraFormats(formats, stage, proofs.proof(name), get_variant(name))
 
 
 def written(stage, name=RELU, **changes):
@@ -39,12 +39,12 @@ def written(stage, name=RELU, **changes):
     told |= {"preprocessing": variant.preprocessing, "labels": [(f"n{i}", f"class {i}") for i in range(10)]}
     told |= {"golden": make_golden(proof.truth, 48, 48, 0)}
     made = files(stage, name)
-    made.write(tiny.source(name), **told | changes)
+    made.write(**told | changes)
     return made
 
 
 def test_every_format_of_the_table_can_be_made():
-    assert list(beside.KINDS) == list(BESIDE)
+    assert list(extra.KINDS) == list(BESIDE)
 
 
 def test_onnx_file_is_written_proved_and_told_of(stage):
@@ -99,7 +99,7 @@ def test_another_model_than_the_source_is_refused_by_name(stage):
 def test_nothing_that_is_not_asked_for_costs_anything(stage, monkeypatch):
     monkeypatch.setattr(proofs.Proof, "tolerance", lambda _: pytest.fail("the source was waited for"))
     made = files(stage, formats=("saved_model",))
-    made.write(None)
+    made.write()
     made.prove({})
     made.require()
     assert (made.facts, list(made.reports)) == ({}, [])

@@ -15,6 +15,7 @@ import numpy as np
 from utils.artefact.record import build_record, record_as_texts
 from utils.artefact.staging import Staging
 from utils.errors import ParityError
+from utils.families import FAMILIES
 from utils.families.variants import BESIDE, Variant
 from utils.files import hash_file
 from utils.machine.quiet import quiet_imports
@@ -25,10 +26,10 @@ Inputs = Mapping[str, np.ndarray]
 Reports = Mapping[str, Report]  # by what computed: a backend, a runtime
 
 
-class Beside:
-    """What is asked for by `formats`, as `parameters.formats_of` gives them; nothing of it costs anything otherwise.
+class ExtraFormats:
+    """Writes and proves the files asked for in `formats`, as `settings.formats_of` gives them; no-op without any.
 
-    Files are written in `stage`. case: of the SavedModel.
+    Files are written in `stage`. case: the proof of the SavedModel.
     """
 
     def __init__(self, formats: Sequence[str], stage: Staging, case: Proof, variant: Variant) -> None:
@@ -37,16 +38,16 @@ class Beside:
         self._reports: dict[str, Reports] = {}
         self.facts: dict[str, dict[str, Any]] = {}  # for the manifest, by format, of what was proved
 
-    def write(self, source_model: Any, **told: Any) -> None:
+    def write(self, **told: Any) -> None:
         """Writes every file, with a record of what it is.
 
-        source_model: in its own framework. told: for `build_record`, all but variant and tolerance. Raises
+        told: for `build_record`, all but variant and tolerance. Raises
         ConversionErrors where the weights do not fit. OSErrors pass through.
         """
         if self._files:
             record = build_record(variant=self._variant, tolerance=self._case.tolerance(), **told)
         for key, path in self._files.items():
-            KINDS[key].write(path, self._variant, source_model, self._case.source.variables(), record)
+            KINDS[key].write(path, self._variant, self._case.source, record)
 
     def prove(self, more: Inputs) -> None:
         """Compares all that can be, for the proof's inputs and `more`; whether it passes, the reports say.
@@ -92,8 +93,8 @@ class Kind(Protocol):
     """What a format can do; frameworks are imported when one is asked for."""
 
     @staticmethod
-    def write(path: Path, variant: Variant, model: Any, weights: Inputs, record: Mapping[str, Any]) -> None:
-        """The file of the source `model`, or of its `weights` by name, with the `record` in it."""
+    def write(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:
+        """Writes the file of the `source` model, with the `record` in it."""
 
     @staticmethod
     def prove(case: Proof, path: Path, family: str, more: Inputs) -> Reports:
@@ -108,11 +109,11 @@ class Keras:
     """Keras's own layers: on each backend, in a process of its own."""
 
     @staticmethod
-    def write(path: Path, variant: Variant, _model: Any, weights: Inputs, record: Mapping[str, Any]) -> None:  # noqa: D102
+    def write(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:  # noqa: D102
         with quiet_imports():
             from utils.keras_models import conversion
 
-        conversion.write(path, variant, weights, record["head"], record["image_size"], record)
+        conversion.write(path, variant, source.variables(), record["head"], record["image_size"], record)
 
     @staticmethod
     def prove(case: Proof, path: Path, family: str, more: Inputs) -> Reports:  # noqa: D102
@@ -131,11 +132,11 @@ class Onnx:
     """PyTorch's own graph: by ONNX Runtime, inference alone, since there is nothing in the file to train it by."""
 
     @staticmethod
-    def write(path: Path, _variant: Variant, model: Any, weights: Inputs, record: Mapping[str, Any]) -> None:  # noqa: D102
-        from utils.export import onnx_file, torch_to_onnx
+    def write(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:  # noqa: D102
+        from utils.export import onnx_file
 
-        graph = torch_to_onnx.export_onnx(model, record["output"], channels_last=False)
-        onnx_file.write(path, graph, weights, record["image_size"], record_as_texts(record))
+        graph = FAMILIES[variant.family].models.onnx_graph(source)
+        onnx_file.write(path, graph, source.variables(), record["image_size"], record_as_texts(record))
 
     @staticmethod
     def prove(case: Proof, path: Path, _family: str, more: Inputs) -> Reports:  # noqa: D102

@@ -4,12 +4,12 @@ import pytest
 
 from utils.errors import ParameterError
 from utils.families.variants import get_variant
-from utils.notebook.parameters import check_conversion, preprocessing_for
+from utils.settings import Settings, preprocessing_for
 
 
 def check(family, **changed):
     good = {"variant": f"{family}_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": 48, "seed": 0}
-    return check_conversion(family, **good | {"output_dir": "exports"} | changed).name
+    return Settings(**good | {"output_dir": "exports"} | changed).check(family).name
 
 
 def test_good_parameters_give_the_variant():
@@ -36,6 +36,7 @@ def test_good_parameters_give_the_variant():
         ("mixer", {"variant": "mixer_b16_i1k", "image_size": 256}, "trained on: 224"),
         ("mixer", {"image_size": 0}, "trained on: 48"),
         ("mixer", {"operations": "onnx"}, "operations is 'onnx'"),
+        ("convmixer", {"operations": "plain"}, "ConvMixer has only xla"),
         ("mixer", {"formats": "saved_model, onnx"}, r"models of the family mixer have no \.onnx.*any of keras$"),
         (
             "convmixer",

@@ -1,8 +1,9 @@
-"""Validates the notebooks' parameters, all of them, before anything is downloaded."""
+"""What notebooks and commands are asked for, checked before anything is downloaded."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import ParameterError
@@ -13,52 +14,79 @@ from utils.images.labels import own_labels
 KEYWORDS = ("auto", "official", "synthetic")  # what `checkpoint` may be, besides a path
 
 
-def check_conversion(
-    family: str,
-    variant: str,
-    head: str,
-    checkpoint: str,
-    image_size: int,
-    output_dir: str,
-    seed: int,
-    operations: str = "xla",
-    labels: str = "",
-    use_ema: bool = False,
-    formats: str = "saved_model",
-) -> Variant:
-    """The variant's record, if every parameter makes sense together with the others.
+@dataclass(frozen=True)
+class Settings:
+    """What a conversion is asked for: the parameters of the two conversion notebooks.
 
-    family: "convmixer" or "mixer", the notebook's. image_size is in pixels; 0 means any size, for a ConvMixer.
-    labels: path of a file of class names, "" for none. use_ema: take the weights' moving average, which only a local
-    file of a ConvMixer can have. formats: see `formats_of`.
-    Raises ParameterError, naming the parameter, what it was and what it may be.
+    Attributes:
+        variant: name of a row of `families.variants`.
+        head: "classification" or "fe".
+        checkpoint: "auto", "official", "synthetic", or the path of a file.
+        image_size: in pixels; 0 for any height and width (ConvMixer), None for the variant's own.
+        output_dir: where the artefact goes.
+        seed: of synthetic weights and of the inputs that are compared.
+        operations: "xla", or for an MLP-Mixer "plain".
+        labels: path of a file with a class name per line, "" for none.
+        use_ema: take the weights' moving average, which only a ConvMixer's local file can hold.
+        formats: "saved_model", followed by commas and the formats of further files, see `formats_of`.
     """
-    record = get_variant(variant, family)
-    one_of("head", head, HEADS)
-    one_of("operations", operations, OPERATIONS)
-    some_text("checkpoint", checkpoint, f"{', '.join(KEYWORDS)} or the path of a file")
-    if checkpoint not in KEYWORDS and not Path(checkpoint).expanduser().is_file():
-        raise ParameterError(
-            f"checkpoint is {checkpoint!r}, and there is no such file; "
-            f"expected {', '.join(KEYWORDS)} or the path of a checkpoint file"
-        )
-    if checkpoint == "official" and not record.sources:
-        raise ParameterError(
-            f"{variant} is a tiny model for tests, without an official file; use checkpoint='synthetic' or a path"
-        )
-    whole_number("seed", seed, 0, 2**32 - 1)
-    _check_image_size(record, image_size)
-    check_output_dir(output_dir)
-    _check_labels(labels, head)
-    formats_of(formats, family)
-    if not isinstance(use_ema, bool):
-        raise ParameterError(f"use_ema is {use_ema!r}; expected True or False")
-    if use_ema and (not FAMILIES[family].has_average or checkpoint in KEYWORDS):
-        raise ParameterError(
-            f"use_ema is True, and checkpoint is {checkpoint!r}; only a local PyTorch file of a ConvMixer's training "
-            "may hold a moving average of the weights. Set use_ema to False, or checkpoint to that file"
-        )
-    return record
+
+    variant: str
+    head: str = "classification"
+    checkpoint: str = "auto"
+    image_size: int | None = None
+    output_dir: str = "exports"
+    seed: int = 0
+    operations: str = "xla"
+    labels: str = ""
+    use_ema: bool = False
+    formats: str = "saved_model"
+
+    def check(self, family: str | None = None) -> Variant:
+        """The variant, if every parameter makes sense together with the others.
+
+        family: the notebook's, if one converts. Raises ParameterError, naming the parameter, what it was and what it
+        may be.
+        """
+        variant = get_variant(self.variant, family)
+        known = FAMILIES[variant.family]
+        one_of("head", self.head, HEADS)
+        one_of("operations", self.operations, OPERATIONS)
+        if self.operations not in known.operations:
+            raise ParameterError(
+                f"operations is {self.operations!r}; a {known.title} has only {', '.join(known.operations)}"
+            )
+        self._check_checkpoint(variant)
+        whole_number("seed", self.seed, 0, 2**32 - 1)
+        _check_image_size(variant, self.size(variant))
+        check_output_dir(self.output_dir)
+        _check_labels(self.labels, self.head)
+        formats_of(self.formats, variant.family)
+        if not isinstance(self.use_ema, bool):
+            raise ParameterError(f"use_ema is {self.use_ema!r}; expected True or False")
+        if self.use_ema and (not known.has_average or self.checkpoint in KEYWORDS):
+            raise ParameterError(
+                f"use_ema is True, and checkpoint is {self.checkpoint!r}; only a local PyTorch file of a ConvMixer's "
+                "training may hold a moving average of the weights. Set use_ema to False, or checkpoint to that file"
+            )
+        return variant
+
+    def size(self, variant: Variant) -> int:
+        """Pixels of both sides; 0 for any."""
+        return variant.image_size if self.image_size is None else self.image_size
+
+    def _check_checkpoint(self, variant: Variant) -> None:
+        some_text("checkpoint", self.checkpoint, f"{', '.join(KEYWORDS)} or the path of a file")
+        if self.checkpoint not in KEYWORDS and not Path(self.checkpoint).expanduser().is_file():
+            raise ParameterError(
+                f"checkpoint is {self.checkpoint!r}, and there is no such file; "
+                f"expected {', '.join(KEYWORDS)} or the path of a checkpoint file"
+            )
+        if self.checkpoint == "official" and not variant.sources:
+            raise ParameterError(
+                f"{variant.name} is a tiny model for tests, without an official file; use checkpoint='synthetic' or a "
+                "path"
+            )
 
 
 def formats_of(formats: str, family: str = "") -> tuple[str, ...]:

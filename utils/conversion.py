@@ -1,0 +1,278 @@
+"""The conversion of a checkpoint, from the file to the published artefact: every step, once.
+
+    conversion = Conversion(Settings("convmixer_768_32"))
+    conversion.check()    # the parameters, before anything is downloaded
+    conversion.load()     # checkpoint -> arrays -> source model; the source begins to compute in the background
+    conversion.export()   # source model -> TensorFlow function with variables
+    conversion.save()     # function -> SavedModel -> tarball, and the files of further formats
+    conversion.compare()  # the unpacked tarball against the source model in float64
+    conversion.publish()  # folder, tarball and manifest appear together, or not at all
+
+The notebooks take these steps one by one, `convert` takes them all. After an error in any step nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.artefact import manifest
+from utils.artefact.staging import Published, Staging
+from utils.checkpoints import loading
+from utils.errors import ParityError
+from utils.families import FAMILIES
+from utils.families.variants import OUTPUTS, artefact_name
+from utils.images import labels, photographs
+from utils.machine import devices, measure, quiet
+from utils.parity import golden
+from utils.parity.inputs import standard_inputs
+from utils.parity.proof import Proof
+from utils.parity.references import References
+from utils.parity.report import Report, Row
+from utils.settings import Settings, formats_of, preprocessing_for
+
+if TYPE_CHECKING:
+    from utils.export.saved_model import Candidate
+
+Facts = dict[str, Any]  # what a step shows, by title
+
+
+def convert(variant: str, **settings: Any) -> Published:
+    """Converts one checkpoint in this process; returns where SavedModel folder, tarball and manifest are.
+
+    settings: the other fields of `Settings`. This process then computes on the CPU only, unless it has imported
+    TensorFlow, PyTorch or JAX before. Raises ConversionErrors: ParameterError, CheckpointError, ParityError where the
+    export does not compute what its source computes, PackagingError where it cannot be written.
+    """
+    conversion = Conversion(Settings(variant, **settings))
+    conversion.check()
+    conversion.load()
+    conversion.export()
+    conversion.save()
+    conversion.compare()
+    return conversion.publish()
+
+
+class Conversion:
+    """One conversion, whose steps are called in the order of the module's docstring.
+
+    family: of the notebook that converts, whose variants alone are taken; None for any.
+    """
+
+    def __init__(self, settings: Settings, family: str | None = None) -> None:
+        self.settings, self._only = settings, family
+        self.stages = measure.Stages()
+        self.rows: list[Row] = []
+        self._staging: Staging | None = None
+
+    def check(self) -> None:
+        """Checks every parameter; ParameterError names the one that makes no sense. Hides accelerators."""
+        self.variant = self.settings.check(self._only)
+        self.family = FAMILIES[self.variant.family]
+        self.output = OUTPUTS[self.settings.head]
+        self.image_size = self.settings.size(self.variant)
+        self.preprocessing = preprocessing_for(self.variant, self.image_size)
+        devices.use_cpu()  # accelerators round more coarsely; what is made here runs on them all the same
+
+    def load(self) -> Facts:
+        """Fetches and reads the checkpoint, builds the source model, and starts what it has to compute.
+
+        Raises CheckpointError for a file that is not the variant's, and PackagingError where there is no room.
+        """
+        settings = self.settings
+        with self._step("load"):
+            self.checkpoint = loading.resolve(self.variant, settings.checkpoint, settings.seed)
+            loaded = loading.load(self.checkpoint, self.variant, settings.head, settings.use_ema)
+            self.variant, self.notes, self._weights = loaded.variant, loaded.notes, loaded.arrays
+            architecture = self.variant.architecture
+            with quiet.quiet_imports():
+                self._models = self.family.models
+            self.source = self._models.build(architecture, loaded.arrays, settings.head)
+            self.labels = labels.class_labels(settings.labels, self.variant.labels, architecture.classes)
+            self.name = artefact_name(self.variant.name, settings.head, self.checkpoint.weights, settings.operations)
+        formats = formats_of(settings.formats)
+        needed = 4 * (3 + len(formats)) * self.source.parameters
+        self._staging = Staging(settings.output_dir, self.name, needed_bytes=needed)
+        self._begin()
+        shown = vars(architecture) | {"head": settings.head, "parameters": f"{self.source.parameters:,}"}
+        return {"artefact": self.name} | self.checkpoint.facts | shown
+
+    def _begin(self) -> None:
+        """Chooses the inputs, and starts the source on them in a thread: its results are needed last.
+
+        While TensorFlow is imported, traces and saves, which takes one core, the source can use the other one.
+        """
+        size, seed = self.image_size or self.variant.image_size, self.settings.seed
+        self.pictures = photographs.sample_photographs(2)  # a third would take long in float64, and show nothing new
+        self._normalised = {
+            title: photographs.pillow_preprocess(picture, self.preprocessing)
+            for title, picture in self.pictures.items()
+        }
+        inputs = standard_inputs(size, size, seed, self._normalised)
+        if not self.image_size:  # any height and width
+            other = standard_inputs(size - size // 4, size + size // 4, seed)
+            inputs |= {f"{name}, not square": batch for name, batch in other.items() if name != "large"}
+        references = References(self.checkpoint.sha256, self.variant.name)
+        positions = self.variant.architecture.positions(size, size)
+        self.proof = Proof(self.source, self.output, inputs, positions, references)
+        self._golden = references.later(
+            lambda: golden.make_golden(self.proof.truth, size, size, seed, self._normalised)
+        )
+        self.proof.begin()
+
+    def export(self) -> Facts:
+        """The source model as a TensorFlow function with variables."""
+        with self._step("import"), quiet.quiet_imports():
+            from utils.export import saved_model  # noqa: F401
+        with self._step("export"):
+            self._exported, shown = self._models.export(
+                self.source, self._weights, self.image_size, self.settings.operations
+            )
+        del self._weights  # as large as the model
+        size = self.image_size or "any"
+        return shown | {
+            "variables": len(self._exported.variables),
+            "of them trainable": len(self._exported.trainable),
+            "inputs": f"float32 [B, {size}, {size}, 3]",
+            self.output: f"float32 [B, {self._exported.units}]",
+        }
+
+    def save(self) -> Facts:
+        """Writes SavedModel, golden data and the files of further formats; packs, and loads what was packed.
+
+        From here on, everything is done with what a user will have: the SavedModel unpacked from its tarball.
+        """
+        from utils.export import image_signatures, saved_model, warmup
+        from utils.export.extra_formats import ExtraFormats
+
+        settings, staging, exported = self.settings, self._staging, self._exported
+        with self._step("save"):
+            saved_model.save_model(exported, staging.model_dir, image_signatures.image_signatures(self.preprocessing))
+            warmup.write_warmup(staging.model_dir, self.preprocessing.crop)
+            self.golden = self._golden()
+            golden.write_golden(staging.model_dir, self.golden)
+            if settings.head == "classification" and self.labels:
+                labels.write_labels(self.labels, exported.units, staging.model_dir)
+            self._exported = exported = exported.without_variables()  # they are as large as the model
+            self._extra = ExtraFormats(formats_of(settings.formats), staging, self.proof, self.variant)
+            self._extra.write(
+                name=self.name,
+                head=settings.head,
+                weights=self.checkpoint.weights,
+                source=self.checkpoint.record,
+                parameters=self.source.parameters,
+                labels=self.labels,
+                units=exported.units,
+                image_size=self.image_size,
+                preprocessing=self.preprocessing,
+                golden=self.golden,
+            )
+        with self._step("package"):
+            unpacked = staging.unpacked_candidate()
+        with self._step("verify"):
+            self.candidate: Candidate = saved_model.Candidate(saved_model.load_model(unpacked), exported.axes)
+        return {path: f"{(unpacked / path).stat().st_size / 1e6:.2f} MB" for path in staging.files}
+
+    def compare(self, progress: bool = False) -> Report:
+        """Holds the export against the source: variables, outputs, normalisation, gradients, training, photographs.
+
+        progress: show a bar over the inputs. Whether all passes, the report says; `require` raises. ParityError where
+        the graph's preprocessing does not give Pillow's pixels.
+        """
+        from utils.export.signature_parity import compare_signatures
+
+        batches, proof, candidate = self.proof.inputs | {"golden": self.golden.inputs}, self.proof, self.candidate
+        with self._step("verify"):
+            self.rows = proof.compare_variables(candidate)
+            for name, batch in _bar(batches) if progress else batches.items():
+                self.rows += proof.compare_outputs(candidate, name, batch)
+            self.rows += proof.compare_normalisation(candidate)
+            self.rows += proof.compare_gradients(candidate)
+            self.rows += proof.compare_training(candidate)
+            self._extra.prove({"golden": self.golden.inputs})
+            allowed = Report(self.rows).tolerances[self.output]
+            self.pixels, rows = compare_signatures(
+                candidate.model, candidate, self.preprocessing, self._normalised, self.output, allowed
+            )
+            self.rows += rows
+        return self.report
+
+    @property
+    def report(self) -> Report:
+        """All that was compared, by name of the source framework."""
+        return Report(self.rows, framework=self.family.framework)
+
+    @property
+    def extra_reports(self) -> Iterator[tuple[str, Report]]:
+        """Title and report of each further file, by what computed it."""
+        return self._extra.reports
+
+    @property
+    def answers(self) -> dict[str, np.ndarray]:
+        """What source and export give for the photographs, by framework."""
+        own = self.proof.own(self.proof.inputs["photographs"])
+        return {self.family.framework: own, "TensorFlow": self.proof.found["photographs"]}
+
+    def require(self) -> None:
+        """Raises ParityError with the failed figures unless everything compared passes; then nothing is left."""
+        with self._step("verify"):
+            if not self.rows:
+                raise ParityError(f"{self.name} was not compared with its source. Call compare() before publish().")
+            self.report.require()
+            self._extra.require()
+
+    def publish(self) -> Published:
+        """Puts folder, tarball, manifest and further files in place, together; raises as `require`."""
+        from utils.export import saved_model
+
+        self.require()
+        settings, exported = self.settings, self._exported
+        kept = {"image_size": self.image_size, "seed": settings.seed}
+        if len(self.family.operations) > 1:
+            kept["operations"] = settings.operations
+        if settings.use_ema:
+            kept["use_ema"] = True
+        with self._step("publish"):
+            facts = self._extra.facts | manifest.build_manifest(
+                name=self.name,
+                variant=self.variant,
+                head=settings.head,
+                weights=self.checkpoint.weights,
+                source=self.checkpoint.record,
+                versions=manifest.installed_versions(self.family.libraries) | exported.extra_versions,
+                parameters=self.source.parameters,
+                signatures=saved_model.describe_signatures(self.candidate.model),
+                parity=self.report.to_json(),
+                seconds={stage: self.stages.seconds[stage] for stage in _STAGES},
+                peak_memory_mb=self.stages.peak_memory_mb,
+                files=self._staging.files,
+                preprocessing=self.preprocessing,
+                preprocessing_parity=self.pixels.to_json(),
+                notes=self.notes,
+                settings=kept,
+            )
+            return self._staging.publish(facts)
+
+    @property
+    def seconds(self) -> str:
+        """How long each stage took, for people."""
+        return ", ".join(f"{stage} {self.stages.seconds[stage]:.1f}" for stage in _STAGES)
+
+    @contextmanager
+    def _step(self, stage: str) -> Iterator[None]:
+        """Times a step; an error in it, an interrupt too, removes what was staged."""
+        with self._staging or nullcontext(), self.stages(stage):
+            yield
+
+
+_STAGES = ("load", "export", "save", "package", "verify")  # in the manifest
+
+
+def _bar(batches: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    from tqdm.auto import tqdm
+
+    return tqdm(batches.items(), desc="inputs", file=sys.stdout)
