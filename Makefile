@@ -99,9 +99,6 @@ bench: setup
 	@$(call quote,$(python)) -m benchmarks.mixer $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.training $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.keras_models $(BENCH_ARGS)
-	@$(call quote,$(python)) -m benchmarks.decoding $(BENCH_ARGS)
-	@$(call quote,$(python)) -m benchmarks.threads $(BENCH_ARGS)
-	@$(call quote,$(python)) -m benchmarks.operations $(BENCH_ARGS)
 
 compat: setup
 	@$(call quote,$(python)) -m benchmarks.compat $(COMPAT_ARGS)

@@ -16,10 +16,8 @@ from benchmarks import (
     graphs,
     keras_models,
     latency,
-    operations,
     processes,
     tables,
-    threads,
     training,
 )
 from benchmarks.exports import weights_of
@@ -209,66 +207,6 @@ def test_quick_run_measures_every_contender_and_writes_the_tables(tmp_path):
         assert all(f"- {fact}" in text for fact in ("machine", "versions", "date", "command", "weights: synthetic"))
 
 
-def test_threads_are_told_by_medians_a_row_for_each_setting():
-    samples = [
-        {"variant": "v", "run": "today", "inter": inter, "intra": ""}
-        | {"seconds_1": s, "seconds_8": 8 * s, "images_per_second": 1 / s}
-        for inter, seconds in (("", (0.1, 0.2, 9)), ("1", (0.05, 0.05, 0.01)))
-        for s in seconds
-    ]
-    table = threads.table(samples)
-    assert cells(table, ("v", "default"))[2:] == ["default", "200.0", "1600.0", "5.0", "today"]
-    assert cells(table, ("v", "1"))[2:] == ["default", "50.0", "400.0", "20.0", "today"]
-
-
-@pytest.mark.slow
-def test_quick_run_of_threads_measures_every_setting(tmp_path):
-    (samples,) = quick("threads", tmp_path).values()
-    assert [(sample["inter"], sample["intra"]) for sample in samples] == list(threads.SETTINGS)
-    assert all(sample[key] > 0 for sample in samples for key in ("seconds_1", "seconds_8", "images_per_second"))
-
-
-@pytest.mark.parametrize(
-    ("operation", "kind"),
-    [
-        ("_MklNativeFusedMatMul", "products"),
-        ("MatMul", "products"),
-        ("_MklNativeFusedDepthwiseConv2dNative", "depthwise"),
-        ("DepthwiseConv2dNative", "depthwise"),
-        ("AddN", "element by element"),
-    ],
-)
-def test_an_operation_is_of_one_kind_whatever_is_fused_into_it(operation, kind):
-    assert operations.kind(operation) == kind
-
-
-def test_operations_are_told_by_medians_with_their_share_and_as_multiples_of_the_source():
-    facts = {"variant": "v", "batch": 8, "run": "today"}
-    samples = [
-        facts
-        | {
-            "framework": "tensorflow",
-            "seconds": s,
-            "by_kind": {"products": s / 2, "depthwise": s / 4, "element by element": s / 4},
-        }
-        for s in (0.1, 0.2, 9)
-    ] + [facts | {"framework": "pytorch", "seconds": s} for s in (0.5, 0.4, 0.001)]
-    row = cells(operations.table(samples), ("v", "8"))
-    assert row[2:] == ["200.0", "100.0 (50 %)", "50.0 (25 %)", "50.0 (25 %)", "400.0", "0.38", "today"]
-
-
-@pytest.mark.slow
-def test_quick_run_of_operations_times_each_kind(tmp_path):
-    (samples,) = quick("operations", tmp_path).values()
-    ours = [sample for sample in samples if sample["framework"] == "tensorflow"]
-    assert {sample["batch"] for sample in ours} == {1, 8}
-    for sample in ours:
-        assert list(sample["by_kind"]) == list(operations.COLUMNS)
-        assert all(seconds > 0 for seconds in sample["by_kind"].values())
-        # Operations may run beside each other on both cores, never on more.
-        assert sum(sample["by_kind"].values()) < 2 * sample["seconds"]
-
-
 def training_samples(seconds, contender, onednn=None, family_variant="mixer_tiny", peak=100.0):
     facts = {"variant": family_variant, "part": "all", "contender": contender, "onednn": onednn, "batch": 8}
     rounds = [
@@ -362,31 +300,3 @@ def test_quick_keras_run_compares_and_measures_every_contender(tmp_path):
     for name in found:
         text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
         assert all(f"- {fact}" in text for fact in ("machine", "versions", "date", "command", "weights: synthetic"))
-
-
-@pytest.mark.parametrize("fault", [False, True])
-def test_ways_of_decoding_are_timed_only_where_they_agree(monkeypatch, fault):
-    from benchmarks import decoding
-    from utils.images import photographs
-
-    right = photographs.pillow_preprocess
-    if fault:
-        monkeypatch.setattr(photographs, "pillow_preprocess", lambda image, settings: right(image, settings)[:, ::-1])
-    monkeypatch.setattr(decoding, "FILES", 3)
-    settings = get_variant("mixer_tiny").preprocessing
-    if fault:
-        with pytest.raises(AssertionError, match="Pillow"):
-            decoding.samples(1, settings, ["web"])
-        return
-    rows = decoding.samples(1, settings, ["web"])
-    assert len({row["contender"] for row in rows}) == len(rows) == 6
-    assert all(row["seconds"] > 0 for row in rows)
-
-
-def test_the_table_of_decoding_divides_medians():
-    from benchmarks import decoding
-
-    facts = {"batch": "web", "cpu_seconds": 0.64}
-    rows = [{**facts, "contender": decoding.OURS, "seconds": s} for s in (0.16, 0.32, 9.0)]
-    rows += [{**facts, "contender": "other", "seconds": 0.64}]
-    assert cells(decoding.table(rows), ("web", "other"))[2:] == ["20.0", "20.0", "0.50"]
