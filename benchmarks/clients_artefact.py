@@ -18,7 +18,7 @@ from utils.verify.numbers import golden_of
 
 _GOLDEN = command.ROOT / "tests" / "data" / "golden"
 _TINY = {
-    "convmixer_tiny": (_GOLDEN / "convmixer_tiny.timm.pth.tar", None),
+    "convmixer_tiny": (_GOLDEN / "convmixer_tiny.timm.pth.tar", "xla"),
     "mixer_tiny": (_GOLDEN / "mixer_tiny.npz", "plain"),
 }
 PHOTOGRAPHS = sample_photographs()
@@ -69,13 +69,15 @@ class Artefact:
 
 def artefacts(tarballs: Sequence[Path], scratch: Path, server: str | None = None) -> Iterator[Artefact]:
     """Of each tarball; of the tiny golden checkpoints, converted with the names of ImageNet's first ten classes."""
-    from utils.convert import convert
+    from utils.convert import run_notebook
+    from utils.settings import Settings
 
     if not tarballs:
         names = scratch / "names.txt"
         names.write_text("".join(f"{label.name}\n" for label in read_labels("imagenet1k")[:10]), encoding="utf-8")
+    common = {"output_dir": str(scratch), "labels": str(scratch / "names.txt")}
     for tarball in tarballs or [
-        convert(variant, "classification", str(path), scratch, operations=operations, labels=str(names))[1]
+        run_notebook(Settings(variant, checkpoint=str(path), operations=operations, **common))[1]
         for variant, (path, operations) in _TINY.items()
     ]:
         opened = open_model(str(tarball))

@@ -80,11 +80,13 @@ def failures(samples: Sequence[dict[str, Any]], version: str) -> list[str]:
 
 def _tiny(scratch: Path) -> Iterator[Path]:
     """The SavedModel folders of the tiny variants, from the tarballs that the notebooks write."""
-    from utils.convert import convert
+    from utils.convert import run_notebook
+    from utils.settings import Settings
 
     for variant, operations in KINDS:
         for head in HEADS:
-            yield _folder(convert(variant, head, "synthetic", scratch / "exports", **operations)[1], scratch)
+            settings = Settings(variant, head, "synthetic", output_dir=str(scratch / "exports"), **operations)
+            yield _folder(run_notebook(settings)[1], scratch)
 
 
 def _folder(path: Path, scratch: Path) -> Path:

@@ -17,9 +17,10 @@ import numpy as np
 
 from benchmarks import command
 from benchmarks.honest import default, fitted
-from utils.convert import ROOT, convert
+from utils.convert import ROOT, run_notebook
 from utils.families.variants import Variant, get_variant
 from utils.notebook import execution
+from utils.settings import Settings
 from utils.tables import markdown
 
 VARIANTS = ("convmixer_tiny", "mixer_tiny")
@@ -37,7 +38,8 @@ def samples(variants: Sequence[str]) -> Iterator[dict[str, Any]]:
             for weights in WEIGHTS:
                 folder = Path(scratch, f"{variant}_{weights}")
                 checkpoint = "synthetic" if weights == "random" else str(pretrained(get_variant(variant), folder))
-                _, tarball, *_ = convert(variant, "fe", checkpoint, folder, formats="saved_model, keras")
+                settings = Settings(variant, "fe", checkpoint, output_dir=str(folder), formats="saved_model, keras")
+                _, tarball, *_ = run_notebook(settings)
                 for keras, native, whole in RUNS:
                     if keras == "keras_3" and not native and get_variant(variant).family == "mixer":
                         continue  # without BatchNorm there is no difference

@@ -57,10 +57,10 @@ def convert(options, name, what):
             signatures={"serving_default": {"inputs": {"inputs": tensor}, "outputs": {output: tensor}}},
             parity={"passed": True, "tolerance": {output: 1e-5}, "rows": [ROW | {"output": output}, GRADIENTS]},
             settings={"image_size": variant.image_size, "seed": options.seed}
-            | ({"operations": options.operations} if options.operations else {}),
+            | ({"operations": options.operations} if variant.family == "mixer" else {}),
         )
         for key, path in staging.beside.items() if what != "forget" else ():
-            if key in (options.formats or ""):
+            if key in options.formats:
                 path.write_bytes(b"bytes" * 100_000)
                 manifest |= {key: {"sha256": hash_file(path)}}
         staging.publish(manifest)
@@ -69,7 +69,7 @@ def convert(options, name, what):
 def main():
     options = _parser().parse_args()
     folder = Path(options.output_dir)
-    name = artefact_name(options.variant, options.head, options.checkpoint, options.operations or "xla")
+    name = artefact_name(options.variant, options.head, options.checkpoint, options.operations)
     with (folder / "begun").open("a") as file:
         print(name, file=file)
     shared = os.environ.get(FOLDER_VARIABLE)

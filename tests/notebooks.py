@@ -34,7 +34,7 @@ def run(notebook, folder, **parameters):
         )
     executed = json.loads(written.read_text(encoding="utf-8"))
     outputs = [output for cell in executed["cells"] for output in cell.get("outputs", [])]
-    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == []
+    assert [output["text"] for output in outputs if output.get("name") == "stderr"] == [], outputs
     return executed
 
 
@@ -52,7 +52,7 @@ def assert_stops(notebook, folder, message, error="Error", **parameters):
     """The notebook ends in an error of that name, which says `message`, and leaves nothing in output_dir."""
     with pytest.raises(papermill.PapermillExecutionError) as caught:
         run(notebook, folder, **parameters)
-    assert caught.value.ename.endswith(error)
+    assert caught.value.ename.endswith(error), caught.value
     assert message in caught.value.evalue
     exports = folder / "exports"
     assert not exports.is_dir() or os.listdir(exports) == []

@@ -262,7 +262,7 @@ def test_a_classifier_that_tensorflow_serving_does_not_serve_right_stops_its_job
     else:
         assert "chelsea.jpg: class " in done.stdout
         said = "no, logits 1.0e-03 off" if fault else "yes, 3 of 3 photographs named alike"
-        assert f"TensorFlow Serving | {name} | serving_" in done.stdout
+        assert f"TensorFlow Serving | {name} | serving_" in done.stdout, done.stderr
         assert said in done.stdout
 
 

@@ -85,12 +85,14 @@ class Conversion:
         """
         settings = self.settings
         with self._step("load"):
+            with quiet.quiet_imports():
+                import tqdm.auto  # noqa: F401  # warns of missing widgets, and PyTorch imports it too
+
+                self._models = self.family.models
             self.checkpoint = loading.resolve(self.variant, settings.checkpoint, settings.seed)
             loaded = loading.load(self.checkpoint, self.variant, settings.head, settings.use_ema)
             self.variant, self.notes, self._weights = loaded.variant, loaded.notes, loaded.arrays
             architecture = self.variant.architecture
-            with quiet.quiet_imports():
-                self._models = self.family.models
             self.source = self._models.build(architecture, loaded.arrays, settings.head)
             self.labels = labels.class_labels(settings.labels, self.variant.labels, architecture.classes)
             self.name = artefact_name(self.variant.name, settings.head, self.checkpoint.weights, settings.operations)
@@ -126,8 +128,6 @@ class Conversion:
 
     def export(self) -> Facts:
         """The source model as a TensorFlow function with variables."""
-        with self._step("import"), quiet.quiet_imports():
-            from utils.export import saved_model  # noqa: F401
         with self._step("export"):
             self._exported, shown = self._models.export(
                 self.source, self._weights, self.image_size, self.settings.operations
@@ -146,8 +146,9 @@ class Conversion:
 
         From here on, everything is done with what a user will have: the SavedModel unpacked from its tarball.
         """
-        from utils.export import image_signatures, saved_model, warmup
-        from utils.export.extra_formats import ExtraFormats
+        with quiet.quiet_imports():
+            from utils.export import image_signatures, saved_model, warmup
+            from utils.export.extra_formats import ExtraFormats
 
         settings, staging, exported = self.settings, self._staging, self._exported
         with self._step("save"):

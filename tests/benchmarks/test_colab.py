@@ -29,7 +29,8 @@ def test_the_set_up_cell_s_clone_comes_from_this_checkout(tmp_path):
     )
     assert there.stdout == here.stdout
     cell = json.loads((ROOT / "conversion_convmixer.ipynb").read_text(encoding="utf-8"))["cells"][2]["source"]
-    assert f"git clone --quiet --depth 1 {simulation.REPOSITORY}\n" in "".join(cell)
+    assert f'address = "{simulation.REPOSITORY}"\n' in "".join(cell)
+    assert "git clone --quiet --depth 1 {address}\n" in "".join(cell)
 
 
 @pytest.mark.parametrize("place", ["Colab", "Kaggle"])

@@ -167,7 +167,7 @@ def test_figures_are_those_that_the_folder_was_made_to_give(run, model_of, folde
     agreement = result["figures"]["agreement"]
     assert (agreement["top1"], agreement["top5"]) == (100, 100)
     assert 0 <= agreement["relative"] < 1e-5  # equal arithmetic, in another order
-    assert result["source"]["framework"] == ("Flax" if name == "mixer_tiny" else "PyTorch")
+    assert result["source"]["framework"] == ("JAX" if name == "mixer_tiny" else "PyTorch")
     assert result["source"]["converted_from_it"] is True
     assert "38.46 %" in printed
     assert "76.92 %" in printed

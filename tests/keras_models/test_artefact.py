@@ -265,8 +265,8 @@ def test_notebook_leaves_each_file_with_its_proof(tmp_path, family, name, format
 
 @pytest.mark.slow
 def test_notebook_that_would_write_another_model_leaves_nothing(tmp_path):
-    fault = ["    from utils.keras_models import mlp_mixer as other", '    other.GELU = "gelu"']
-    faulty = notebooks.with_fault("conversion_mlpmixer.ipynb", tmp_path, "    beside.write(", fault)
+    fault = ["from utils.families.mlp_mixer import keras_model", 'keras_model.GELU = "gelu"']
+    faulty = notebooks.with_fault("conversion_mlpmixer.ipynb", tmp_path, "show.Facts(conversion.save())", fault)
     checkpoint = str(tiny.GOLDEN / "mixer_tiny.npz")
     settings = {"variant": MIXER, "checkpoint": checkpoint, "image_size": 48, "formats": KERAS}
     notebooks.assert_stops(faulty, tmp_path, "the .keras file on tensorflow", **settings)

@@ -61,9 +61,16 @@ def test_synthetic_weights_are_named_wherever_they_appear(tmp_path):
 
 @pytest.mark.slow
 def test_onnx_file_that_would_be_another_model_leaves_nothing(tmp_path):
-    fault = ["    import copy", "    source_model = copy.deepcopy(source_model)"]
-    fault += ["    for layer in source_model.modules():", "        layer.eps = 1e-3"]
-    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    beside.write(", fault)
+    fault = [
+        "import copy",
+        "from types import SimpleNamespace",
+        "from utils.families.convmixer import models",
+        "model, onnx_graph = copy.deepcopy(conversion.source.model), models.onnx_graph",
+        "for layer in model.modules():",
+        "    layer.eps = 1e-3",
+        "models.onnx_graph = lambda source: onnx_graph(SimpleNamespace(model=model, output=source.output))",
+    ]
+    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "show.Facts(conversion.save())", fault)
     settings = {"variant": "convmixer_tiny", "checkpoint": checkpoint_file("convmixer_tiny", "timm")}
     settings |= {"image_size": 48, "formats": "saved_model, onnx"}
     notebooks.assert_stops(faulty, tmp_path, "the .onnx file on onnxruntime", **settings)
@@ -126,9 +133,15 @@ def test_full_output_folder_is_a_clear_error(tmp_path):
 def test_failed_parity_stops_with_the_numbers_and_leaves_nothing(tmp_path):
     """The fault is planted in a copy of the notebook: tanh GELU in the exported graph."""
     fault = [
+        "from utils.export import torch_to_onnx",
+        "export_onnx = torch_to_onnx.export_onnx",
+        "def faulty(*given):",
+        "    graph = export_onnx(*given)",
         "    for node in graph.graph.node:",
         "        if node.op_type == 'Gelu':",
         "            node.attribute[0].s = b'tanh'",
+        "    return graph",
+        "torch_to_onnx.export_onnx = faulty",
     ]
-    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    exported = onnx_to_tf.export_tensorflow(", fault)
+    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "show.Facts(conversion.export())", fault)
     notebooks.assert_stops(faulty, tmp_path, "logits", "ParityError", **SYNTHETIC)

@@ -70,8 +70,8 @@ def test_bad_file_is_an_error_that_names_it(tmp_path):
 def test_failed_parity_stops_with_the_numbers_and_leaves_nothing(tmp_path):
     """The fault is planted in a copy of the notebook: the plain operations get erf GELU."""
     fault = [
-        "    import tensorflow as tf",
-        "    tf.nn.gelu = (lambda gelu: lambda x, approximate: gelu(x, approximate=False))(tf.nn.gelu)",
+        "import tensorflow as tf",
+        "tf.nn.gelu = (lambda gelu: lambda x, approximate: gelu(x, approximate=False))(tf.nn.gelu)",
     ]
-    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "    if operations ==", fault)
+    faulty = notebooks.with_fault(NOTEBOOK, tmp_path, "show.Facts(conversion.export())", fault)
     notebooks.assert_stops(faulty, tmp_path, "logits", "ParityError", **SYNTHETIC, operations="plain")

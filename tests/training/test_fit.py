@@ -13,6 +13,7 @@ from labelled import BATCH, EPOCHS, Run, coloured_images
 from utils.artefact.opening import open_models
 from utils.errors import PackagingError, ParityError
 from utils.export import saved_model
+from utils.families import FAMILIES
 from utils.files import hash_file
 from utils.images.labels import Label
 from utils.keras_models import conversion, saving
@@ -146,7 +147,7 @@ def test_the_saved_classifier_computes_what_the_trained_model_does_and_can_be_tr
     found = saved_model.Candidate(model).gradients(inputs, training=True)
     assert all(gradient is not None and np.isfinite(gradient).all() for gradient in found.values())
     trained_arrays = {saved_model.name_of(v) for v in saved_model.load_model(run.extractor.folder).trainable_variables}
-    assert set(found) == trained_arrays | set(fine_tuned.HEAD_NAMES[run.extractor.variant.family])
+    assert set(found) == trained_arrays | set(FAMILIES[run.extractor.variant.family].head_keys)
     size, of_extractor = (
         (place / "variables" / "variables.data-00000-of-00001").stat().st_size
         for place in (folder, run.extractor.folder)
@@ -200,7 +201,7 @@ def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier
     run, folder = classifier
     (values, kernel, bias), model = run.trainable.values(), run.trainable.model
     family = run.extractor.variant.family
-    expected = values | dict(zip(fine_tuned.HEAD_NAMES[family], (kernel, bias), strict=True))
+    expected = values | dict(zip(FAMILIES[family].head_keys, (kernel, bias), strict=True))
     labels = [Label(f"class_{i}", name) for i, name in enumerate(run.images.classes)]
 
     def trained(inputs):
@@ -226,6 +227,6 @@ def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier
     np.testing.assert_allclose(loaded(inputs), saved_model.load_model(folder)(inputs), atol=1e-5)
     with pytest.raises(ParityError, match="validation images"):
         fine_tuned.proved_keras(path, family, expected, lambda images: 1.001 * trained(images), inputs)
-    wrong = {fine_tuned.HEAD_NAMES[family][1]: bias + 1}
+    wrong = {FAMILIES[family].head_keys[1]: bias + 1}
     with pytest.raises(ParityError, match="variables"):
         fine_tuned.proved_keras(path, family, expected | wrong, trained, inputs)

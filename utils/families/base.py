@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import onnx
 
     from utils.export.function import ExportedFunction
     from utils.parity.proof import Source
 
-Weights = Mapping[str, np.ndarray]  # by canonical key, as `checkpoints.loading` gives them
+Weights = Mapping[str, "np.ndarray"]  # by canonical key, as `checkpoints.loading` gives them
 
 
 class Export(NamedTuple):

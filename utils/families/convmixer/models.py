@@ -11,6 +11,7 @@ from utils.families.base import Export, Weights
 from utils.families.convmixer import source as pytorch
 from utils.families.convmixer.source import Source
 from utils.families.variants import ConvMixerArchitecture
+from utils.machine.quiet import quiet_imports
 
 if TYPE_CHECKING:
     import keras
@@ -29,7 +30,8 @@ def predictor(architecture: ConvMixerArchitecture, weights: Weights) -> Callable
 
 def export(source: Source, weights: Weights, image_size: int, operations: str) -> Export:
     """PyTorch -> ONNX -> onnx-tf's handlers -> a TensorFlow function; there is one kind of operations."""
-    from utils.export import onnx_to_tf, torch_to_onnx
+    with quiet_imports():
+        from utils.export import onnx_to_tf, torch_to_onnx
 
     del operations
     graph = torch_to_onnx.export_onnx(source.model, source.output)

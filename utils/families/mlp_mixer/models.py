@@ -11,6 +11,7 @@ from utils.families.base import Export, Weights
 from utils.families.mlp_mixer import source as flax
 from utils.families.mlp_mixer.source import Source
 from utils.families.variants import MixerArchitecture
+from utils.machine.quiet import quiet_imports
 
 if TYPE_CHECKING:
     import keras
@@ -30,8 +31,9 @@ def predictor(architecture: MixerArchitecture, weights: Weights) -> Callable[[np
 
 def export(source: Source, weights: Weights, image_size: int, operations: str) -> Export:
     """Flax -> StableHLO -> `XlaCallModule` by jax2tf, or for "plain" the same model in TensorFlow's operations."""
-    from utils.export import jax_to_tf
-    from utils.families.mlp_mixer import plain
+    with quiet_imports():
+        from utils.export import jax_to_tf
+        from utils.families.mlp_mixer import plain
 
     del weights  # the source has those of its head
     architecture, head, parameters = source.model.architecture, source.model.head, source.variables()
