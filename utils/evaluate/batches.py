@@ -6,7 +6,6 @@ Pillow, because the source projects evaluated with it; what a model's own graph 
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections import deque
 from collections.abc import Generator
@@ -21,6 +20,7 @@ from utils.errors import EvaluationError, ParameterError
 from utils.evaluate.data import Data, Example
 from utils.families.variants import Preprocessing
 from utils.images.photographs import load_image, pillow_preprocess
+from utils.machine.cores import usable_cores
 
 _AHEAD = 2  # batches in preparation
 
@@ -47,7 +47,7 @@ def batches(
     """
     examples = data.examples(start)
     waiting: deque[list[tuple[Example, Future]]] = deque()
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(usable_cores()) as pool:
         # `load_image` sets this too, but for the whole process, while other threads put back what was before.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
