@@ -6,7 +6,7 @@ import html
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -160,13 +160,12 @@ class Report:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
-        """The report that a manifest holds, for showing it again."""
+        """The report that a manifest holds, for showing it again; it ignores fields that a later version may add."""
+        known = {field.name for field in fields(Row)}
         figures = ("max_abs", "relative", "rmse", "relative_l2", "tolerance", "source")
+        rows = [{key: value for key, value in row.items() if key in known} for row in data["rows"]]
         return cls(
-            [
-                Row(**row | {key: float(row[key]) for key in figures if row.get(key) is not None})
-                for row in data["rows"]
-            ],
+            [Row(**row | {key: float(row[key]) for key in figures if row.get(key) is not None}) for row in rows],
             data.get("framework", ""),
         )
 
