@@ -2,7 +2,7 @@
 
 The wings, in the order in which a model passes through:
 
-models        the table of variants, and the source models in PyTorch and Flax; everything reads the table
+families      the variants, and each family's facts, source model and ways to other frameworks; every room asks them
 checkpoints   fetch, local file or synthetic weights -> a flat dict of checked arrays
 export        source model -> TensorFlow function and variables -> reusable SavedModel
 images        photograph -> what a model takes; what it gives -> names
@@ -14,9 +14,10 @@ training      a feature extractor and a new head, trained in either Keras
 evaluate      the command that counts right answers
 release       the command for what a release holds beside its artefacts
 batch         the command for many conversions
-notebook      what notebooks take and show, and how they are run
+notebook      what notebooks show, and how they are run
 machine       devices, memory, time
 
-Beside them lies what all may use: `errors`, which are for people, `files`, written whole or not at all, `tables` and
-`command`; and the commands `convert` (one conversion) and `serving_client` (a client of TensorFlow Serving, to copy).
+Beside them lie `settings` and `conversion`, the pipeline once; what all may use: `errors`, which are for people,
+`files`, written whole or not at all, `tables` and `command`; and the commands `convert` (one conversion), `publish` and
+`serving_client` (a client of TensorFlow Serving, to copy).
 """
