@@ -1,6 +1,5 @@
 """Tarballs: deterministic to write, readable by TensorFlow Hub, safe to unpack."""
 
-import gzip
 import io
 import os
 import random
@@ -14,7 +13,6 @@ import memory
 import numpy as np
 import pytest
 
-from utils.artefact import tarball
 from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
 from utils.files import hash_files
@@ -35,21 +33,6 @@ def folder(tmp_path) -> Path:
     (folder / "variables" / "variables.index").write_bytes(b"index")
     (folder / "assets.extra" / "labels.tsv").write_text("0\ttench\n")
     return folder
-
-
-def make_tarball(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for member, contents in members:
-            member.size = len(contents)
-            tar.addfile(member, io.BytesIO(contents))
-    return path
-
-
-def member(name: str, contents: bytes = b"x", **fields) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    for key, value in fields.items():
-        setattr(info, key, value)
-    return info, contents
 
 
 def left_in(folder: Path) -> list[str]:
@@ -130,106 +113,18 @@ def test_a_folder_that_is_missing_or_empty_or_holds_a_link_is_an_error(tmp_path,
     assert left_in(tmp_path) == ["empty", "linked"]
 
 
-SPARSE = {"major": "1", "minor": "0", "name": "saved_model.pb", "realsize": "1000000"}
-SPARSE = {f"GNU.sparse.{key}": value for key, value in SPARSE.items()}
-BAD_MEMBERS = {
-    "absolute": [member("/tmp/absolute")],
-    "climbing": [member("../climbing")],
-    "climbing inside": [member("variables/../../climbing")],
-    "backslash": [member("..\\backslash")],
-    "drive": [member("C:drive")],
-    "no name": [member("", b"x")],
-    "control character": [member("saved\nmodel.pb")],
-    "symbolic link": [member("link", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd")],
-    "link then file through it": [
-        member("link", b"", type=tarfile.SYMTYPE, linkname=".."),
-        member("link/escaped"),
-    ],
-    "hard link": [
-        member("saved_model.pb"),
-        member("link", b"", type=tarfile.LNKTYPE, linkname="saved_model.pb"),
-    ],
-    "character device": [member("device", b"", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
-    "pipe": [member("pipe", b"", type=tarfile.FIFOTYPE)],
-    "twice": [member("saved_model.pb", b"a"), member("saved_model.pb", b"b")],
-    "twice by another spelling": [member("saved_model.pb", b"a"), member("./saved_model.pb", b"b")],
-    "sparse, as GNU writes it": [member("saved_model.pb", b"end", type=tarfile.GNUTYPE_SPARSE)],
-    "sparse, as POSIX writes it": [
-        member("saved_model.pb", b"1\n0\n3\n".ljust(512, b"\0") + b"end", pax_headers=SPARSE)
-    ],
-    "file as folder": [member("variables"), member("variables/variables.index")],
-}
-
-
-@pytest.mark.parametrize("case", BAD_MEMBERS)
-def test_a_bad_member_is_refused_by_name_and_nothing_is_left(tmp_path, case):
-    path = make_tarball(tmp_path / "bad.tar.gz", *BAD_MEMBERS[case])
+@pytest.mark.parametrize("names", [("variables", "variables/variables.index"), ("saved_model.pb", "../climbing")])
+def test_a_refused_tarball_is_named_with_its_member_and_leaves_nothing(tmp_path, names):
+    """The first is noticed only when it is unpacked: a file is the folder of another."""
+    path = tmp_path / "bad.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
     outside = left_in(tmp_path.parent)
-    with pytest.raises(PackagingError, match=r"bad\.tar\.gz, member ") as caught:
+    with pytest.raises(PackagingError, match=rf"bad\.tar\.gz, member '{names[1]}'"):
         extract_tarball(path, tmp_path / "unpacked")
-    assert repr(BAD_MEMBERS[case][-1][0].name) in str(caught.value) or "link" in case
     assert left_in(tmp_path) == ["bad.tar.gz"]
     assert left_in(tmp_path.parent) == outside
-    if case != "file as folder":  # which only unpacking notices
-        with pytest.raises(PackagingError, match=r"bad\.tar\.gz, member "):
-            hash_tarball(path)
-
-
-def damaged(whole: bytes) -> dict[str, bytes]:
-    plain = gzip.decompress(whole)
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 0xFF
-    return {
-        "empty": b"",
-        "page": b"<!DOCTYPE html><html>Not Found</html>",
-        "not compressed": plain,
-        "cut in half": whole[: len(whole) // 2],
-        "without its last byte": whole[:-1],
-        "without its checksum": whole[:-8],
-        "one byte changed": bytes(flipped),
-        "compressed, no tar": gzip.compress(b"not a tarball" * 100),
-        "tar cut inside a member": gzip.compress(plain[: len(plain) // 2]),
-        "no members": gzip.compress(bytes(10_240)),
-    }
-
-
-@pytest.mark.parametrize("case", damaged(gzip.compress(b"")))
-def test_a_damaged_tarball_is_an_error_that_names_it_and_nothing_is_left(folder, tmp_path, case):
-    path = write_tarball(folder, tmp_path / "bad.tar.gz")
-    path.write_bytes(damaged(path.read_bytes())[case])
-    with pytest.raises(PackagingError, match=r"bad\.tar\.gz"):
-        extract_tarball(path, tmp_path / "unpacked")
-    with pytest.raises(PackagingError, match=r"bad\.tar\.gz"):
-        hash_tarball(path)
-    assert left_in(tmp_path) == ["bad.tar.gz", "model"]
-
-
-def test_a_bomb_is_stopped_long_before_it_is_unpacked(tmp_path):
-    path = make_tarball(tmp_path / "bomb.tar.gz", member("variables", bytes(300_000_000)))
-    with pytest.raises(PackagingError, match=r"bomb\.tar\.gz, member 'variables': it unpacks to more than 67,108,864"):
-        extract_tarball(path, tmp_path / "unpacked")
-    assert left_in(tmp_path) == ["bomb.tar.gz"]
-
-
-def test_a_huge_header_is_stopped_too(tmp_path):
-    """A comment in a PAX header is read into memory whole, so it counts as well."""
-    path = make_tarball(tmp_path / "a.tar.gz", member("saved_model.pb", pax_headers={"comment": "x" * 80_000_000}))
-    with pytest.raises(PackagingError, match="unpacks to more than"):
-        extract_tarball(path, tmp_path / "unpacked")
-
-
-@pytest.mark.parametrize(
-    ("limit", "value", "said"), [("MAX_MEMBERS", 10, "10 members"), ("MAX_BYTES", 5000, "5,000 b")]
-)
-def test_more_members_or_bytes_than_allowed_are_refused(tmp_path, monkeypatch, limit, value, said):
-    path = make_tarball(tmp_path / "a.tar.gz", *[member(f"file{i}", bytes(1000)) for i in range(11)])
-    with monkeypatch.context() as patch:
-        patch.setattr(tarball, limit, value)
-        with pytest.raises(PackagingError, match=said):
-            extract_tarball(path, tmp_path / "unpacked")
-    assert left_in(tmp_path) == ["a.tar.gz"]
-    monkeypatch.setattr(tarball, limit, {"MAX_MEMBERS": 11, "MAX_BYTES": 40_000}[limit])
-    extract_tarball(path, tmp_path / "unpacked")
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(folder, tmp_path):

@@ -314,18 +314,6 @@ def test_pytorch_file_that_declares_too_much_is_refused(tmp_path):
         read(heavy, TINY)
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_member_that_occurs_twice_is_refused(tmp_path):
-    twice = repacked(GOLDEN / "mixer_tiny.npz", tmp_path / "twice",
-                     lambda name, data: [(name, data)] * (2 if name == "head/bias.npy" else 1))  # fmt: skip
-    with pytest.raises(CheckpointError, match=r"more than once: head/bias\.npy"):
-        read(twice, TINY_MIXER)
-    twice = repacked(GOLDEN / "convmixer_tiny.timm.pth.tar", tmp_path / "twice.pth",
-                     lambda name, data: [(name, data)] * (2 if name.endswith("data/3") else 1))  # fmt: skip
-    with pytest.raises(CheckpointError, match="more than once"):
-        read(twice, TINY)
-
-
 def test_npy_header_of_unbounded_length_is_refused(tmp_path):
     """Version 2 of the format announces a header of up to 4 GiB, and NumPy reads it before it looks at it."""
     header = b"\x93NUMPY\x02\x00" + (1 << 30).to_bytes(4, "little")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from utils.archives import Refusal, open_zip, read_member
 from utils.errors import PackagingError
 
 MODEL, MANIFEST, GOLDEN, LABELS = "model.tflite", "manifest.json", "golden.npz", "labels.tsv"
@@ -35,31 +35,13 @@ def unpack_lite(path: Path, folder: Path) -> Path:
 
     PackagingError for an archive that is missing, damaged, larger than it should be, or holds anything else.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            if len(set(names)) != len(names) or not {MANIFEST, GOLDEN} <= set(names) <= set(_LIMITS):
-                raise zipfile.BadZipFile(f"it holds {', '.join(map(repr, names[:10])) or 'nothing'}")
-            length = min(member.header_offset for member in members)
-            contents = {name: _read(archive, name) for name in names}
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise PackagingError(
-            f"{path}: expected a .tflite file with {MANIFEST} and {GOLDEN} in an archive at its end, but {error}. "
-            "Get the file again."
-        ) from error
+    expected = f"Expected a .tflite file with {MANIFEST} and {GOLDEN} in an archive at its end. Get the file again."
+    with open_zip(path, Refusal(str(path), PackagingError, expected), _LIMITS, {MANIFEST, GOLDEN}) as archive:
+        length = min(member.header_offset for member in archive.infolist())
+        contents = {name: read_member(archive, name) for name in archive.namelist()}
     folder.mkdir(parents=True)
     shutil.copyfile(path, folder / MODEL)
     os.truncate(folder / MODEL, length)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
     return folder
-
-
-def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    limit = _LIMITS[name]
-    with archive.open(name) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise zipfile.BadZipFile(f"{name} unpacks to more than {limit:,} bytes")
-    return data

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from utils.archives import Refusal, open_zip
 from utils.errors import CheckpointError
 
 _ZIP_MAGIC = b"PK\x03\x04"
 # What torch.save wrote first before version 1.6: MAGIC_NUMBER of torch/serialization.py, pickled.
 _TORCH_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-_MEMBERS = 10_000  # the largest model here has 470
 # The header's length, 8 bytes, then `{`: https://github.com/huggingface/safetensors#format, which also sets the limit.
 _SAFETENSORS_HEADER_BYTES = 100_000_000
 _WEB_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")
@@ -75,7 +75,8 @@ def format_of(path: Path) -> str:
         start = file.read(len(_TORCH_LEGACY_MAGIC))
     if not start.startswith(_ZIP_MAGIC):
         return "torch legacy" if start.startswith(_TORCH_LEGACY_MAGIC) else "safetensors"
-    names = [member.filename for member in members(path)]
+    with open_archive(path) as archive:
+        names = archive.namelist()
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"
     if names and all(name.endswith(".npy") for name in names):
@@ -85,44 +86,18 @@ def format_of(path: Path) -> str:
     )
 
 
-def members(path: Path) -> list[zipfile.ZipInfo]:
-    """The archive's directory, with no name twice and nothing encrypted. Nothing is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise CheckpointError(f"{path}: the zip archive is damaged: {error}. Get the file again.") from error
-    twice = [name for name, count in Counter(member.filename for member in found).items() if count > 1]
-    if twice:
-        raise CheckpointError(
-            f"{path}: expected each member once, found these more than once: {', '.join(twice[:10])}."
-        )
-    if len(found) > _MEMBERS:
-        raise CheckpointError(f"{path}: the archive has {len(found):,} members, more than any checkpoint.")
-    if any(member.flag_bits & 0x1 for member in found):
-        raise CheckpointError(f"{path}: the archive is encrypted. Give a plain one.")
-    return found
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a checkpoint that is a zip file. CheckpointError for a damaged one, also inside the block."""
+    with open_zip(path, Refusal(str(path), CheckpointError, "Get the file again.")) as archive:
+        yield archive
 
 
-def refuse_bomb(path: Path, limit: int, needed: int, wanted: Collection[zipfile.ZipInfo] | None = None) -> None:
-    """CheckpointError if unpacking would take more than `limit` bytes; `needed` is for the message.
-
-    wanted: the members that are going to be unpacked, if not all.
-    """
-    declared = sum(member.file_size for member in (members(path) if wanted is None else wanted))
+def refuse_bomb(path: Path, members: Iterable[zipfile.ZipInfo], limit: int, needed: int) -> None:
+    """CheckpointError if unpacking these members would take more than `limit` bytes; `needed` is for the message."""
+    declared = sum(member.file_size for member in members)
     if declared > limit:
         raise CheckpointError(
             f"{path}: unpacked, it would take {declared:,} bytes, and this variant needs {needed:,}. "
             "It is not this variant's checkpoint, and it was not unpacked."
         )
-
-
-def check_crc(path: Path) -> None:
-    """CheckpointError if a member's bytes are not those that were packed (PyTorch does not look)."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        damaged = str(error)
-    if damaged:
-        raise CheckpointError(f"{path}: the file is damaged (CRC) at {damaged}. Get the file again.")

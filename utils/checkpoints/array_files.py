@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.checkpoints.archives import format_of, members, refuse_bomb
+from utils.checkpoints.archives import format_of, open_archive, refuse_bomb
 from utils.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
-
-# What can go wrong inside numpy and zipfile when bytes are not what they should be.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 class NpzFile:
@@ -37,30 +23,21 @@ class NpzFile:
         if format_of(path) != "npz":
             raise CheckpointError(f"{path}: expected an .npz (a Flax checkpoint), found another file.")
         self.path = path
-        self._members = {member.filename.removesuffix(".npy"): member for member in members(path)}
-        with self._damage_is_reported(), zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
+            self._members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             self.headers = {key: _header(archive, member) for key, member in self._members.items()}
 
     def read(self, keys: list[str], needed: int) -> Iterator[tuple[str, np.ndarray]]:
         """Yields these arrays; CheckpointError if they would unpack to more than `needed` bytes. Others stay packed."""
         wanted = [self._members[key] for key in keys]
-        refuse_bomb(self.path, needed + 4096 * len(wanted), needed, wanted)  # 4096: a header
-        with self._damage_is_reported(), zipfile.ZipFile(self.path) as archive:
+        refuse_bomb(self.path, wanted, needed + 4096 * len(wanted), needed)  # 4096: a header
+        with open_archive(self.path) as archive:
             for key in keys:
                 with archive.open(self._members[key]) as member:
                     array = np.lib.format.read_array(member, allow_pickle=False)
                     if member.read(1):  # the end is also where zipfile compares the CRC
                         raise ValueError(f"{key} is longer than its header says")
                 yield key, array
-
-    @contextmanager
-    def _damage_is_reported(self) -> Iterator[None]:
-        try:
-            yield
-        except CheckpointError:
-            raise
-        except _DAMAGE as error:
-            raise CheckpointError(f"{self.path}: the archive is damaged: {error}. Get the file again.") from error
 
 
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], str]:

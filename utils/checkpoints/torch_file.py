@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.checkpoints.archives import check_crc, format_of, members, refuse_bomb
+from utils.archives import check_crc
+from utils.checkpoints.archives import format_of, open_archive, refuse_bomb
 from utils.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -93,16 +94,19 @@ def _load(path: Path, limit: int, needed: int) -> Any:
 
     zipped = format_of(path) == "torch"
     if zipped:
-        if any("/code/" in member.filename for member in members(path)):
-            raise CheckpointError(
-                f"{path}: this is a TorchScript module, which holds a program beside the weights, and was not read. If "
-                "you trust it, save its state dict alone: torch.save(torch.jit.load(path).state_dict(), new_path)."
-            )
-        # torch.save never compresses, and mapping a compressed file would take its packed bytes for weights.
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members(path)):
-            raise CheckpointError(f"{path}: PyTorch files are not compressed, but this one is. Get the original.")
-        refuse_bomb(path, limit, needed)
-        check_crc(path)
+        with open_archive(path) as archive:
+            members = archive.infolist()
+            if any("/code/" in member.filename for member in members):
+                raise CheckpointError(
+                    f"{path}: this is a TorchScript module, which holds a program beside the weights, and was "
+                    "not read. If you trust it, save its state dict alone: "
+                    "torch.save(torch.jit.load(path).state_dict(), new_path)."
+                )
+            # torch.save never compresses, and mapping a compressed file would take its packed bytes for weights.
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise CheckpointError(f"{path}: PyTorch files are not compressed, but this one is. Get the original.")
+            refuse_bomb(path, members, limit, needed)
+            check_crc(archive)  # PyTorch does not look
     try:
         # Mapping keeps the weights out of memory until they are used; only the zip format can be mapped.
         with torch.serialization.safe_globals([(_Inert, name) for name in _INERT]):

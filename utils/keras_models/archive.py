@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from utils.archives import ArchiveError, Refusal, open_zip, read_member
 from utils.errors import PackagingError
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
@@ -31,7 +31,6 @@ _NEWER = {
     **{"input_axes": None, "output_axes": None, "quantization_config": None, "optional": False, "ragged": False},
     **{"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99, "rms_scaling": False},
 }
-_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError, RecursionError)
 
 # All that these models are made of, by Keras's module, and none of it brings code of the file's own, as Lambda,
 # TFSMLayer and TorchModuleWrapper do.
@@ -113,20 +112,9 @@ def _classes(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _read_json(path: Path, member: str) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename: info.file_size for info in archive.infolist()}
-            if sorted(members) != sorted(_MEMBERS) or len(archive.infolist()) != len(_MEMBERS):
-                raise ValueError(f"it holds {', '.join(map(repr, list(members)[:10])) or 'nothing'}")
-            if large := [name for name, size in members.items() if size > _MEMBERS[name]]:
-                raise ValueError(f"{large[0]} unpacks to {members[large[0]]:,} bytes")
-            found = json.loads(archive.read(member))
-            if not isinstance(found, dict):
-                raise ValueError(f"{member} holds no object")
-    except _DAMAGE as error:
-        raise PackagingError(
-            f"{path}: expected a .keras file, a zip archive of {', '.join(_MEMBERS)}, but {error}. Get the file again."
-        ) from error
-    except OSError as error:
-        raise PackagingError(f"{path} cannot be read: {error}. Give the path of a .keras file.") from error
+    expected = f"Expected a .keras file, a zip archive of {', '.join(_MEMBERS)}. Get the file again."
+    with open_zip(path, Refusal(str(path), PackagingError, expected), _MEMBERS) as archive:
+        found = json.loads(read_member(archive, member))
+        if not isinstance(found, dict):
+            raise ArchiveError(f"{member} holds no object")
     return found

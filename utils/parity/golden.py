@@ -8,14 +8,14 @@ its libraries are.
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from utils.archives import ArchiveError, Refusal, open_zip, read_member
 from utils.errors import PackagingError
 
 GOLDEN = "assets.extra/golden.npz"
@@ -25,9 +25,8 @@ GOLDEN = "assets.extra/golden.npz"
 # prime, so that the repetition meets no patch's.
 _COARSE, _FINE, _STEPS = 32, (29, 31), 32
 _MAX_OUTPUTS = 180_000  # bytes: the three images of a classifier of 1,000 classes take 12,000, two of 21,843 175,000
-_MAX_PIXELS, _MAX_BYTES = 1 << 24, 4 << 20  # a file from outside claims no more than this
+_MAX_PIXELS, _MAX_BYTES, _MAX_PATTERN = 1 << 24, 4 << 20, 64 << 10  # a file from outside claims no more than this
 _ARRAYS = {"coarse": ("int8", 4), "fine": ("int8", 3), "size": ("int32", 1), "outputs": ("float32", 2)}
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -107,36 +106,32 @@ def golden_bytes(golden: Golden) -> bytes:
 
 def read_golden(data: bytes, where: str) -> Golden:
     """The golden data from an .npz's bytes, as if a stranger had made it. PackagingError, naming `where`."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            if set(members) != set(_ARRAYS) or len(archive.infolist()) != len(_ARRAYS):
-                raise ValueError(f"it holds {', '.join(sorted(members)) or 'nothing'}")
-            if sum(member.file_size for member in members.values()) > _MAX_BYTES:
-                raise ValueError(f"it unpacks to more than {_MAX_BYTES:,} bytes")
-            arrays = {name: _array(archive.read(members[name]), name) for name in _ARRAYS}
-        golden = Golden(**arrays)
+    expected = f"Expected golden inputs and outputs: {', '.join(_ARRAYS)}. Get the file again."
+    limits = {f"{name}.npy": _MAX_BYTES if name == "outputs" else _MAX_PATTERN for name in _ARRAYS}
+    with open_zip(io.BytesIO(data), Refusal(where, PackagingError, expected), limits) as archive:
+        golden = Golden(**{name: _array(read_member(archive, f"{name}.npy"), name) for name in _ARRAYS})
         _check(golden)
-    except _DAMAGE as error:
-        raise PackagingError(
-            f"{where}: expected golden inputs and outputs, with {', '.join(_ARRAYS)}, but {error}. Get the file again."
-        ) from error
     return golden
 
 
 def _array(data: bytes, name: str) -> np.ndarray:
-    array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    if (array.dtype.name, array.ndim) != _ARRAYS[name]:
-        raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
-    return array
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):  # a later version's header may be of any length
+        raise ArchiveError(f"{name} is of a later version of the .npy format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if (dtype.name, len(shape)) != _ARRAYS[name]:
+        raise ArchiveError(f"{name} is {dtype} {list(shape)}")
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():  # NumPy would ask for the memory first
+        raise ArchiveError(f"{name} has not as many numbers as its header says")
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
 def _check(golden: Golden) -> None:
     height, width = (int(side) for side in golden.size)
     if golden.size.shape != (2,) or not (height > 0 < width and height * width <= _MAX_PIXELS):
-        raise ValueError(f"an image of {golden.size.tolist()} pixels makes no sense")
+        raise ArchiveError(f"an image of {golden.size.tolist()} pixels makes no sense")
     fits = golden.coarse.shape[3] == golden.fine.shape[2] == 3 and 0 not in golden.coarse.shape + golden.fine.shape
     if not fits or len(golden.coarse) != len(golden.outputs) or not golden.outputs.size:
-        raise ValueError("its arrays do not fit each other")
+        raise ArchiveError("its arrays do not fit each other")
     if not np.isfinite(golden.outputs).all():
-        raise ValueError("its outputs hold NaN or Inf")
+        raise ArchiveError("its outputs hold NaN or Inf")
