@@ -103,7 +103,7 @@ def test_backend_that_is_missing_is_named(tmp_path, monkeypatch):
 def test_process_says_what_is_wrong_with_a_file(tmp_path):
     (tmp_path / "a.keras").write_bytes(b"PK\x03\x04 and no more")
     job = processes.Job(tmp_path / "a.keras", "convmixer", {"noise": np.zeros((1, 8, 8, 3), np.float32)})
-    with pytest.raises(ParityError, match=r"a\.keras was not computed by Keras on torch: .*expected a \.keras file"):
+    with pytest.raises(ParityError, match=r"a\.keras was not computed by Keras on torch: .*Expected a \.keras file"):
         processes.compute([job], "torch")
 
 
