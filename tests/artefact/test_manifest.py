@@ -14,7 +14,7 @@ FIELDS = "name variant head weights source versions parameters signatures parity
 
 def test_the_manifest_has_the_documented_fields_and_those_that_were_given():
     found = manifest()
-    assert list(found) == [*FIELDS.split(), "model"]
+    assert list(found) == ["schema", *FIELDS.split(), "model", "format"]
     assert found["variant"] == "convmixer_tiny"
     assert found["seconds"]["load"] == 0.123
     assert found["model"]["licence"] == VARIANT.licence

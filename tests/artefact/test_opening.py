@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from server import folder_server
 
-from utils.artefact.contents import manifest_of, preprocessing_of
+from utils.artefact.contents import manifest_of
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.opening import open_model, open_models
 from utils.artefact.tarball import write_tarball
@@ -148,7 +148,7 @@ CHANGES = {
     "a list": (lambda folder: (folder / UNLISTED[0]).write_text("[]"), "holds no manifest"),
     "no text": (lambda folder: (folder / UNLISTED[0]).write_bytes(b"\xff"), "is not text"),
     "huge": (lambda folder: (folder / UNLISTED[0]).write_bytes(bytes((16 << 20) + 1)), "too many to be what its name"),
-    "other weights": (lambda folder: edit(folder, lambda m: m.update(weights="stolen")), "'weights'"),
+    "other weights": (lambda folder: edit(folder, lambda m: m.update(weights="stolen")), "weights is 'stolen'"),
     "another head": (lambda folder: edit(folder, lambda m: m.update(head="fe")), "features"),
     "another graph": (lambda folder: (folder / "saved_model.pb").write_bytes(b"x"), r"saved_model\.pb is not the file"),
     "a missing file": (lambda folder: (folder / "fingerprint.pb").unlink(), r"fingerprint\.pb is missing"),
@@ -182,21 +182,5 @@ def test_a_tarball_of_a_changed_folder_is_refused(copied, tmp_path):
 def test_preprocessing_that_no_image_can_be_prepared_with_is_refused_by_all(copied, settings, said):
     edit(copied, lambda manifest: manifest["model"].update(preprocessing=asdict(settings)))
     for reader in (open_model, lambda folder: manifest_of(copied)):  # the latter `utils.verify`'s
-        with pytest.raises(PackagingError, match=f"no sound preprocessing.*{said}"):
+        with pytest.raises(PackagingError, match=f"preprocessing.*{said}"):
             reader(str(copied))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("mean", "red"), ("mean", None), ("mean", [1, 2, True]), ("std", [1, 2, "3"]), ("std", [1, 1, 10**400])),
-        *(("crop", 48.5), ("crop", True), ("resize", "48"), ("interpolation", None)),
-    ],
-    ids=str,
-)
-def test_preprocessing_of_other_types_is_refused(published, key, value):
-    manifest = json.loads(published.manifest.read_text())
-    preprocessing_of(manifest)
-    manifest["model"]["preprocessing"][key] = value
-    with pytest.raises(PackagingError, match="no sound preprocessing"):
-        preprocessing_of(manifest)

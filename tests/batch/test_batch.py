@@ -137,7 +137,7 @@ def take_the_other_ones_files(folder):
         (lambda f: edit(f, lambda m: m["settings"].update(seed=1)), "of another conversion"),
         (lambda f: edit(f, lambda m: m["settings"].update(operations="plain")), "of another conversion"),
         (lambda f: edit(f, lambda m: m["source"].update(sha256="ab" * 32)), "another checkpoint"),
-        (lambda f: edit(f, lambda m: m["parity"]["rows"][0].update(passed=False)), "'parity' is"),
+        (lambda f: edit(f, lambda m: m["parity"]["rows"][0].update(passed=False)), "parity is"),
         (lambda f: edit(f, lambda m: m.pop("tarball")), "is no published manifest"),
         (lambda f: edit(f, lambda m: m.update(keras={})), "is no published manifest"),
         (take_the_other_ones_files, f"is the manifest of '{FEATURES}'"),

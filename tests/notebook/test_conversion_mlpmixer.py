@@ -33,7 +33,7 @@ def test_golden_checkpoint_through_the_notebook_computes_what_upstream_computed(
     name = artefact_name("mixer_tiny", head, "custom", operations)
     manifest, model = notebooks.assert_computes_what_upstream_computed(tmp_path, notebook, name, "mixer_tiny", head)
     assert manifest["settings"]["operations"] == operations
-    assert manifest["versions"]["minimum_tensorflow"] == "2.14"
+    assert manifest["minimum_tensorflow"] == "2.14"
     assert ("stablehlo_version" in manifest["versions"]) == (operations == "xla")
     # Every variable's gradient is compared, those that are rounding only with their kernels'.
     names = [saved_model.name_of(variable) for variable in model.trainable_variables]

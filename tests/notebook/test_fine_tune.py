@@ -112,7 +112,7 @@ def test_own_photographs_in_a_folder_with_a_corrupt_one_train_the_keras_file_of_
     manifest = manifest_of(tmp_path, name, ".keras")
     assert manifest["training"]["dataset"]["skipped_files"] == 1
     assert manifest["training"]["settings"]["keras"] == "keras_3"
-    assert manifest["versions"]["minimum_tensorflow"] == "2.14"
+    assert manifest["minimum_tensorflow"] == "2.14"
     native = saving.load(tmp_path / "exports" / f"{name}.keras")
     assert manifest["keras"]["sha256"] == hash_file(tmp_path / "exports" / f"{name}.keras")
     pixels = noise(2, 48)

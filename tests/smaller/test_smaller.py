@@ -107,7 +107,7 @@ def test_unzip_finds_what_rides_in_it(folder, tmp_path):
         inside = json.loads(archive.read("manifest.json"))
         assert inside == packed_manifest(manifest_of(path.with_name(f"{path.name}.json")))
         assert "seconds" not in inside
-        assert "minimum_tensorflow" not in inside["versions"]  # of the SavedModel
+        assert "minimum_tensorflow" not in inside  # of the SavedModel
         assert set(archive.namelist()) == {"manifest.json", "golden.npz"}
     model = lite_file.unpack_lite(path, tmp_path / "unpacked") / "model.tflite"
     assert hash_file(model) == inside["files"]["model.tflite"]

@@ -215,8 +215,7 @@ def test_what_was_trained_from_a_keras_file_is_left_as_one_and_proved(classifier
     facts = fine_tuned.proved_keras(path, family, expected, trained, inputs)
     assert facts["sha256"] == hash_file(path)
     assert facts["parity"]["tensorflow"]["passed"]
-    (scratch := tmp_path / "scratch").mkdir()
-    assert [check.name for check in verify(path, scratch) if check.passed is False] == []
+    assert [check.name for check in verify(path) if check.passed is False] == []
     opened = open_models([str(path)])[path.name]
     assert opened.names == run.images.classes
     assert opened.units == 3

@@ -119,6 +119,54 @@ def test_several_files_are_all_verified_and_one_wrong_one_is_the_status(download
     assert "right numbers" in right[-1]
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda manifest: manifest.update(format=[]), "manifest.json: format is []"),
+        (lambda manifest: manifest["parity"].update(compared=[[]]), "parity.compared[0] is []"),
+        (lambda manifest: manifest.update(model=None), "manifest.json: model is None"),
+    ],
+)
+def test_a_manifest_of_odd_types_is_a_verdict_and_the_next_file_is_looked_at(
+    published, tmp_path, capsys, nothing_is_run, change, text
+):
+    shutil.copytree(published / NAME, tmp_path / NAME)
+    manifest_inside(tmp_path / NAME, change)
+    status, (lines, after) = said(capsys, tmp_path / NAME, tmp_path / "nothing.tar.gz")
+    assert status == 1
+    assert text in lines[1]
+    assert "no such file" in after[1]
+
+
+def test_a_fault_of_our_own_fails_that_file_alone(download, capsys, monkeypatch):
+    monkeypatch.setattr("utils.verify.command.manifest_of", lambda _: {}["name"])
+    status, (lines, after) = said(capsys, download, download.with_name("nothing.tar.gz"))
+    assert status == 1
+    assert "KeyError: 'name'" in lines[2]
+    assert "no such file" in after[1]
+
+
+def test_a_file_whose_numbers_were_not_computed_is_not_right(download, capsys, monkeypatch):
+    monkeypatch.setattr(numbers, "check_saved_model", lambda *_: [])
+    status, (lines,) = said(capsys, download)
+    assert status == 1
+    assert "right numbers" not in lines[-1]
+
+
+def test_wrong_usage_is_another_status(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+
+
+def test_a_newer_version_s_fields_are_named_and_the_copy_is_right(published, tmp_path, capsys):
+    shutil.copytree(published / NAME, tmp_path / NAME)
+    manifest_inside(tmp_path / NAME, lambda manifest: manifest.update(schema=2, builder={"a": 1}))
+    status, (lines,) = said(capsys, tmp_path / NAME)
+    assert status == 0
+    assert "fields that this version does not know: builder" in lines[1]
+
+
 # --- a machine that cannot
 
 

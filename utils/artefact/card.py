@@ -116,7 +116,7 @@ hf download {repository} --include "{name}/*" --local-dir .
 
 def _usage(manifest: Manifest, repository: str) -> str:
     name, output = manifest["name"], next(iter(manifest["signatures"]["serving_default"]["outputs"]))
-    least = manifest["versions"].get("minimum_tensorflow")
+    least = manifest.get("minimum_tensorflow")
     needs = f"It needs TensorFlow {least} or newer. " if least else ""
     answer = "probabilities" if output == "logits" else output
     get = (_FETCH if repository else _UNPACK).format(name=name, repository=repository)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST, MODEL as LITE_MODEL, unpack_lite
-from utils.artefact.manifest import UNLISTED, check_manifest, is_packed, packed_manifest
+from utils.artefact.manifest import UNLISTED, check_manifest, is_packed, packed_manifest, upgraded
 from utils.errors import ConversionError, PackagingError
 from utils.families.variants import BESIDE, Preprocessing
 from utils.files import hash_file, hash_files
@@ -43,10 +43,10 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; PackagingError for anything else."""
+    """The JSON object in a file; PackagingError for anything else, and for a key that occurs twice."""
     text = read_text(path)
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise PackagingError(f"{path.name} is not JSON: {error}. Fetch or convert it again.") from error
     if not isinstance(found, dict):
@@ -54,12 +54,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return found
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest's file, checked field by field, preprocessing too. PackagingError where it is missing or wrong."""
+    """A manifest's file, checked field by field, in today's form. PackagingError where it is missing or wrong."""
     manifest = read_json(path)
-    check_manifest(manifest)
+    check_manifest(manifest, path.name)
     preprocessing_of(manifest)
-    return manifest
+    return upgraded(manifest)
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -71,23 +78,18 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def preprocessing_of(manifest: Mapping[str, Any]) -> Preprocessing:
-    """How images are prepared for the model. PackagingError unless these are numbers that images can be made with."""
+    """How images are prepared for the model; PackagingError for numbers that no image can be made with.
+
+    manifest: checked; a record will do.
+    """
+    found = manifest["model"]["preprocessing"]
+    mean, std = (tuple(map(float, found[key])) for key in ("mean", "std"))
+    preprocessing = Preprocessing(found["resize"], found["crop"], mean, std, found["interpolation"])
     try:
-        found = manifest["model"]["preprocessing"]
-        mean, std = (tuple(float(_typed(value, int | float)) for value in found[key]) for key in ("mean", "std"))
-        resize, crop = (_typed(found[key], int) for key in ("resize", "crop"))
-        preprocessing = Preprocessing(resize, crop, mean, std, _typed(found["interpolation"], str))
         preprocessing.check()
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        kept = str(error) if isinstance(error, ConversionError) else f"{type(error).__name__}: {error}."
-        raise PackagingError(f"manifest: no sound preprocessing. {kept} Fetch or convert the model again.") from error
+    except ConversionError as error:
+        raise PackagingError(f"manifest: no sound preprocessing. {error} Fetch or convert the model again.") from error
     return preprocessing
-
-
-def _typed(value: Any, kind: Any) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is not of type {getattr(kind, '__name__', kind)}")
-    return value
 
 
 def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> str:

@@ -10,17 +10,32 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 from utils.artefact.card_head import licence
+from utils.artefact.manifest import SCHEMA, Facts, Model, manifest_text
+from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families import FAMILIES
-from utils.families.variants import HEADS, OUTPUTS, WEIGHTS, Preprocessing, Variant
+from utils.families.variants import OUTPUTS, Preprocessing, Variant
 from utils.parity.golden import Golden, golden_bytes, read_golden
 
 # The fields that are more than text; ONNX has text alone.
-_JSON = ("source", "parameters", "units", "image_size", "model", "labels", "tolerance", "training")
+_JSON = ("schema", "source", "parameters", "units", "image_size", "model", "labels", "tolerance", "training")
 _OF_VARIANT = ("family", "trained_on", "licence", "licence_url", "paper", "paper_url", "upstream_url", "citation")
+
+
+class Record(Facts):
+    """What the file says of its model besides the facts that a manifest has too."""
+
+    output: Literal["logits", "features"]
+    units: Count
+    image_size: int
+    model: Model
+    tolerance: Annotated[float, Must(lambda value: 0 < value < 1, "a number between 0 and 1")]
+    golden: Text
+    labels: NotRequired[list[tuple[str, str]] | None]
+    activation: NotRequired[str]
 
 
 def build_record(
@@ -47,7 +62,8 @@ def build_record(
     training: of a fine-tuned model, the data set and the extractor.
     """
     activation = getattr(variant.architecture, "activation", "gelu")
-    return {
+    record = {
+        "schema": SCHEMA,
         "name": name,
         "variant": variant.name,
         "head": head,
@@ -65,31 +81,17 @@ def build_record(
         "training": dict(training) if training else None,
         "golden": base64.b64encode(golden_bytes(golden)).decode(),
     }
+    return json.loads(manifest_text(record))  # tuples become lists, as they are in the file
 
 
 def check_record(record: Mapping[str, Any], where: str) -> None:
-    """PackagingError, naming `where`, for a field that verification needs and that is missing or makes no sense."""
-    rules = {
-        "name": lambda value: isinstance(value, str) and value,
-        "head": HEADS.__contains__,
-        "weights": WEIGHTS.__contains__,
-        "variant": lambda value: isinstance(value, str) and value,
-        "source": lambda value: isinstance(value, dict) and isinstance(value.get("sha256"), str),
-        "output": tuple(OUTPUTS.values()).__contains__,
-        "parameters": _count,
-        "units": _count,
-        "tolerance": lambda value: isinstance(value, float) and 0 < value < 1,
-        "model": lambda value: isinstance(value, dict) and value.get("family") in FAMILIES,
-        "golden": lambda value: isinstance(value, str) and value,
-        "labels": lambda value: value is None or (_labels(value) and len(value) == record.get("units")),
-    }
-    for field, fits in rules.items():
-        if not fits(record.get(field)):
-            found = repr(record.get(field))[:100]
-            raise PackagingError(
-                f"{where}: {field} is {found} in its record, which makes no sense to this version. Get the file again, "
-                "or convert the checkpoint again."
-            )
+    """PackagingError, naming `where` and the field, for one that is missing or makes no sense to this version."""
+    check(dict(record), Record, where)
+    if record["model"]["family"] not in FAMILIES:
+        raise misfit(where, "model.family", record["model"]["family"], f"one of {', '.join(FAMILIES)}")
+    labels = record.get("labels")
+    if labels is not None and len(labels) != record["units"]:
+        raise misfit(where, "labels", labels, f"one for each of {record['units']} units")
 
 
 def record_as_texts(record: Mapping[str, Any]) -> dict[str, str]:
@@ -110,16 +112,6 @@ def record_from_texts(texts: Mapping[str, str], where: str) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise PackagingError(f"{where}: {key} in its record is not JSON: {error}. Get the file again.") from error
     return found
-
-
-def _count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _labels(value: Any) -> bool:
-    """A list of pairs of words."""
-    pairs = value if isinstance(value, list) else [None]
-    return all(isinstance(pair, list) and [type(word) for word in pair] == [str, str] for pair in pairs)
 
 
 def golden_of(record: Mapping[str, Any], where: str) -> Golden:

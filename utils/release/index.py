@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from utils.artefact.card_head import licence
 from utils.artefact.contents import read_json
+from utils.artefact.manifest import Sha256
+from utils.artefact.typed import Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE
 from utils.parity.report import Report
@@ -20,6 +22,67 @@ LATENCY = f"{BATCH}/latency.json"  # what `benchmarks.release_latency` leaves fo
 
 Manifest = Mapping[str, Any]
 Entry = Mapping[str, Any]
+
+Positive = Annotated[float, Must(lambda value: value > 0, "a number above 0")]
+Size = Annotated[int, Must(lambda value: value >= 0, "a number of at least 0")]
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Figures(TypedDict):
+    """An artefact's latency."""
+
+    milliseconds: Positive
+    source_milliseconds: Positive
+    times: Positive
+    framework: Text
+
+
+class MeasuredFigures(Figures):
+    """The same with the SHA-256 of the tarball that was measured."""
+
+    sha256: Sha256
+
+
+class Latencies(TypedDict):
+    """What `benchmarks.release_latency` leaves."""
+
+    machine: Text
+    threads: Size
+    artefacts: dict[str, MeasuredFigures]
+
+
+class Latency(Figures):
+    """What the index says of it."""
+
+    machine: Text
+    threads: Size
+
+
+class IndexEntry(TypedDict):
+    """What the index says of an artefact."""
+
+    name: str
+    variant: str
+    head: str
+    weights: str
+    family: str
+    file: str
+    parameters: Size
+    bytes: Size
+    files: Annotated[dict[str, Sha256], Must(lambda files: all(map(_FILE.fullmatch, files)), "plain names of files")]
+    operations: NotRequired[str | None]
+    source: NotRequired[dict[str, str | None] | None]
+    derived_from: NotRequired[str | None]
+    keras_bytes: NotRequired[Size | None]
+    onnx_bytes: NotRequired[Size | None]
+    output: NotRequired[str | None]
+    output_error: NotRequired[float | None]
+    gradients_error: NotRequired[float | None]
+    times: NotRequired[dict[str, float] | None]
+    sentence: NotRequired[str | None]
+    latency: NotRequired[Latency | None]
+    minimum_tensorflow: NotRequired[str | None]
+    licence: NotRequired[str | None]
 
 
 def entry(
@@ -35,7 +98,7 @@ def entry(
     return {
         **{key: manifest[key] for key in ("name", "variant", "head", "weights", "parameters")},
         "family": manifest["model"]["family"],
-        "operations": manifest.get("settings", {}).get("operations"),
+        "operations": manifest.get("operations"),
         "source": manifest["source"],
         "derived_from": manifest.get("derived_from", {}).get("name"),
         "file": file,
@@ -48,7 +111,7 @@ def entry(
         "sentence": manifest["parity"].get("sentence", ""),
         "tolerance": manifest["parity"]["tolerance"],
         "latency": dict(latency) if latency else None,
-        "minimum_tensorflow": manifest["versions"].get("minimum_tensorflow"),
+        "minimum_tensorflow": manifest.get("minimum_tensorflow"),
         "licence": licence(manifest)[0],
         "files": dict(files),
     }
@@ -62,104 +125,32 @@ def times(entry: Entry, output: str | None) -> float | None:
 def read_latencies(path: Path) -> dict[str, dict[str, Any]]:
     """The latency of each artefact by its tarball's SHA-256, and where it was measured; {} where nothing was.
 
-    `benchmarks.release_latency` tells what is in the file. PackagingError, which names the key, for anything else.
+    `benchmarks.release_latency` tells what is in the file. PackagingError, which names the field, for anything else.
     """
     if not path.is_file():
         return {}
+    again = "Remove it, or make it again with `python -m benchmarks.release_latency`."
     try:
         found = read_json(path)
+        check(found, Latencies, str(path))
     except PackagingError as error:
-        raise PackagingError(f"{path} cannot be used ({error}). {_MEASURE}") from error
-    artefacts = found.get("artefacts")
-    if not (isinstance(artefacts, dict) and all(isinstance(figures, dict) for figures in artefacts.values())):
-        raise PackagingError(f"{path}: expected 'artefacts' to be an object of objects. {_MEASURE}")
-    latencies = {}
-    for name, figures in artefacts.items():
-        latency = figures | {key: found.get(key) for key in ("machine", "threads")}
-        for key, fits in (_LATENCY | {"sha256": _sha256}).items():
-            if not fits(latency.get(key)):
-                raise PackagingError(f"{path}: {name!r} has no sound {key!r}. {_MEASURE}")
-        latencies[latency["sha256"]] = {key: latency[key] for key in _LATENCY}
-    return latencies
+        raise PackagingError(f"{path} cannot be used ({error}). {again}") from error
+    where = {key: found[key] for key in ("machine", "threads")}
+    figures = ("milliseconds", "source_milliseconds", "times", "framework")
+    return {each["sha256"]: {key: each[key] for key in figures} | where for each in found["artefacts"].values()}
 
 
 def read_index(path: Path) -> list[dict[str, Any]]:
-    """An index's entries. PackagingError for what lists, sums and commands cannot be made of.
+    """An index's entries. PackagingError, which names the field, for what no lists and sums can be made of.
 
     A text may still say anything: whoever shows it escapes it. Names of files are plain ones, without a folder.
     """
     entries = read_json(path).get("artefacts", [])
-    if not (isinstance(entries, list) and all(isinstance(found, dict) for found in entries)):
-        raise PackagingError(f"{path}: expected 'artefacts' to be a list of objects. {_AGAIN}")
-    for found in entries:
-        sizes = {field: _or_none(_count) for field in found if field.endswith("_bytes")}
-        for field, fits in (_FIELDS | sizes).items():
-            if not fits(found.get(field)):
-                raise PackagingError(f"{path}: {found.get('file')!r} has no sound {field!r}. {_AGAIN}")
-        if found["file"] not in found["files"]:
-            raise PackagingError(f"{path}: {found['file']!r} is not among its own files. {_AGAIN}")
+    try:
+        check(entries, list[IndexEntry], str(path), "artefacts")
+        for i, found in enumerate(entries):
+            if found["file"] not in found["files"]:
+                raise misfit(str(path), f"artefacts[{i}].file", found["file"], "one that is among its own files")
+    except PackagingError as error:
+        raise PackagingError(f"{error} Make it again with `python -m utils.release`.") from error
     return entries
-
-
-_AGAIN = "Make it again with `python -m utils.release`."
-_MEASURE = "Remove it, or make it again with `python -m benchmarks.release_latency`."
-_FILE, _SHA256 = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"), re.compile(r"[0-9a-f]{64}")
-_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")  # which JSON can hold, and no file
-
-Fits = Callable[[Any], object]
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and not _HALF_CHARACTER.search(value)
-
-
-def _some_text(value: Any) -> bool:
-    return _text(value) and bool(value.strip())
-
-
-def _sha256(value: Any) -> bool:
-    return _text(value) and bool(_SHA256.fullmatch(value))
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # so no NaN
-
-
-def _positive(value: Any) -> bool:
-    return _number(value) and value > 0
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**63
-
-
-def _or_none(fits: Fits) -> Fits:
-    return lambda value: value is None or fits(value)
-
-
-def _by_text(key: Fits, fits: Fits) -> Fits:
-    return lambda value: isinstance(value, dict) and all(key(k) and fits(v) for k, v in value.items())
-
-
-_LATENCY: Mapping[str, Fits] = {
-    **dict.fromkeys(("milliseconds", "source_milliseconds", "times"), _positive),
-    **dict.fromkeys(("framework", "machine"), _some_text),
-    "threads": _count,
-}
-
-
-def _latency(value: Any) -> bool:
-    return isinstance(value, dict) and all(fits(value.get(key)) for key, fits in _LATENCY.items())
-
-
-_FIELDS: Mapping[str, Fits] = {
-    **dict.fromkeys(("name", "variant", "head", "weights", "family", "file"), _text),
-    **dict.fromkeys(("operations", "derived_from", "output", "sentence", "minimum_tensorflow"), _or_none(_text)),
-    "licence": _or_none(_text),
-    **dict.fromkeys(("parameters", "bytes"), _count),
-    **dict.fromkeys(("output_error", "gradients_error"), _or_none(_number)),
-    "times": _or_none(_by_text(_text, _number)),
-    "latency": _or_none(_latency),
-    "source": _or_none(_by_text(_text, _or_none(_text))),
-    "files": _by_text(_FILE.fullmatch, _sha256),
-}

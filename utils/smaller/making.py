@@ -44,7 +44,7 @@ from utils.verify.numbers import golden_of, lite_function
 
 # Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
 FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
-_OF_SAVED_MODELS = ("minimum_tensorflow", "stablehlo_version", "calling_convention_version", "platforms")
+_OF_SAVED_MODELS = ("stablehlo_version", "calling_convention_version")  # versions that a TFLite file does not need
 _EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
 
 
@@ -97,6 +97,8 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
     manifest = _derived(artefact, name, storage, report, stages, files)
     manifest |= {"format": "tflite", "operators": dict(sorted(used.items()))}
     # What a SavedModel needs; which runtime reads a TFLite file is not known beforehand.
+    manifest.pop("minimum_tensorflow", None)
+    manifest.pop("platforms", None)
     manifest["versions"] = {key: value for key, value in manifest["versions"].items() if key not in _OF_SAVED_MODELS}
     manifest["versions"] |= installed_versions(["ai-edge-litert"])  # which ran it
     default = artefact.manifest["signatures"]["serving_default"]
@@ -122,7 +124,7 @@ def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Pat
     architecture = manifest["model"]["architecture"]
     if manifest["model"]["family"] == "convmixer":
         exported = plain_convmixer.export(ConvMixerArchitecture(**architecture), variables(), artefact.image_size)
-    elif "stablehlo_version" in manifest["versions"]:
+    elif manifest.get("operations") == "xla":
         exported = plain_mixer.export(MixerArchitecture(**architecture), manifest["head"], variables())
     else:
         return artefact.folder

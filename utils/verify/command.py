@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from utils.artefact.contents import manifest_of
+from utils.artefact.manifest import check_manifest
 from utils.errors import ConversionError
 from utils.verify import files, native, numbers
 from utils.verify.files import Check
@@ -26,11 +29,8 @@ _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, er
 _WORDS = {True: "ok", False: "FAIL", None: "-"}
 
 
-def verify(path: Path, scratch: Path) -> Iterator[Check]:
-    """Everything that is looked at, in order; what a stage finds wrong is a failed check, and no later stage runs.
-
-    scratch: an existing empty folder to unpack in.
-    """
+def verify(path: Path) -> Iterator[Check]:
+    """Everything that is looked at, in order; what a stage finds wrong is a failed check, and no later stage runs."""
     stage = "sum"
     try:
         if path.is_file():
@@ -41,25 +41,42 @@ def verify(path: Path, scratch: Path) -> Iterator[Check]:
         if path.is_file() and path.suffix in native.OPEN:
             yield from native.check_native(path)
             return
-        folder = files.unpack(path, scratch / "unpacked")
-        manifest = manifest_of(folder)
-        lite = manifest.get("format") == "tflite"
-        yield Check("contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest")
-        checks = [
-            files.check_name(path, manifest),
-            files.check_beside(path, manifest),
-            files.check_files(folder, manifest),
-        ]
-        yield from checks
-        if any(check.passed is False for check in checks):
-            return
-        stage = "numbers"
-        yield from (numbers.check_lite if lite else numbers.check_saved_model)(folder, manifest)
+        with tempfile.TemporaryDirectory(prefix="verify-", ignore_cleanup_errors=True) as scratch:
+            folder = files.unpack(path, Path(scratch) / "unpacked")
+            manifest = manifest_of(folder)
+            lite = manifest.get("format") == "tflite"
+            yield Check(
+                "contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest{_newer(manifest)}"
+            )
+            checks = [
+                files.check_name(path, manifest),
+                files.check_beside(path, manifest),
+                files.check_files(folder, manifest),
+            ]
+            yield from checks
+            if any(check.passed is False for check in checks):
+                return
+            stage = "numbers"
+            yield from (numbers.check_lite if lite else numbers.check_saved_model)(folder, manifest)
     except (ConversionError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         # Whether no file of whatever contents could bring this about: no space, no permission, no TensorFlow.
         machine = isinstance(cause, ImportError) or (isinstance(cause, OSError) and cause.errno in _REFUSALS)
         yield Check(MACHINE if machine else stage, False, str(error))
+    except Exception as error:  # a fault of this program's own: the next file must still be looked at
+        yield Check(stage, False, f"{type(error).__name__}: {error}")
+
+
+def _newer(manifest: Mapping[str, Any]) -> str:
+    unknown = check_manifest(manifest)
+    return f", which has fields that this version does not know: {', '.join(unknown[:10])}" if unknown else ""
+
+
+def is_right(checks: list[Check]) -> bool:
+    """Whether nothing was found wrong and the numbers were computed: what was not run to its end is not right."""
+    return all(check.passed is not False for check in checks) and any(
+        check.name == "numbers" and check.passed for check in checks
+    )
 
 
 def verdict(checks: list[Check], ending: str = "") -> str:
@@ -67,7 +84,7 @@ def verdict(checks: list[Check], ending: str = "") -> str:
     failed = list(dict.fromkeys(check.name for check in checks if check.passed is False))
     if MACHINE in failed:
         return "It could not be verified here, which says nothing about this copy: see above what this machine lacks."
-    if not failed and any(check.name == "numbers" for check in checks):
+    if is_right(checks):
         return f"This copy gives the right numbers here: {numbers.this_machine(ending)}."
     if set(failed) <= {"load", "numbers", "signatures"} and any(check.name == "files" for check in checks):
         return (
@@ -78,24 +95,25 @@ def verdict(checks: list[Check], ending: str = "") -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 every file is right, 1 at least one is not, 2 wrong usage, 130 interrupted."""
+    """Exit status: 0 every file is right, 1 one is wrong or could not be checked, 2 wrong usage, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text, nor what is said of it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=main.__doc__)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras, .onnx or folder"
     )
-    failed = False
+    right = True
     try:
         for path in parser.parse_args(arguments).files:
             print(path, flush=True)
             checks = []
-            with tempfile.TemporaryDirectory(prefix="verify-") as scratch:
-                for check in verify(path, Path(scratch)):
-                    print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {check.text}", flush=True)
-                    checks.append(check)
-            failed |= any(check.passed is False for check in checks)
+            for check in verify(path):
+                print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {check.text}", flush=True)
+                checks.append(check)
+            right &= is_right(checks)
             print(f"  {verdict(checks, path.suffix)}\n", flush=True)
     except KeyboardInterrupt:
         print("\nInterrupted: not everything was verified.", file=sys.stderr)
         return 130
-    return int(failed)
+    return int(not right)

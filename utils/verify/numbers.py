@@ -68,7 +68,7 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
     try:
         model = tf.saved_model.load(str(folder))
     except Exception as error:
-        needs = manifest["versions"].get("minimum_tensorflow")
+        needs = manifest.get("minimum_tensorflow")
         hint = f" It needs TensorFlow {needs} or newer." if needs else ""
         return [Check("load", False, f"TensorFlow {tf.__version__} cannot load it: {_first_line(error)}.{hint}")]
     described = describe_signatures(model)
