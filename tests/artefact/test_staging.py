@@ -116,7 +116,7 @@ def test_what_parity_did_not_see_is_not_published(tmp_path, stage, change):
     stage.unpacked_candidate()
     publish(tmp_path, b"old")
     CHANGES_AFTER_PARITY[change](stage.model_dir)
-    with pytest.raises(PackagingError, match="the tarball differs from what parity was run on"), stage:
+    with pytest.raises(PackagingError, match="the folder differs from what parity was run on"), stage:
         stage.publish(manifest(stage.files))
     assert (tmp_path / NAME / "saved_model.pb").read_bytes() == b"old"
     assert left_in(tmp_path) == sorted(THREE)
@@ -153,27 +153,43 @@ MOMENTS = [(had, moment) for had, moments in RENAMES for moment in moments]
 
 
 @pytest.mark.parametrize("error", [OSError(5, "broken"), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize(("had", "moment"), MOMENTS)
-def test_a_rename_that_fails_restores_what_was_there(tmp_path, monkeypatch, moment, had, error):
-    if had:
-        publish(tmp_path, b"old")
-    before = hash_files(tmp_path)
-    replace, place, count = os.replace, placing.place, iter(range(100))
+@pytest.mark.parametrize("brings", [b"", b"new"], ids=["", "brings a file of a further format"])
+@pytest.mark.parametrize("had", [None, b"", b"old"], ids=["nothing there", "one there", "one there with such a file"])
+def test_a_rename_that_fails_restores_what_was_there(tmp_path, monkeypatch, error, had, brings):
+    replace, place = os.replace, placing.place
 
-    def flaky(source, target):
-        if next(count) == moment:
-            raise error
-        replace(source, target)
+    def publish_and_fail(folder, moment):
+        count = iter(range(100))
 
-    def armed(*arguments):
-        monkeypatch.setattr(placing.os, "replace", flaky)
-        place(*arguments)
+        def flaky(source, target):
+            if next(count) == moment:
+                raise error
+            replace(source, target)
 
-    monkeypatch.setattr("utils.artefact.staging.place", armed)
-    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else PackagingError):
-        publish(tmp_path, b"new")
-    assert hash_files(tmp_path) == before
-    assert left_in(tmp_path) == (sorted(THREE) if had else [])
+        def armed(*arguments):
+            monkeypatch.setattr(placing.os, "replace", flaky)
+            place(*arguments)
+
+        monkeypatch.setattr("utils.artefact.staging.place", armed)
+        try:
+            publish(folder, b"new", keras=brings)
+        finally:
+            monkeypatch.undo()
+
+    for moment in range(100):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        if had is not None:
+            publish(folder, b"old", keras=had)
+        before = hash_files(folder)
+        try:
+            publish_and_fail(folder, moment)
+        except (KeyboardInterrupt, PackagingError):
+            assert hash_files(folder) == before
+            assert len(left_in(folder)) == (0 if had is None else 4 if had else 3)
+        else:  # there are no more renames
+            assert moment == 3 + (had is not None) * 3 + bool(had) + bool(brings)
+            return
 
 
 CHILD = """

@@ -13,7 +13,7 @@ import memory
 import numpy as np
 import pytest
 
-from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
+from utils.artefact.tarball import Packing, extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
 from utils.files import hash_files
 
@@ -86,6 +86,30 @@ def test_the_system_s_tar_and_gzip_read_it_and_what_they_pack_is_read(folder, tm
     command = ["tar", "-czf", tmp_path / "b.tar.gz", "-C", tmp_path / "unpacked", "."]
     subprocess.run(command, env=os.environ | {"COPYFILE_DISABLE": "1"}, check=True)
     assert hash_files(extract_tarball(tmp_path / "b.tar.gz", tmp_path / "again")) == hash_files(folder)
+
+
+@pytest.mark.parametrize("mode", ["r:gz", "r|gz", "r|*"])  # the last is TF Hub's
+def test_what_is_appended_later_is_read_by_every_client_and_the_tarball_is_complete_before_and_after(
+    folder, tmp_path, mode
+):
+    path, packing = tmp_path / "a.tar.gz", Packing()
+    write_tarball(folder, path, packing)
+    before = hash_files(folder)
+    assert hash_tarball(path) == before
+    for text in ("first", "second and longer"):  # whatever was there before
+        (folder / "added").mkdir(exist_ok=True)
+        name = f"added/{text[:5]}"
+        (folder / name).write_text(text)
+        with path.open("r+b") as file:
+            packing.append(file, folder, ["added", name] if text == "first" else [name])
+    with tarfile.open(path, mode) as tar:
+        names = [member.name for member in tar]
+    assert names[-3:] == ["added", "added/first", "added/secon"]
+    assert hash_tarball(path) == hash_files(folder)
+    listed = subprocess.run(["tar", "-tzf", path], check=True, capture_output=True, text=True)
+    assert [line.rstrip("/") for line in listed.stdout.splitlines()] == names
+    assert listed.stderr == ""
+    assert subprocess.run(["gzip", "--test", path], check=True, capture_output=True).stderr == b""
 
 
 def test_packing_holds_no_file_in_memory(tmp_path):

@@ -16,7 +16,6 @@ import pytest
 import tiny
 from keras_tiny import GELU, MIXER
 
-from utils.artefact import placing
 from utils.artefact.contents import check_artefact, preprocessing_of
 from utils.artefact.record import build_record, check_record, golden_of
 from utils.artefact.staging import Staging
@@ -83,40 +82,6 @@ def test_file_that_was_not_proved_is_not_published(tmp_path):
     with pytest.raises(PackagingError, match="not the file that parity was run on"):
         publish(tmp_path, sha256="cd" * 32)
     assert left_in(tmp_path) == []
-
-
-@pytest.mark.parametrize("had", [b"", b"before"], ids=["none before", "one before"])
-@pytest.mark.parametrize("brings", [b"", b"after"], ids=["brings none", "brings one"])
-@pytest.mark.parametrize("moment", range(8))
-def test_rename_that_fails_undoes_those_before_it(tmp_path, monkeypatch, had, brings, moment):
-    publish(tmp_path, content=had)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    done, replace = [], os.replace
-
-    def failing(source, target):
-        if "partial-" in f"{source}{target}" and "lock" not in str(source) and len(done) == moment:
-            done.append("failed")
-            raise OSError(5, "Input/output error")
-        done.append(1)
-        replace(source, target)
-
-    with Staging(tmp_path, NAME) as stage:
-        manifests.save(stage.model_dir)
-        stage.unpacked_candidate()
-        if brings:
-            stage.beside["keras"].write_bytes(brings)
-        keras = {"keras": {"sha256": hash_file(stage.beside["keras"])}} if brings else {}
-        monkeypatch.setattr(placing.os, "replace", failing)
-        try:
-            stage.publish(manifests.manifest(stage.files) | keras)
-        except PackagingError:
-            assert "failed" in done
-        else:
-            assert "failed" not in done
-            return
-        finally:
-            monkeypatch.undo()
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 # --- what is in the record

@@ -23,10 +23,10 @@ from utils.artefact.card import model_card
 from utils.artefact.contents import final_names
 from utils.artefact.manifest import UNLISTED, check_manifest, check_name, is_packed, manifest_text, packed_manifest
 from utils.artefact.placing import explained, full, make_folder, place
-from utils.artefact.tarball import extract_tarball, hash_tarball, write_tarball
+from utils.artefact.tarball import Packing, extract_tarball, hash_tarball, write_tarball
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE
-from utils.files import hash_file, hash_files
+from utils.files import hash_file, hash_files, paths_below
 
 
 class Published(NamedTuple):
@@ -54,8 +54,8 @@ class Staging:
     same name is removed at the start, what live ones are writing is not.
 
     model_dir: where to save the SavedModel; it does not exist yet. beside: where to write further files, by format.
-    files: SHA-256 by path of what `unpacked_candidate` returned. needed_bytes: about four times the weights' bytes
-    (folder, tarball, unpacked copy, tarball again), and once more for each further file.
+    files: SHA-256 by path of what `unpacked_candidate` returned. needed_bytes: about three times the weights' bytes
+    (folder, tarball, unpacked copy), and once more for each further file.
 
     PackagingError for a name that is no artefact's, and an `output_dir` that is a file, cannot be written or
     has too little space.
@@ -68,6 +68,7 @@ class Staging:
         self._folder, lock = make_folder(self.output_dir, name, needed_bytes)
         self._end = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
         self.model_dir = self._folder / "new" / name
+        self._tarball = self.model_dir.with_name(final_names(name)[1])
         self.beside = {format: self._folder / "new" / f"{name}.{format}" for format in BESIDE}
         self.files: dict[str, str] = {}
 
@@ -79,15 +80,14 @@ class Staging:
         if not (self.model_dir / "saved_model.pb").is_file():
             raise PackagingError(f"{self.model_dir} has no saved_model.pb. Save the model there first.")
         with explained(self.output_dir):
-            unpacked, tarball = self._folder / "unpacked", self._folder / "candidate.tar.gz"
+            unpacked, self._packing = self._folder / "unpacked", Packing()
             shutil.rmtree(unpacked, ignore_errors=True)
-            extract_tarball(write_tarball(self.model_dir, tarball), unpacked)
-            tarball.unlink()
+            extract_tarball(write_tarball(self.model_dir, self._tarball, self._packing), unpacked)
         self.files = hash_files(unpacked)
         return unpacked
 
     def publish(self, manifest: Mapping[str, Any]) -> Published:
-        """Adds manifest and model card, packs, checks what was packed, and places all three, and what is `beside` them.
+        """Adds manifest and model card to folder and tarball, checks both, and places them with what is `beside` them.
 
         Inside goes `packed_manifest`; the one beside the tarball has all figures, and the tarball's hash and size.
         PackagingError where the manifest is not this artefact's, or where any file is not the one that parity
@@ -106,12 +106,18 @@ class Staging:
             for path, text in zip(UNLISTED, (manifest_text(inside), model_card(inside)), strict=True):
                 (self.model_dir / path).parent.mkdir(exist_ok=True)
                 (self.model_dir / path).write_text(text, encoding="utf-8")
-            new = self.model_dir.parent
-            tarball = write_tarball(self.model_dir, new / names[1])
-            packed = {path: value for path, value in hash_tarball(tarball).items() if path not in UNLISTED}
-            self._require_verified("the tarball", packed)
-            facts = {"sha256": hash_file(tarball), "bytes": tarball.stat().st_size}
-            (new / names[2]).write_text(manifest_text({**manifest, "tarball": facts, **beside}), encoding="utf-8")
+            with self._tarball.open("r+b") as file:
+                added = [path for path in paths_below(self.model_dir) if path not in self._packing.names]
+                self._packing.append(file, self.model_dir, added)
+            for what, found in (
+                ("the folder", hash_files(self.model_dir)),
+                ("the tarball", hash_tarball(self._tarball)),
+            ):
+                self._require_verified(what, {path: value for path, value in found.items() if path not in UNLISTED})
+            facts = {"sha256": hash_file(self._tarball), "bytes": self._tarball.stat().st_size}
+            self._tarball.with_name(names[2]).write_text(
+                manifest_text({**manifest, "tarball": facts, **beside}), encoding="utf-8"
+            )
             place(self._folder, self.output_dir, self.name)
         self.discard()
         return Published(*(self.output_dir / name for name in names))

@@ -12,9 +12,10 @@ import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import IO
+from typing import IO, BinaryIO
 
 from utils.archives import Refusal, read_tarball
 from utils.errors import PackagingError
@@ -27,26 +28,48 @@ _LEVEL, _STRATEGY = 6, zlib.Z_RLE
 _GZIP_WINDOW = 31  # zlib writes the gzip header itself, without file name and time
 
 
-def write_tarball(folder: str | os.PathLike, path: str | os.PathLike) -> Path:
+class Packing:
+    """The one gzip stream of a tarball, which goes on where the last `append` ended: nothing is compressed twice.
+
+    A second gzip member would be simpler, but TF Hub reads tarballs as a stream, and Python's `tarfile` then takes the
+    end of the first member for the end of the tarball.
+    """
+
+    def __init__(self) -> None:
+        self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW, zlib.DEF_MEM_LEVEL, _STRATEGY)
+        self._length = 0  # of the file without its end, which the next `append` overwrites
+        self.names: list[str] = []
+
+    def append(self, file: BinaryIO, folder: Path, names: Iterable[str]) -> None:
+        """Adds files and folders; the tarball in `file` is complete afterwards. A file is streamed, never held."""
+        file.seek(self._length)
+        file.truncate()
+        # All that tarfile needs. It is not closed, as it would write the end of the archive.
+        compressing = SimpleNamespace(write=lambda data: file.write(self._compressor.compress(data)), tell=lambda: 0)
+        tar = tarfile.open(fileobj=compressing, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        for name in names:
+            _add(tar, folder / name, name)
+            self.names.append(name)
+        self._length = file.tell()
+        end = self._compressor.copy()
+        file.write(end.compress(bytes(tarfile.RECORDSIZE)) + end.flush())
+
+
+def write_tarball(folder: str | os.PathLike, path: str | os.PathLike, packing: Packing | None = None) -> Path:
     """Packs what is in `folder` into a tar.gz with `saved_model.pb` at its root, where TF Hub looks for it.
 
-    The bytes depend on nothing but the files' paths and contents, and the zlib library: sorted members, fixed
-    modes, no owners, no times. `path` appears once it is complete. A file is streamed, never held.
-    PackagingError for a missing or empty folder, and for links in it; OSError where `path` cannot be written.
+    The bytes depend on nothing but the files' paths and contents, and the zlib library: sorted members, fixed modes, no
+    owners, no times. `path` appears once it is complete.
+
+    packing: a new one, for who has more to append. PackagingError for a missing or empty folder, and for links in it;
+    OSError where `path` cannot be written.
     """
     folder, path = Path(folder), Path(path)
     names = paths_below(folder)
     if not names:
         raise PackagingError(f"{folder} is empty. Expected the files of a SavedModel.")
-    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW, zlib.DEF_MEM_LEVEL, _STRATEGY)
     with written_whole(path) as file:
-        compressing = SimpleNamespace(
-            write=lambda data: file.write(compressor.compress(data))
-        )  # all that tarfile needs
-        with tarfile.open(fileobj=compressing, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-            for name in names:
-                _add(tar, folder / name, name)
-        file.write(compressor.flush())
+        (packing or Packing()).append(file, folder, names)
     return path
 
 
