@@ -95,10 +95,9 @@ test-full: setup
 	@$(call quote,$(python)) -m pytest -m slow -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: setup
-	@$(call quote,$(python)) -m benchmarks.convmixer $(BENCH_ARGS)
-	@$(call quote,$(python)) -m benchmarks.mixer $(BENCH_ARGS)
+	@$(call quote,$(python)) -m benchmarks.conversion $(BENCH_ARGS)
+	@$(call quote,$(python)) -m benchmarks.latency $(BENCH_ARGS)
 	@$(call quote,$(python)) -m benchmarks.training $(BENCH_ARGS)
-	@$(call quote,$(python)) -m benchmarks.keras_models $(BENCH_ARGS)
 
 compat: setup
 	@$(call quote,$(python)) -m benchmarks.compat $(COMPAT_ARGS)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import command, compat_probe, environments, tables
+from benchmarks import command, compat_probe, environments
 from utils.artefact.tarball import extract_tarball
 from utils.families.variants import HEADS
 from utils.tables import markdown
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def table(samples: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row for each TensorFlow, a column for each artefact."""
     names = list(dict.fromkeys(sample["artefact"] for sample in samples))
-    rows = [[version, *map(verdict, group)] for (version,), group in tables.grouped(samples, "version").items()]
+    rows = [[version, *map(verdict, group)] for (version,), group in command.grouped(samples, "version").items()]
     return markdown(["TensorFlow", *names], rows)
 
 

@@ -1,30 +1,118 @@
-"""What runs the same model: our SavedModels, as they are and frozen, plain onnx-tf's, Keras, and the sources.
-
-Each in a process of its own.
-"""
+"""What runs the same model: its source, our SavedModels and other files, plain onnx-tf's. Each in its own process."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+from gate.exports import flax_model, noise, prepare_export, source_of, torch_model, weights_of
 
-from benchmarks.conversion import AXES, SAVED_MODEL
-from benchmarks.exports import flax_model, noise, torch_model
-from benchmarks.graphs import passes
+from benchmarks import conversion
+from benchmarks.processes import Worker
 from utils.families.variants import Variant, get_variant
 from utils.machine.cores import keep_to_cores
 
 THREADS = 2  # for each contender, whatever the machine has
 BATCHES = (1, 8)
+PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
+ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
+# A contender, and what TF_ENABLE_ONEDNN_OPTS is: None for those that have no such switch. XLA does not use TensorFlow's
+# oneDNN, so one setting stands for both. The source comes first wherever several are compared.
+Run = tuple[str, str | None]
 # images, float32 NHWC -> a function of nothing that computes their logits or features, float32 [B, units]
 Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
-Folders = Mapping[str, Path]  # of the SavedModels, by the side or kind of export; "keras", "onnx": such a file
+
+KERAS_BACKENDS = {
+    "Keras on TensorFlow": "tensorflow",
+    "Keras on TensorFlow, compiled": "tensorflow",
+    "Keras on JAX": "jax",
+    "Keras on PyTorch": "torch",
+}
+# oneDNN is on for TensorFlow, as it is by itself on newer CPUs.
+KERAS: tuple[Run, ...] = tuple((name, "1" if name == "Keras on TensorFlow" else None) for name in KERAS_BACKENDS)
+# What a contender loads, by its name; the sources load nothing.
+_FILES = {
+    "SavedModel": "xla",
+    "SavedModel, frozen": "xla",
+    "SavedModel, compiled": "xla",
+    "SavedModel, plain operations": "plain",
+    "plain onnx-tf": "onnx-tf",
+    "ONNX Runtime": "model.onnx",
+    **dict.fromkeys(KERAS_BACKENDS, "model.keras"),
+}
+
+
+def file_of(contender: str, folder: Path) -> Path:
+    """What it loads, in the folder that `save` has filled."""
+    return folder / _FILES.get(contender, "nothing")
+
+
+def save(name: str, folder: Path, runs: Sequence[Run], head: str = "classification") -> None:
+    """Writes what the contenders load into `folder`, each file in a process of its own."""
+    makers: dict[str, tuple] = {
+        "xla": (prepare_export, "xla", name, head),
+        "plain": (prepare_export, "plain", name, head),
+        "onnx-tf": (conversion.prepare, "plain onnx-tf", name),
+        "model.onnx": (prepare_onnx, name),
+        "model.keras": (prepare_keras, name, head),
+    }
+    for file in dict.fromkeys(_FILES[contender] for contender, _ in runs if contender in _FILES):
+        environment = {"KERAS_BACKEND": "jax"} if file == "model.keras" else {}  # any, but one without TensorFlow
+        with Worker(f"{file} of {name}", *makers[file], environment=environment) as worker:
+            worker(folder / file)
+
+
+def prepare_onnx(name: str) -> Callable[[Path], None]:
+    """For a `Worker`: the function that writes a ConvMixer's ONNX file, a conversion's but for its record."""
+    from utils.export import onnx_file
+    from utils.families.convmixer import models
+
+    def write(path: Path) -> None:
+        variant = get_variant(name)
+        onnx_file.write(path, models.onnx_graph(source_of(variant)), weights_of(variant), variant.image_size, {})
+
+    return write
+
+
+def prepare_keras(name: str, head: str) -> Callable[[Path], None]:
+    """For a `Worker`: the function that writes the `.keras` file."""
+    from utils.keras_models import conversion
+
+    def write(path: Path) -> None:
+        variant = get_variant(name)
+        conversion.write(path, variant, weights_of(variant), head, variant.image_size, record={})
+
+    return write
+
+
+def started(stack: ExitStack, name: str, runs: Sequence[Run], prepare: Callable, *arguments: Any) -> dict[Run, Worker]:
+    """A process for each run, which has done `prepare(contender, *arguments)`.
+
+    Ready one after the other, as each may need much memory at first.
+    """
+    workers = {}
+    for contender, onednn in runs:
+        environment = {} if onednn is None else {"TF_ENABLE_ONEDNN_OPTS": onednn}
+        if contender in KERAS_BACKENDS:
+            environment["KERAS_BACKEND"] = KERAS_BACKENDS[contender]
+        worker = Worker(f"{contender} on {name}", prepare, contender, *arguments, environment=environment)
+        workers[contender, onednn] = stack.enter_context(worker).ready()
+    return workers
+
+
+def turns(runs: Sequence[Any], rounds: range) -> Iterator[tuple[int, Any]]:
+    """Each run once a round, each round begun by another one, after a pause: what slows the machine meets all."""
+    for number in rounds:
+        first = number % len(runs)
+        for run in (*runs[first:], *runs[:first]):
+            time.sleep(PAUSE_SECONDS)
+            yield number, run
 
 
 def import_tensorflow() -> ModuleType:
@@ -34,6 +122,30 @@ def import_tensorflow() -> ModuleType:
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
     return tf
+
+
+def import_torch() -> ModuleType:
+    """With its threads set."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    return torch
+
+
+def import_jax() -> ModuleType:
+    """JAX has no setting for its threads: it takes as many as there are processors to run on."""
+    keep_to_cores(THREADS)
+    import jax
+
+    return jax
+
+
+def import_keras(contender: str) -> ModuleType:
+    """On the contender's backend, which is given its threads first."""
+    {"tensorflow": import_tensorflow, "jax": import_jax, "torch": import_torch}[KERAS_BACKENDS[contender]]()
+    import keras
+
+    return keras
 
 
 def saved_model(folder: Path, axes: tuple[int, ...] = (0, 1, 2, 3), frozen: bool = False) -> Bind:
@@ -57,14 +169,25 @@ def saved_model(folder: Path, axes: tuple[int, ...] = (0, 1, 2, 3), frozen: bool
 
 def pytorch(variant: Variant, head: str = "classification") -> Bind:
     """PyTorch eager in inference mode, in its usual layout."""
-    import torch
-
-    torch.set_num_threads(THREADS)
-    model, _ = torch_model(variant, head)
+    torch = import_torch()
+    model = torch_model(variant, head)
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
         inputs = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         return torch.inference_mode()(lambda: model(inputs).numpy())
+
+    return bind
+
+
+def jax_jit(variant: Variant, head: str = "classification") -> Bind:
+    """`jax.jit` of the source model, weights and images in JAX's own memory."""
+    jax = import_jax()
+    predict, parameters = flax_model(variant, head)
+    predict, parameters = jax.jit(predict), jax.device_put(parameters)
+
+    def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
+        inputs = jax.device_put(images)
+        return lambda: np.asarray(predict(parameters, inputs))
 
     return bind
 
@@ -84,93 +207,51 @@ def onnx_runtime(file: Path) -> Bind:
     return bind
 
 
-def jax_jit(variant: Variant, head: str = "classification") -> Bind:
-    """`jax.jit` of the source model, weights and images in JAX's own memory."""
-    keep_to_cores(THREADS)  # JAX has no setting for its threads: it takes as many as there are processors to run on
-    import jax
-
-    predict, parameters = flax_model(variant, head)
-    predict, parameters = jax.jit(predict), jax.device_put(parameters)
-
-    def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
-        inputs = jax.device_put(images)
-        return lambda: np.asarray(predict(parameters, inputs))
-
-    return bind
-
-
-def import_keras() -> ModuleType:
-    """On the backend that KERAS_BACKEND names, which is given its threads first."""
-    backend = os.environ["KERAS_BACKEND"]
-    if backend == "tensorflow":
-        import_tensorflow()
-    elif backend == "jax":
-        keep_to_cores(THREADS)  # as in `jax_jit`
-    else:
-        import torch
-
-        torch.set_num_threads(THREADS)
-    import keras
-
-    return keras
-
-
-def keras_model(file: Path, jit_compile: bool | str) -> Bind:
+def keras_model(contender: str, file: Path) -> Bind:
     """As Keras's users call it, images and logits in NumPy's memory.
 
-    By `predict_on_batch`, not by a `tf.function` of one's own: `jit_compile` is then Keras's own switch, given where
-    one gives it, and the call is the same on every backend. And not by `predict`, which begins each call by making an
-    iterator and a progress bar.
+    By `predict_on_batch`, not by a `tf.function` of one's own: `jit_compile` is then Keras's own switch, and the call
+    is the same on every backend. And not by `predict`, which begins each call by making an iterator and a progress bar.
     """
-    import_keras()
+    import_keras(contender)
     from utils.keras_models.saving import load
 
     model = load(file)
-    model.compile(jit_compile=jit_compile)
+    model.compile(jit_compile=jit_compile(contender))
     return lambda images: lambda: model.predict_on_batch(images)
 
 
-# By KERAS_BACKEND. With "auto", Keras compiles on JAX, and on PyTorch it does not.
-KERAS: dict[str, Callable[[Variant, Folders], Bind]] = {
-    "keras tensorflow": lambda _, folders: keras_model(folders["keras"], jit_compile=False),
-    "keras tensorflow compiled": lambda _, folders: keras_model(folders["keras"], jit_compile=True),
-    "keras jax": lambda _, folders: keras_model(folders["keras"], jit_compile="auto"),
-    "keras torch": lambda _, folders: keras_model(folders["keras"], jit_compile="auto"),
-}
-CONTENDERS: dict[str, dict[str, Callable[[Variant, Folders], Bind]]] = {
-    "convmixer": {
-        "onnx-tf": lambda _, folders: saved_model(folders["onnx-tf"]),
-        "ours": lambda _, folders: saved_model(folders["ours"] / SAVED_MODEL),
-        "frozen": lambda _, folders: saved_model(folders["ours"] / SAVED_MODEL, frozen=True),
-        "plain": lambda _, folders: saved_model(folders["plain"] / SAVED_MODEL, AXES["plain"]),
-        "pytorch": lambda variant, _: pytorch(variant),
-        "onnxruntime": lambda _, folders: onnx_runtime(folders["onnx"]),
-        **KERAS,
-    },
-    "mixer": {
-        "xla": lambda _, folders: saved_model(folders["xla"]),
-        "plain": lambda _, folders: saved_model(folders["plain"]),
-        "jax": lambda variant, _: jax_jit(variant),
-        **KERAS,
-    },
-}
+def jit_compile(contender: str) -> bool | str:
+    """Keras's switch; with "auto", Keras compiles on JAX, and on PyTorch it does not."""
+    return contender.endswith("compiled") if KERAS_BACKENDS[contender] == "tensorflow" else "auto"
 
 
-def prepare(contender: str, name: str, folders: Folders) -> Callable[[str, int], object]:
-    """For a contender's process: the function `command("logits", "time" or "passes", batch)`.
+def prepare(contender: str, name: str, folder: Path) -> Callable[[str, int], Any]:
+    """For a contender's process: the function `command("logits" or "time", batch)`.
 
     "logits" gives the array, "time" the seconds of one inference, input and output in NumPy's or the framework's own
-    memory; "passes", of TensorFlow's first inference, how many operations it ran over activations.
+    memory.
     """
-    variant = get_variant(name)
-    bind, images = CONTENDERS[variant.family][contender](variant, folders), noise(max(BATCHES), variant.image_size)
+    variant, file = get_variant(name), file_of(contender, folder)
+    bind = _bind(contender, variant, file)
+    images = noise(max(BATCHES), variant.image_size)
     runs = {batch: bind(images[:batch]) for batch in BATCHES}
 
-    def command(what: str, batch: int) -> object:
-        if what == "passes":
-            return passes(runs[batch])
+    def command(what: str, batch: int) -> Any:
         started = time.perf_counter()
         logits = runs[batch]()
         return logits if what == "logits" else time.perf_counter() - started
 
     return command
+
+
+def _bind(contender: str, variant: Variant, file: Path) -> Bind:
+    if contender in KERAS_BACKENDS:
+        return keras_model(contender, file)
+    binds: Mapping[str, Callable[[], Bind]] = {
+        "PyTorch": lambda: pytorch(variant),
+        "JAX": lambda: jax_jit(variant),
+        "ONNX Runtime": lambda: onnx_runtime(file),
+        "plain onnx-tf": lambda: saved_model(file / conversion.SAVED_MODEL, conversion.AXES["plain onnx-tf"]),
+    }
+    return binds.get(contender, lambda: saved_model(file, frozen=contender == "SavedModel, frozen"))()

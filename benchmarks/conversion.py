@@ -1,34 +1,38 @@
-"""Seconds and memory of a conversion, PyTorch model to SavedModel folder: ours against plain onnx-tf.
+"""Seconds and memory of a ConvMixer's conversion: `python -m benchmarks.conversion`, or `make bench`.
 
-Each sample is a fresh process, the two sides take turns. Before the clock starts a process has imported everything
-(by converting the tiny variant, so that what is imported late is there too) and holds the PyTorch model, on both
-sides. Peak memory is counted above what was resident after the imports, so it includes the model, on both sides.
-Afterwards the SavedModel is loaded and compared with the PyTorch model.
+PyTorch model to SavedModel folder, ours against plain onnx-tf. Each sample is a fresh process, the two sides take
+turns. Before the clock starts a process has imported everything (by converting the tiny variant, so that what is
+imported late is there too) and holds the PyTorch model. Peak memory is counted above what was resident after the
+imports, so it includes the model, on both sides. Afterwards the SavedModel is loaded and compared with the PyTorch
+model. Leaves `convmixer_conversion` in assets/tables, as .md (the table) and .json (all samples).
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+from gate.exports import WEIGHTS, noise, weights_of
 
-from benchmarks.exports import noise, torch_model
+from benchmarks import command
 from benchmarks.processes import Worker
 from utils.families.variants import Variant, get_variant
 from utils.machine.measure import Stages, reset_peak_memory
 from utils.parity.comparison import Report, compare_outputs
+from utils.tables import markdown
 
 if TYPE_CHECKING:
     from torch import nn
 
 ONNX_FILE = "model.onnx"  # what the plain side leaves beside its SavedModel
 SAVED_MODEL = "saved_model"
-WARM_UP = "convmixer_tiny"
+TINY = "convmixer_tiny"
+FULL = "convmixer_1536_20"
 
 # (variant, PyTorch model, its weights, empty folder, stage timer): leaves folder/SAVED_MODEL
 Conversion = Callable[[Variant, "nn.Module", Mapping[str, np.ndarray], Path, Stages], None]
@@ -82,59 +86,63 @@ def convert_plain(
         representation.export_graph(str(folder / SAVED_MODEL))
 
 
-SIDES: dict[str, Conversion] = {"ours": convert_ours, "plain": convert_plain}
+SIDES: dict[str, Conversion] = {"ours": convert_ours, "plain onnx-tf": convert_plain}
 # From NHWC to what the side's SavedModel takes: plain onnx-tf keeps PyTorch's order.
-AXES = {"ours": (0, 1, 2, 3), "plain": (0, 3, 1, 2)}
+AXES = {"ours": (0, 1, 2, 3), "plain onnx-tf": (0, 3, 1, 2)}
 
 
-def converted(side: str, variant: str, folder: Path) -> dict[str, Any]:
-    """Convert in a fresh process; `folder` then holds the SavedModel, and from the plain side its ONNX file.
-
-    Returns the sample: `side`, `variant`, `seconds`, `stages` (seconds by name), `peak_mb` (above what is resident
-    after imports), `model_mb` (the part of it that the PyTorch model held before the clock started), and
-    `relative_error` of the SavedModel. Raises RuntimeError when the SavedModel does not compute what the model does.
-    """
-    with Worker(f"{side} conversion of {variant}", prepare, side, variant) as worker:
-        return {"side": side, "variant": variant, **worker(folder)}
-
-
-def samples(variants: list[str], repeats: int) -> Iterator[dict[str, Any]]:
-    """`converted` for each variant and side, `repeats` times, the sides taking turns."""
+def samples(variants: Sequence[str], repeats: int) -> Iterator[dict[str, Any]]:
+    """What `prepare` measures, with `side`, `variant` and `repeat`; the sides take turns."""
     for variant in variants:
         for repeat in range(repeats):
             # The other one first every other time, lest one side always gets the busier disk.
             for side in sorted(SIDES, reverse=bool(repeat % 2)):
-                with tempfile.TemporaryDirectory() as folder:
-                    yield {**converted(side, variant, Path(folder)), "repeat": repeat}
+                with (
+                    tempfile.TemporaryDirectory() as folder,
+                    Worker(f"{side} conversion of {variant}", prepare, side, variant) as worker,
+                ):
+                    yield {"side": side, "variant": variant, **worker(Path(folder)), "repeat": repeat}
 
 
 def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
-    """Imports and the PyTorch model, for the process of one sample; the function measures one conversion."""
+    """For a `Worker`: imports and the PyTorch model; the function converts it once, into `folder`/SAVED_MODEL.
+
+    It gives `seconds`, `stages` (seconds by name), `peak_mb` (above what is resident after imports), `model_mb` (the
+    part of it that the PyTorch model held before the clock started), and `relative_error` of the SavedModel.
+    ParityError when that does not compute what the model does.
+    """
     variant, convert = get_variant(variant_name, "convmixer"), SIDES[side]
     with tempfile.TemporaryDirectory() as folder:
-        warm_up = get_variant(WARM_UP, "convmixer")
-        model, weights = torch_model(warm_up)
+        warm_up = get_variant(TINY, "convmixer")
+        model, weights = _model(warm_up)
         convert(warm_up, model, weights, Path(folder), Stages())
         _check(model, warm_up, side, Path(folder))
     imports_mb = memory_mb()
-    model, weights = torch_model(variant)
+    model, weights = _model(variant)
 
     def measure(folder: Path) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
         stages, model_mb = Stages(), memory_mb()
         count_peak_memory()
         started = time.perf_counter()
         convert(variant, model, weights, folder, stages)
-        seconds = time.perf_counter() - started
-        peak_mb = stages.peak_memory_mb
         return {
-            "seconds": seconds,
+            "seconds": time.perf_counter() - started,
             "stages": dict(stages.seconds),
-            "peak_mb": peak_mb - imports_mb,
+            "peak_mb": stages.peak_memory_mb - imports_mb,
             "model_mb": model_mb - imports_mb,
             "relative_error": _check(model, variant, side, folder),
         }
 
     return measure
+
+
+def _model(variant: Variant) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """The PyTorch model, and its weights as arrays, which share the model's memory."""
+    from utils.families.convmixer.source import build_convmixer
+
+    weights = weights_of(variant)
+    return build_convmixer(variant.architecture, weights), weights
 
 
 def memory_mb() -> float:
@@ -164,3 +172,38 @@ def _check(model: nn.Module, variant: Variant, side: str, folder: Path) -> float
     )
     Report(rows).require()
     return rows[0].relative
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: median time, peak memory and stages by variant."""
+    rows = []
+    groups = command.grouped(found, "variant", "side")
+    for variant in dict.fromkeys(sample["variant"] for sample in found):
+        sides = [groups[variant, side] for side in SIDES]
+        for what, key, form in (("time", "seconds", "{:.1f} s"), ("peak memory", "peak_mb", "{:.0f} MB")):
+            ours, plain = (command.median_of(side, key) for side in sides)
+            rows.append([variant, what, form.format(ours), form.format(plain), f"{ours / plain:.2f}"])
+        for stage in sides[0][0]["stages"]:
+            ours, plain = (command.median_of([sample["stages"] for sample in side], stage) for side in sides)
+            rows.append([variant, stage, f"{ours:.1f} s", f"{plain:.1f} s", f"{ours / plain:.2f}"])
+    return markdown(["variant", "", *SIDES, "ratio"], rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the table, print it."""
+    parser = command.parser("conversion", __doc__, quick=f"{TINY}, once", repeats="conversions per side (5)")
+    command.add_variants(parser, FULL, "convmixer")
+    options = parser.parse_args(arguments)
+    variants = options.variants or [TINY if options.quick else FULL]
+    notes = command.notes("conversion", arguments) | {"weights": WEIGHTS}
+    found = command.shown(samples(variants, options.repeats or (1 if options.quick else 5)))
+    notes["method"] = (
+        "PyTorch model in memory to SavedModel folder on disk; each sample in a fresh process, the sides in turns, "
+        "medians; imports are not counted; peak memory is above what imports take, with the PyTorch model, "
+        f"which holds {found[-1]['model_mb']:.0f} MB of it on either side"
+    )
+    command.leave(options, "convmixer_conversion", "Conversion of ConvMixer", notes, table, found)
+
+
+if __name__ == "__main__":
+    main()

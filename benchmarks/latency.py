@@ -1,113 +1,77 @@
-"""Latency of the exports against plain onnx-tf's, the sources and ONNX Runtime, side by side.
+"""Latency of one inference, beside the source: `python -m benchmarks.latency`, or `make bench`.
 
-oneDNN is chosen when TensorFlow is imported, so every contender is a process of its own, alive for the whole run. They
-compute one batch each in turn, round by round: whatever slows the machine meets all of them. While one computes the
-others sleep; a pause before each turn lets the thread pools of the one before stop spinning.
+SavedModels of both families, frozen ones, plain onnx-tf's, ONNX Runtime, and the `.keras` file on each backend. oneDNN
+is chosen when TensorFlow is imported, so every contender is a process of its own, alive for the whole run. They compute
+one batch each in turn, round by round, and the others sleep. Leaves the tables that are named in assets/tables, each as
+.md and .json (all samples). `benchmarks.release_latency` times the artefacts of a folder.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import BATCHES, Folders, prepare
-from benchmarks.conversion import SIDES, converted
-from benchmarks.exports import KINDS, prepare_export, prepare_onnx
+from gate.exports import WEIGHTS
+
+from benchmarks import command, contenders
+from benchmarks.contenders import BATCHES, THREADS, Run, turns
 from benchmarks.processes import Worker
 from utils.families.variants import get_variant
 from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
+from utils.tables import markdown
 
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate
-PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
-COUNTED = {"convmixer": SIDES}  # by family, whose operations over activations are counted
-ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
-
-Run = tuple[str, str | None]  # (contender, what TF_ENABLE_ONEDNN_OPTS is): the others have no such switch
-# The source comes first. XLA does not use TensorFlow's oneDNN, so one setting stands for both.
-RUNS: dict[str, tuple[Run, ...]] = {
-    "convmixer": (
-        *(("pytorch", None), ("onnxruntime", None)),
-        *((contender, onednn) for onednn in ("1", "0") for contender in ("ours", "frozen", "plain")),
-    ),
-    "mixer": (("jax", None), ("xla", None), ("plain", "1"), ("plain", "0")),
+PACKAGES = (*command.PACKAGES, "jax", "flax", "keras")
+TITLES = {
+    "convmixer_latency": "Latency of ConvMixer",
+    "mixer_latency": "Latency of MLP-Mixer",
+    "keras_latency": "Latency of Keras models",
+}
+VARIANTS = {
+    "convmixer_latency": ("convmixer_1024_20", "convmixer_768_32"),
+    "mixer_latency": ("mixer_b16_i1k", "mixer_l16_i1k"),
+    "keras_latency": ("convmixer_1024_20", "mixer_b16_i1k"),
+}
+QUICK = {
+    "convmixer_latency": ("convmixer_tiny",),
+    "mixer_latency": ("mixer_tiny",),
+    "keras_latency": ("convmixer_tiny", "mixer_tiny"),
+}
+PLAIN = "SavedModel, plain operations"
+# By table and family, the source first.
+RUNS: dict[str, dict[str, tuple[Run, ...]]] = {
+    "convmixer_latency": {
+        "convmixer": (
+            *(("PyTorch", None), ("ONNX Runtime", None)),
+            *((name, on) for on in ("1", "0") for name in ("SavedModel", "SavedModel, frozen", "plain onnx-tf")),
+        )
+    },
+    "mixer_latency": {"mixer": (("JAX", None), ("SavedModel", None), (PLAIN, "1"), (PLAIN, "0"))},
+    "keras_latency": {
+        "convmixer": (("PyTorch", None), ("SavedModel", "1"), *contenders.KERAS),
+        "mixer": (("JAX", None), ("SavedModel", None), (PLAIN, "1"), *contenders.KERAS),
+    },
 }
 
 
-def saved(name: str, scratch: Path) -> dict[str, Path]:
-    """What each side's conversion of a ConvMixer left, and its ONNX file; or each kind of export of a Mixer."""
-    if get_variant(name).family == "mixer":
-        return exports(name, scratch)
-    folders = {side: scratch / side for side in SIDES}
-    for side, folder in folders.items():
-        folder.mkdir()
-        converted(side, name, folder)
-    with Worker(f"ONNX file of {name}", prepare_onnx, name) as worker:
-        worker(scratch / "model.onnx")
-    return folders | {"onnx": scratch / "model.onnx"}
+def samples(name: str, runs: Sequence[Run], rounds: int) -> Iterator[dict[str, Any]]:
+    """Per batch, contender and round: `seconds`. runs: the source first.
 
-
-def exports(name: str, scratch: Path, head: str = "classification") -> dict[str, Path]:
-    """The SavedModel of each kind of export."""
-    folders = {kind: scratch / kind for kind in KINDS[get_variant(name).family]}
-    for kind, folder in folders.items():
-        with Worker(f"{kind} export of {name}", prepare_export, kind, name, head) as worker:
-            worker(folder)
-    return folders
-
-
-def samples(
-    variants: Sequence[str],
-    rounds: int,
-    contenders: Mapping[str, tuple[Run, ...]] = RUNS,
-    save: Callable[[str, Path], Folders] = saved,
-) -> Iterator[dict[str, Any]]:
-    """Per variant, batch, contender and round: `seconds`, and of those in `COUNTED` how many `passes` it made.
-
-    contenders: by family, the source first. save: leaves what they load in a folder.
     Raises ParityError when a contender's logits are not the source's: nothing is timed that computes another thing.
     """
-    for name in variants:
-        family = get_variant(name).family
-        runs = contenders[family]
-        with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-            folders = save(name, Path(scratch))
-            workers = started(stack, name, {run: (prepare, run[0], name, folders) for run in runs})
-            counted = {run: {"passes": workers[run]("passes", 1)} for run in runs if run[0] in COUNTED.get(family, ())}
-            require_equal_logits(workers, runs[0])
-            for batch in BATCHES:
-                for number, (contender, onednn) in turns(runs, range(-WARM_UPS, rounds)):
-                    seconds = workers[contender, onednn]("time", batch)
-                    if number >= 0:
-                        facts = {"variant": name, "batch": batch, "contender": contender, "onednn": onednn}
-                        yield {**facts, "round": number, "seconds": seconds} | counted.get((contender, onednn), {})
-
-
-def started(stack: ExitStack, name: str, prepared: Mapping[Run, tuple]) -> dict[Run, Worker]:
-    """A process for each run, by its setting of oneDNN; ready one after the other, as each may need much at first.
-
-    One that is called "keras jax", say, has that backend of Keras.
-    """
-    workers = {}
-    for (contender, onednn), work in prepared.items():
-        environment = {} if onednn is None else {"TF_ENABLE_ONEDNN_OPTS": onednn}
-        if contender.startswith("keras "):
-            environment["KERAS_BACKEND"] = contender.split()[1]
-        label = f"{contender} on {name}, TF_ENABLE_ONEDNN_OPTS={onednn}"
-        workers[contender, onednn] = stack.enter_context(Worker(label, *work, environment=environment)).ready()
-    return workers
-
-
-def turns(runs: Sequence[Any], rounds: range) -> Iterator[tuple[int, Any]]:
-    """Each run once a round, each round begun by another one, after a pause."""
-    for number in rounds:
-        first = number % len(runs)
-        for run in (*runs[first:], *runs[:first]):
-            time.sleep(PAUSE_SECONDS)
-            yield number, run
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        contenders.save(name, Path(scratch), runs)
+        workers = contenders.started(stack, name, runs, contenders.prepare, name, Path(scratch))
+        require_equal_logits(workers, runs[0])
+        for batch in BATCHES:
+            for number, (contender, onednn) in turns(runs, range(-WARM_UPS, rounds)):
+                seconds = workers[contender, onednn]("time", batch)
+                if number >= 0:
+                    facts = {"variant": name, "batch": batch, "contender": contender, "onednn": onednn}
+                    yield {**facts, "round": number, "seconds": seconds}
 
 
 def require_equal_logits(workers: Mapping[Run, Worker], source: Run) -> None:
@@ -120,3 +84,41 @@ def require_equal_logits(workers: Mapping[Run, Worker], source: Run) -> None:
             expected, logits, output="logits", tolerance=OUTPUT_TOLERANCE, input_name="noise", batch=batch
         )
     Report(rows).require()
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: median milliseconds of one inference, and how many times the source's they are."""
+    rows = []
+    groups = command.grouped(found, "variant", "batch", "run", "contender", "onednn")
+    for (variant, batch, run, contender, onednn), group in groups.items():
+        source = next(group for key, group in groups.items() if key[:3] == (variant, batch, run))
+        seconds, theirs = (command.median_of(each, "seconds") for each in (group, source))
+        ratio = "" if group is source else f"{seconds / theirs:.2f}"
+        rows.append([variant, str(batch), contender, command.SWITCH[onednn], f"{1000 * seconds:.1f}", ratio, run])
+    return markdown(["variant", "batch", "by", "oneDNN", "ms", "/ source's", "run"], rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the tables, print them."""
+    parser = command.parser("latency", __doc__, quick="the tiny variants, 3 rounds", repeats="rounds of inferences (9)")
+    parser.add_argument("--tables", nargs="+", choices=RUNS, default=list(RUNS), help="which to write (all)")
+    command.add_variants(parser, "each table's own")
+    options = parser.parse_args(arguments)
+    notes = command.notes("latency", arguments, PACKAGES) | {
+        "weights": WEIGHTS,
+        "method": f"one inference, {THREADS} threads, medians; SavedModels by serving_default, of a Mixer in XLA "
+        "operations unless it says otherwise, Keras by predict_on_batch; one process per row, all alive at a time and "
+        "taking turns; logits compared before; oneDNN is TF_ENABLE_ONEDNN_OPTS, which TensorFlow sets by itself on "
+        "CPUs with AVX-512 VNNI or newer",
+    }
+    for kept in options.tables:
+        variants = options.variants or (QUICK if options.quick else VARIANTS)[kept]
+        runs = {name: RUNS[kept].get(get_variant(name).family) for name in variants}
+        rounds = options.repeats or (3 if options.quick else 9)
+        found = command.shown(each for name in runs if runs[name] for each in samples(name, runs[name], rounds))
+        if found:
+            command.leave(options, kept, TITLES[kept], notes, table, found, ("variant", "machine"))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gate.checkpoints import default, fitted
 
 from benchmarks import command
-from benchmarks.honest import default, fitted
 from utils.convert import ROOT, run_notebook
 from utils.families.variants import Variant, get_variant
 from utils.notebook import execution

@@ -26,10 +26,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gate.exports import noise
+
 from benchmarks import command
-from benchmarks.contenders import THREADS, jax_jit, pytorch, saved_model
-from benchmarks.exports import noise
-from benchmarks.latency import ONEDNN, turns
+from benchmarks.contenders import ONEDNN, THREADS, jax_jit, pytorch, saved_model, turns
 from benchmarks.processes import Worker
 from utils.artefact.contents import preprocessing_of, read_manifest
 from utils.errors import PackagingError

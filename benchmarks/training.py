@@ -1,84 +1,99 @@
-"""Speed and memory of a training step, export against source: `python -m benchmarks.training`.
+"""Speed and memory of a training step, beside the source: `python -m benchmarks.training`, or `make bench`.
 
 A step is what fine-tuning does: forward, loss, gradients, SGD with momentum; of a new head alone, or of everything.
-Every contender is a process of its own; those of one variant and part are alive together and take turns. Leaves
-`training_convmixer` and `training_mixer` in assets/tables, as .md and .json. A target that is missed is a "no" there.
+Every contender is a process of its own; those of one variant and part are alive together and take turns. Leaves the
+tables that are named in assets/tables, each as .md and .json (all samples).
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command, latency, tables
-from benchmarks.contenders import THREADS, Folders
-from benchmarks.exports import WEIGHTS
-from benchmarks.training_contenders import prepare
-from benchmarks.training_parity import PACKAGES
+import numpy as np
+from gate.exports import SEED, WEIGHTS, flax_model, noise, torch_model
+from gate.steps import JaxStep, Step, tensorflow_step, torch_step
+
+from benchmarks import command, contenders
+from benchmarks.contenders import THREADS, Run
+from benchmarks.conversion import count_peak_memory, memory_mb
 from utils.families.variants import Variant, get_variant
+from utils.machine.measure import Stages
 from utils.tables import markdown
 
-DEFAULT_VARIANTS = ["convmixer_1024_20", "mixer_b16_i1k"]
-QUICK_VARIANTS = ["convmixer_tiny", "mixer_tiny"]
-PARTS = ("head", "all")
-BATCH = 8
-TITLES = {"convmixer": "ConvMixer", "mixer": "MLP-Mixer"}
-
-# (contender, what TF_ENABLE_ONEDNN_OPTS is); the source comes first. XLA does not use TensorFlow's oneDNN.
-# "xla compiled" is the same SavedModel with `jit_compile=True` around the whole step: a compiler that sees both passes
-# at once, as JAX's does, may choose better than the export did what to keep of the forward one.
-RUNS = {
-    "convmixer": (("pytorch", None), ("onnx-tf", "1"), ("onnx-tf", "0")),
-    "mixer": (("jax", None), ("xla", None), ("xla compiled", None), ("plain", "1"), ("plain", "0")),
-}
-TARGETS = {"convmixer": tables.Target(1.3), "mixer": tables.Target(1.1)}
+PARTS = {"head": "head only", "all": "everything"}  # what is trained
+BATCH, CLASSES = 8, 10  # images in a step, classes of the new head
+MOMENTUM = 0.9
+# A full-size model learns a few images by heart in larger steps, and of a loss near 0 no relative error can be told.
+LEARNING_RATE, LEARNING_RATE_OF_FULL_SIZE = 3e-3, 3e-5
 LOSS_TOLERANCE = 1e-4  # of the second loss, which depends on the first step
+PACKAGES = ("torch", "jax", "flax", "optax", "tensorflow", "tf_keras", "keras", "onnx-tf", "numpy")
+
+PLAIN = "SavedModel, plain operations"
+# By table: its title, and by family who makes a step, the source first. "SavedModel, compiled" has `jit_compile=True`
+# around the whole step: a compiler that sees both passes at once, as JAX's does, may choose better than the export did
+# what to keep of the forward one.
+RUNS: dict[str, tuple[str, dict[str, tuple[Run, ...]]]] = {
+    "training_convmixer": (
+        "A training step of ConvMixer",
+        {"convmixer": (("PyTorch", None), ("SavedModel", "1"), ("SavedModel", "0"))},
+    ),
+    "training_mixer": (
+        "A training step of MLP-Mixer",
+        {
+            "mixer": (
+                ("JAX", None),
+                *((n, None) for n in ("SavedModel", "SavedModel, compiled")),
+                (PLAIN, "1"),
+                (PLAIN, "0"),
+            )
+        },
+    ),
+    "keras_training": (
+        "A training step of Keras models",
+        {
+            "convmixer": (("PyTorch", None), ("SavedModel", "1"), *contenders.KERAS),
+            "mixer": (("JAX", None), ("SavedModel", None), (PLAIN, "1"), *contenders.KERAS),
+        },
+    ),
+}
+DEFAULT = {"convmixer": "convmixer_1024_20", "mixer": "mixer_b16_i1k"}
+QUICK = {"convmixer": "convmixer_tiny", "mixer": "mixer_tiny"}
 
 
-def samples(
-    names: Sequence[str],
-    parts: Sequence[str],
-    rounds: int,
-    batch: int,
-    contenders: Mapping[str, tuple[latency.Run, ...]] = RUNS,
-    save: Callable[[str, Path, str], Folders] = latency.exports,
-) -> Iterator[dict[str, Any]]:
-    """Per variant, part and contender: a sample per round with `seconds`; the first has `first_seconds` and memory.
+def samples(name: str, runs: Sequence[Run], parts: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str, Any]]:
+    """Per part and contender: a sample per round with `seconds`; the first has `first_seconds`, the last `peak_mb`.
 
-    contenders: by family, the source first. save: leaves what they load in a folder, with the head that is named.
     Raises RuntimeError when a contender's loss after a step is not the source's: what is timed must be the same step.
     """
-    for name in names:
-        variant = get_variant(name)
-        with tempfile.TemporaryDirectory() as scratch:
-            folders = save(name, Path(scratch), "fe")
-            for part in parts:
-                yield from _turns(variant, part, contenders[variant.family], folders, rounds, batch)
+    with tempfile.TemporaryDirectory() as scratch:
+        contenders.save(name, Path(scratch), runs, "fe")
+        for part in parts:
+            yield from _of_part(name, runs, part, rounds, batch, Path(scratch))
 
 
-def _turns(
-    variant: Variant, part: str, runs: tuple[latency.Run, ...], folders: Folders, rounds: int, batch: int
+def _of_part(
+    name: str, runs: Sequence[Run], part: str, rounds: int, batch: int, folder: Path
 ) -> Iterator[dict[str, Any]]:
+    def sample(run: Run, number: int, **figures: float) -> dict[str, Any]:
+        facts = {"variant": name, "part": part, "contender": run[0], "onednn": run[1], "batch": batch}
+        return facts | {"round": number} | figures
+
     with ExitStack() as stack:
-        work = {run: (prepare, run[0], variant.name, part, folders.get(run[0].split()[0]), batch) for run in runs}
-        workers = latency.started(stack, f"{variant.name}, training {part}", work)
+        workers = contenders.started(stack, name, runs, prepare, name, part, folder, batch)
         starts = {run: worker("start") for run, worker in workers.items()}
         reference = starts[runs[0]]["loss"]
         for (contender, _), found in starts.items():
             if abs(found["loss"] - reference) > LOSS_TOLERANCE * abs(reference):
                 raise RuntimeError(
-                    f"{contender} on {variant.name}, {part}: the loss after a step is {found['loss']}, and the "
+                    f"{contender} on {name}, {part}: the loss after a step is {found['loss']}, and the "
                     f"source's {reference}: not the same step, so not timed"
                 )
-
-        def sample(run: latency.Run, number: int, **figures: float) -> dict[str, Any]:
-            facts = {"variant": variant.name, "part": part, "contender": run[0], "onednn": run[1], "batch": batch}
-            return facts | {"round": number} | figures
-
-        for number, run in latency.turns(runs, range(rounds)):
+        for number, run in contenders.turns(runs, range(rounds)):
             seconds = workers[run]("time")
             first = {"first_seconds": starts[run]["first_seconds"]} if number == 0 else {}
             yield sample(run, number, seconds=seconds, **first)
@@ -86,46 +101,165 @@ def _turns(
             yield sample(run, -1, peak_mb=worker("memory"))
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Medians: a row for each variant, part, contender and setting of oneDNN, with the ratio to the source."""
-    headings = ["variant", "trained", "by", "oneDNN", "ms a step", "images / s", "first step, s", "peak memory, MB"]
-    headings += ["step / source's", "target", "met"]
+def prepare(contender: str, name: str, part: str, folder: Path, batch: int) -> Callable[[str], Any]:
+    """For a contender's process: `command("start")` makes two steps, "time" one more, "memory" tells the peak.
+
+    The peak is in MB above what is resident after the frameworks' imports, and counts from the first step on.
+    """
+    variant, file = get_variant(name), contenders.file_of(contender, folder)
+    builders = {"PyTorch": build_torch, "JAX": build_jax} | dict.fromkeys(contenders.KERAS_BACKENDS, build_keras)
+    imports_mb, step = builders.get(contender, build_tensorflow)(contender, variant, part, file)
+    images = noise(batch, variant.image_size)
+    labels = np.random.default_rng(SEED).integers(0, CLASSES, batch)
+
+    def call(what: str) -> Any:
+        if what == "memory":
+            return Stages().peak_memory_mb - imports_mb
+        if what == "start":
+            count_peak_memory()
+        started = time.perf_counter()
+        step(images, labels)
+        seconds = time.perf_counter() - started
+        return seconds if what == "time" else {"first_seconds": seconds, "loss": step(images, labels)}
+
+    return call
+
+
+def learning_rate(variant: Variant) -> float:
+    """Of every step."""
+    return LEARNING_RATE if variant.testing else LEARNING_RATE_OF_FULL_SIZE
+
+
+def _head(width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same new head for all, not zero: then the backbone has gradients in the first step."""
+    kernel = np.random.default_rng(SEED).standard_normal((width, CLASSES)).astype(np.float32) * width**-0.5
+    return kernel, np.zeros(CLASSES, np.float32)
+
+
+# Each of the following gives the memory after its framework's imports, and the step.
+
+
+def build_tensorflow(contender: str, variant: Variant, part: str, folder: Path) -> tuple[float, Step]:
+    """The reloaded SavedModel and a head."""
+    import tf_keras  # noqa: F401
+
+    tf = contenders.import_tensorflow()
+    tf.constant(0.0)
+    imports_mb = memory_mb()
+    from utils.export.saved_model import load_model
+
+    model = load_model(folder)
+    width = model.signatures["serving_default"].structured_outputs["features"].shape[-1]
+    kernel, bias = (tf.Variable(value) for value in _head(width))
+    return imports_mb, tensorflow_step(
+        lambda images: tf.matmul(model(images, training=part == "all"), kernel) + bias,
+        [kernel, bias, *(model.trainable_variables if part == "all" else ())],
+        learning_rate(variant),
+        MOMENTUM,
+        jit_compile=contender.endswith("compiled"),
+    )
+
+
+def build_torch(_contender: str, variant: Variant, part: str, _file: Path) -> tuple[float, Step]:
+    """The source ConvMixer and a head under torch.optim.SGD; for the head alone, the backbone keeps no graph."""
+    torch = contenders.import_torch()
+    imports_mb = memory_mb()
+    backbone = torch_model(variant, "fe").train(part == "all")
+    head = torch.nn.Linear(variant.architecture.dim, CLASSES)
+    with torch.no_grad():
+        kernel, bias = _head(variant.architecture.dim)
+        head.weight.copy_(torch.from_numpy(kernel.T))
+        head.bias.copy_(torch.from_numpy(bias))
+
+    def predict(inputs: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(part == "all"):
+            features = backbone(inputs)
+        return head(features)
+
+    parameters = [*head.parameters(), *(backbone.parameters() if part == "all" else ())]
+    return imports_mb, torch_step(predict, torch.optim.SGD(parameters, learning_rate(variant), momentum=MOMENTUM))
+
+
+def build_jax(_contender: str, variant: Variant, part: str, _file: Path) -> tuple[float, Step]:
+    """The source Mixer and a head under optax.sgd."""
+    jax = contenders.import_jax()
+    import optax
+
+    import utils.families.mlp_mixer.source  # noqa: F401
+
+    jax.numpy.zeros(1).block_until_ready()
+    imports_mb = memory_mb()
+    backbone, fixed = flax_model(variant, "fe")
+    trained = dict(zip(("kernel", "bias"), _head(variant.architecture.hidden_dim), strict=True))
+    if part == "all":
+        trained, fixed = trained | fixed, {}
+
+    def predict(trained: dict, fixed: dict, images: jax.Array) -> jax.Array:
+        weights = {k: v for k, v in (trained | fixed).items() if k not in ("kernel", "bias")}
+        return backbone(weights, images) @ trained["kernel"] + trained["bias"]
+
+    return imports_mb, JaxStep(predict, trained, optax.sgd(learning_rate(variant), momentum=MOMENTUM), fixed)
+
+
+def build_keras(contender: str, variant: Variant, part: str, file: Path) -> tuple[float, Step]:
+    """The reloaded `.keras` file and a head, by `train_on_batch`."""
+    keras = contenders.import_keras(contender)
+    keras.ops.convert_to_numpy(keras.ops.zeros(1))
+    imports_mb = memory_mb()
+    from utils.keras_models.saving import load
+
+    backbone = load(file)
+    backbone.trainable = part == "all"
+    head = keras.layers.Dense(CLASSES)
+    model = keras.Sequential([backbone, head])
+    head.set_weights(_head(backbone.output_shape[-1]))
+    model.compile(
+        keras.optimizers.SGD(learning_rate(variant), momentum=MOMENTUM),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=contenders.jit_compile(contender),
+    )
+    return imports_mb, lambda images, labels: float(model.train_on_batch(images, labels))
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: medians, a row for each variant, part and contender, and how many times the source's they are."""
+    headings = ["variant", "trained", "by", "oneDNN", "ms a step", "/ source's", "first step, s", "peak memory, MB"]
     lines = []
-    groups = tables.grouped(rows, "variant", "part", "contender", "onednn")
-    for (name, part, *run), group in groups.items():
-        family = get_variant(name).family
-        source = groups[name, part, *RUNS[family][0]]
-        seconds, theirs = (tables.median_of(g, "seconds") for g in (group, source))
-        first, peak = (tables.median_of(group, key) for key in ("first_seconds", "peak_mb"))
-        verdict = ["", "", ""] if group is source else tables.verdict(seconds / theirs, TARGETS[family])
-        figures = [f"{1000 * seconds:.1f}", f"{group[0]['batch'] / seconds:.1f}", f"{first:.1f}", f"{peak:.0f}"]
-        what = {"head": "head only", "all": "everything"}[part]
-        lines.append([name, what, run[0], tables.SWITCH[run[1]], *figures, *verdict])
+    groups = command.grouped(found, "variant", "part", "contender", "onednn")
+    for (name, part, contender, onednn), group in groups.items():
+        source = next(group for key, group in groups.items() if key[:2] == (name, part))
+        seconds, theirs = (command.median_of(each, "seconds") for each in (group, source))
+        first, peak = (command.median_of(group, key) for key in ("first_seconds", "peak_mb"))
+        ratio = "" if group is source else f"{seconds / theirs:.2f}"
+        figures = [f"{1000 * seconds:.1f}", ratio, f"{first:.1f}", f"{peak:.0f}"]
+        lines.append([name, PARTS[part], contender, command.SWITCH[onednn], *figures])
     return markdown(headings, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write the table, print it."""
-    quick, repeats = "the tiny variants, 3 steps", "timed steps of each (11)"
-    parser = command.parser("training", __doc__, quick=quick, repeats=repeats)
-    command.add_variants(parser, DEFAULT_VARIANTS)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is trained (both)")
+    """Measure, write the tables, print them."""
+    parser = command.parser("training", __doc__, quick="the tiny variants, 3 steps", repeats="timed steps of each (5)")
+    parser.add_argument("--tables", nargs="+", choices=RUNS, default=list(RUNS), help="which to write (all)")
+    command.add_variants(parser, ", ".join(DEFAULT.values()))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="what is trained (both; of Keras models, all)")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"images in a step ({BATCH})")
     options = parser.parse_args(arguments)
-    names = command.chosen(options, DEFAULT_VARIANTS, QUICK_VARIANTS)
     notes = command.notes("training", arguments, PACKAGES) | {
         "weights": WEIGHTS,
-        "method": (
-            f"forward, loss, gradients and SGD with momentum on {options.batch} images, {THREADS} threads, float32; "
-            "one process per contender, taking turns; medians; losses compared after a step. The first step includes "
-            "tracing and compilation. Peak memory is above what the imports take, from the first step on"
-        ),
+        "method": f"forward, loss, gradients and SGD with momentum on {options.batch} images, {THREADS} threads, "
+        "float32, of Keras by train_on_batch; one process per row, taking turns; medians; losses compared after a "
+        "step. The first step includes tracing and compilation. Peak memory is above what the imports take, from the "
+        "first step on",
     }
-    rounds = options.repeats or (3 if options.quick else 11)
-    collected = command.shown(samples(names, options.parts, rounds, options.batch))
-    for family, title in TITLES.items():
-        if rows := [sample for sample in collected if get_variant(sample["variant"]).family == family]:
-            command.leave(options, f"training_{family}", f"A training step of {title}", notes, table, rows)
+    rounds = options.repeats or (3 if options.quick else 5)
+    for kept in options.tables:
+        title, families = RUNS[kept]
+        names = options.variants or (QUICK if options.quick else DEFAULT).values()
+        parts = options.parts or (["all"] if kept == "keras_training" else list(PARTS))
+        runs = {name: families.get(get_variant(name).family) for name in names}
+        steps = (samples(name, runs[name], parts, rounds, options.batch) for name in runs if runs[name])
+        if found := command.shown(sample for each in steps for sample in each):
+            command.leave(options, kept, title, notes, table, found)
 
 
 if __name__ == "__main__":

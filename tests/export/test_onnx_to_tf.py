@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 import tiny
 import torch
+from graphs import executed
 
-from benchmarks.graphs import executed
 from utils.errors import ConversionError
 from utils.export import saved_model, torch_to_onnx
 from utils.export.onnx_to_tf import export_tensorflow

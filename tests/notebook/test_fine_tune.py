@@ -9,13 +9,13 @@ import extractors
 import notebooks
 import numpy as np
 import pytest
+from gate.exports import noise, prepare_export
+from gate.steps import tensorflow_step
 from labelled import folder_of
 from notebooks import manifest_of, text_of
 
-from benchmarks.exports import noise, prepare_export
-from benchmarks.training_contenders import build_tensorflow
 from utils.convert import ROOT
-from utils.families.variants import get_variant
+from utils.export import saved_model
 from utils.files import hash_file
 from utils.keras_models import saving
 
@@ -126,12 +126,12 @@ def test_a_classifier_is_refused_before_any_data_are_read(tmp_path):
     assert not (tmp_path / "exports").exists()
 
 
-@pytest.mark.parametrize(("name", "kind"), [("convmixer_1024_20", "onnx-tf"), ("mixer_b16_i1k", "xla")])
+@pytest.mark.parametrize("name", ["convmixer_1024_20", "mixer_b16_i1k"])
 @pytest.mark.slow
-def test_a_training_step_of_a_full_size_model_lowers_the_loss(tmp_path, name, kind):
-    variant = get_variant(name)
-    prepare_export(kind, name, "fe")(tmp_path / "fe")
-    step = build_tensorflow(variant, "all", tmp_path / "fe")
+def test_a_training_step_of_a_full_size_model_lowers_the_loss(tmp_path, name):
+    prepare_export("xla", name)(tmp_path / "model")
+    model = saved_model.load_model(tmp_path / "model")
+    step = tensorflow_step(lambda images: model(images, training=True), model.trainable_variables, 3e-5, momentum=0.9)
     losses = [step(noise(2, 224), np.array([3, 7])) for _ in range(3)]
     assert np.isfinite(losses).all()
     assert losses[2] < losses[1] < losses[0]

@@ -5,20 +5,17 @@ the weights, the definition or a handler, and TensorFlow runs what comes of it.
 """
 
 import functools
-import json
 import math
-import re
 from collections import Counter
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from gate.checkpoints import KINDS
+from gate.faults import Fault, faults_of
+from gate.subject import Subject
 
-from benchmarks import yardstick
-from benchmarks.faults import Fault, faults_of
-from benchmarks.gate import Subject
-from benchmarks.honest import KINDS
 from utils.errors import ParityError
 from utils.families.variants import get_variant
 from utils.parity.comparison import RATIO, Report
@@ -176,7 +173,7 @@ def test_an_image_equal_to_its_transpose_cannot_show_that_height_and_width_are_s
     """Why the standard inputs are what they are: such a fault once went unseen for years."""
     here = subject(GELU)
     (fault,) = [fault for fault in faults_of(here.variant) if fault.name == "height_and_width_swapped"]
-    call = here.family.export(fault).call
+    call = here.export(fault).call
     noise = here.proof.inputs["noise"]
     inputs = {"symmetric": noise + noise.swapaxes(1, 2)} | here.proof.inputs
     symmetric, *others = [
@@ -198,36 +195,3 @@ def test_each_gradient_of_the_source_is_read_once_for_a_comparison(monkeypatch):
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", counted)
     subject(MIXER).report().require()
     assert set(reads.values()) == {2}  # a Mixer is compared in both modes
-
-
-# --- the table of margins
-
-
-@pytest.mark.slow
-def test_the_yardstick_judges_a_case_in_processes_of_its_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(RELU, "dead", "fe")])
-    assert yardstick.main(["--without-faults", "--output-dir", str(tmp_path)]) == 0
-    (sample,) = json.loads((tmp_path / "yardstick.json").read_text())["samples"]
-    assert set(sample["ratios"]) == {"0", "1"}
-    assert f"| {RELU} | dead | fe |" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"passed": False}, 1), ({"slipped": ["b"]}, 1)])
-def test_a_refused_checkpoint_or_a_fault_that_slips_ends_the_yardstick_with_1(
-    tmp_path, monkeypatch, capsys, change, status
-):
-    sample = {"variant": MIXER, "kind": "dead", "head": "fe", "size": None, "passed": True, "where": "features"}
-    sample |= {"ratios": {"1": 1.5, "0": 2.5}, "faults": {"a": 900.0, "b": 700.0}, "slipped": []} | change
-    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(MIXER, "dead", "fe")])
-    monkeypatch.setattr(yardstick, "judged", lambda case, with_faults: sample)
-    assert yardstick.main(["--output-dir", str(tmp_path)]) == status
-    shown = capsys.readouterr().out
-    assert "Honest exports err 2.5 times as much as their source at worst; each of 2 planted faults 700 times" in shown
-    assert ("REFUSED" in shown) == ("passed" in change)
-    assert ("| 1 of 2 |" in shown) == ("slipped" in change)
-    monkeypatch.setattr(yardstick, "TINY", [yardstick.Case(RELU, "dead", "fe")])
-    monkeypatch.setattr(yardstick, "judged", lambda case, with_faults: sample | {"variant": RELU, "passed": True})
-    yardstick.main(["--output-dir", str(tmp_path)])  # adds to the table, and tells when each row was made
-    rows = json.loads((tmp_path / "yardstick.json").read_text())["samples"]
-    assert [row["variant"] for row in rows] == [MIXER, RELU]
-    assert all(re.match(r"\d{4}-\d\d-\d\d, .*cores", row["run"]) for row in rows)

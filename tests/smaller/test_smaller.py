@@ -77,19 +77,6 @@ def test_each_file_has_a_manifest_with_its_own_error_and_tolerance(folder, name)
     assert 1e-5 < tolerances.get("float16", 5e-3) < tolerances["int8"] < 0.1
 
 
-def test_the_table_of_smaller_files_has_each_with_its_own_figures(folder, tmp_path, capsys):
-    from benchmarks import smaller as table
-
-    table.main([str(folder), "--output-dir", str(tmp_path)])
-    text = (tmp_path / "smaller.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert len(rows) == sum(map(len, FILES.values())) + len(FILES)  # and what they were made from
-    found = table.samples(folder)
-    bytes_of = {sample["artefact"]: sample["bytes"] for sample in found if sample["file"] == "TFLite, int8"}
-    assert bytes_of == {name: (folder / f"{name}_int8.tflite").stat().st_size for name in FILES}
-    assert all(0 < sample["relative"] <= sample["tolerance"] for sample in found)
-
-
 # --- TFLite
 
 

@@ -1,83 +1,155 @@
-"""Ten SGD steps on the export and on its source: the same losses, the same weights; and a planted fault shows."""
+"""Ten SGD steps on an export and on its source: the same losses, the same weights; and a planted fault shows.
+
+Both start from the same checkpoint and see the same batch: the reloaded SavedModel under tf_keras, the `.keras` file
+under Keras 3, the source model under PyTorch or JAX, each with its own framework's optimizer.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from gate.exports import SEED, exported, flax_model, noise, torch_model, weights_of
+from gate.steps import JaxStep, tensorflow_step, torch_step
 
-from benchmarks import training_parity as parity
 from utils.families.variants import get_variant
-from utils.keras_models import conversion
 
 pytestmark = pytest.mark.slow
-NAMES = ("convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny")
+STEPS, BATCH, LEARNING_RATE, MOMENTUM = 10, 8, 3e-3, 0.9
+# Two frameworks sum in another order; each of the faults below is off by more.
+LOSS_TOLERANCE, WEIGHTS_TOLERANCE = 1e-4, 1e-3
 
 
-@pytest.fixture(scope="module")
-def rows():
-    return list(parity.samples(NAMES))
+class Run(NamedTuple):
+    """The loss before each step, and every variable afterwards by its name in the checkpoint."""
+
+    losses: list[float]
+    weights: dict[str, np.ndarray]
 
 
-def test_both_families_train_as_their_source_does_with_batch_norm_in_both_modes(rows):
-    assert [(row["variant"], row["export"], row["batch_norm"]) for row in rows] == [
-        ("convmixer_tiny", "onnx-tf", "moving statistics"),
-        ("convmixer_tiny", "onnx-tf", "batch's statistics"),
-        ("convmixer_tiny", ".keras", "batch's statistics"),
-        ("convmixer_tiny_relu", "onnx-tf", "moving statistics"),
-        ("convmixer_tiny_relu", "onnx-tf", "batch's statistics"),
-        ("convmixer_tiny_relu", ".keras", "batch's statistics"),
-        ("mixer_tiny", "xla", "none"),
-        ("mixer_tiny", "plain", "none"),
-        ("mixer_tiny", ".keras", "none"),
-    ]
-    for row in rows:
-        assert row["loss"] <= 1e-4, row
-        assert row["weights"] <= 1e-3, row
-        assert row["change"] <= 1e-3, row
-        assert row["passed"]
-        assert row["last_loss"] < 0.9 * row["first_loss"], row  # the steps are real ones
+def task(variant, batch=BATCH):
+    """The batch of every step, the same, so that the loss falls."""
+    labels = np.random.default_rng(SEED).integers(0, variant.architecture.classes, batch)
+    return noise(batch, variant.image_size), labels
 
 
-def test_the_table_says_what_was_found(rows):
-    table = parity.table([rows[0] | {"loss": 2e-4, "passed": False}])
-    assert "| convmixer_tiny | PyTorch | onnx-tf | moving statistics | 8 |" in table
-    assert table.endswith("| no |")
-    assert "2.0e-04" in table
+def losses_of(step, batch):
+    return [step(*batch) for _ in range(STEPS)]
+
+
+def train_source(variant, batch, training=True):
+    if variant.family == "convmixer":
+        import torch
+
+        model = torch_model(variant).train(training)
+        optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM)
+        losses = losses_of(torch_step(model, optimizer), batch)
+        state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        return Run(losses, {name: array for name, array in state.items() if not name.endswith("num_batches_tracked")})
+    import optax
+
+    predict, start = flax_model(variant)
+    optimizer = optax.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    step = JaxStep(lambda trained, _, images: predict(trained, images), start, optimizer)
+    losses = losses_of(step, batch)
+    return Run(losses, {name: np.asarray(array) for name, array in step.trained.items()})
+
+
+def train_saved_model(folder, axes, batch, training=True):
+    from utils.export.saved_model import load_model, name_of
+
+    model = load_model(folder)
+    predict = lambda images: model(images, training=training)  # noqa: E731
+    losses = losses_of(tensorflow_step(predict, model.trainable_variables, LEARNING_RATE, MOMENTUM), batch)
+    weights = {name_of(variable): variable.numpy() for variable in model.variables}
+    return Run(losses, {n: a.transpose(np.argsort(axes[n])) if n in axes else a for n, a in weights.items()})
+
+
+def train_keras(variant, weights, batch, path):
+    import keras
+
+    from utils.keras_models import conversion
+    from utils.keras_models.candidate import load_candidate
+
+    conversion.write(path, variant, weights, "classification", variant.image_size, {})
+    candidate = load_candidate(path, variant.family)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
+    candidate.model.compile(optimizer, loss, jit_compile=False)
+    losses = losses_of(lambda *each: float(candidate.model.train_on_batch(*each)), batch)
+    return Run(losses, candidate.variables())
+
+
+def as_keras(variant, run, count):
+    """What Keras promises of such a run: its axis order, and its variances; see `with_keras_variances`."""
+    from utils.keras_models.conventions import KEYS, with_keras_variances
+
+    size, keys = variant.image_size, KEYS[variant.family]
+    positions = count * variant.architecture.positions(size, size)
+    promised = with_keras_variances(run.weights, weights_of(variant), positions, STEPS)
+    return Run(run.losses, {key: keys.arranged(key, array) for key, array in promised.items()})
+
+
+def alike(source, export):
+    """Whether the worst relative error of a loss, and that of a variable in L2, are within the tolerances."""
+    assert set(source.weights) == set(export.weights)
+    losses = np.abs(np.subtract(export.losses, source.losses)) / np.abs(source.losses)
+    norm = np.linalg.norm
+    errors = [norm(export.weights[name] - array) / norm(array) for name, array in source.weights.items()]
+    return losses.max() <= LOSS_TOLERANCE and max(errors) <= WEIGHTS_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "operations", "training"),
+    [
+        ("convmixer_tiny", "xla", True),
+        ("convmixer_tiny", "xla", False),  # BatchNorm by its moving statistics
+        ("convmixer_tiny_relu", "xla", True),
+        ("convmixer_tiny_relu", "xla", False),
+        ("mixer_tiny", "xla", True),
+        ("mixer_tiny", "plain", True),
+    ],
+)
+def test_a_saved_model_trains_as_its_source_does(tmp_path, name, operations, training):
+    from utils.export.saved_model import save_model
+
+    variant = get_variant(name)
+    batch, made = task(variant), exported(variant, operations)
+    source = train_source(variant, batch, training)
+    assert source.losses[-1] < 0.9 * source.losses[0]  # the steps are real ones
+    assert alike(source, train_saved_model(save_model(made, tmp_path / "model"), made.axes, batch, training))
+
+
+@pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"])
+def test_a_keras_file_trains_as_its_source_does(tmp_path, name):
+    variant = get_variant(name)
+    batch = task(variant)
+    source = as_keras(variant, train_source(variant, batch), BATCH)
+    assert alike(source, train_keras(variant, weights_of(variant), batch, tmp_path / "model.keras"))
 
 
 @pytest.mark.parametrize("fault", ["the other mode of BatchNorm", "one weight changed by 1 %"])
-def test_a_planted_fault_does_not_pass(tmp_path, fault):
-    from utils.export.saved_model import load_model, save_model
+def test_a_planted_fault_does_not_train_alike(tmp_path, fault):
+    from utils.export.saved_model import save_model
 
     variant = get_variant("convmixer_tiny")
-    images, labels = parity.task(variant, 8)
-    start, source = parity.train_source(variant, images, labels, True)
-    folder, axes = parity.save(variant, "onnx-tf", tmp_path)
+    batch, made = task(variant), exported(variant)
     if fault == "one weight changed by 1 %":
-        import tiny
-
-        exported = tiny.exported("convmixer_tiny", "classification", 48)
-        for variable, right in zip(exported.variables.values(), load_model(folder).variables, strict=True):
-            variable.assign(right * (1.01 if variable.name.startswith("head.weight") else 1.0))
-        folder = save_model(exported, tmp_path / "faulty")
-    training = fault != "the other mode of BatchNorm"
-    export = parity.train_export(folder, images, labels, training, parity.learning_rate(variant))
-    back = {n: a.transpose(np.argsort(axes[n])) if n in axes else a for n, a in export.weights.items()}
-    row = parity.compare(start, source, parity.Run(export.losses, back))
-    assert not row["passed"]
+        made.variables["head.weight"].assign(1.01 * made.variables["head.weight"])
+    folder = save_model(made, tmp_path / "model")
+    export = train_saved_model(folder, made.axes, batch, training=fault != "the other mode of BatchNorm")
+    assert not alike(train_source(variant, batch), export)
 
 
 @pytest.mark.parametrize("fault", ["PyTorch's variance expected", "statistics kept", "one weight changed by 1 %"])
-def test_a_planted_fault_in_a_keras_file_does_not_pass(monkeypatch, fault):
+def test_a_planted_fault_in_a_keras_file_does_not_train_alike(tmp_path, monkeypatch, fault):
     variant = get_variant("convmixer_tiny")
-    images, labels = parity.task(variant, 8)
-    start, source = parity.train_source(variant, images, labels, True)
-    write = conversion.write
+    count = 1 if fault == "PyTorch's variance expected" else BATCH  # where it makes a difference: 144 positions
+    batch, weights = task(variant, count), dict(weights_of(variant))
     if fault == "PyTorch's variance expected":
-        images, labels = images[:1], labels[:1]  # where it makes a difference: 144 values of a channel
-        start, source = parity.train_source(variant, images, labels, True)
         monkeypatch.setattr("utils.keras_models.conventions.with_keras_variances", lambda found, *_: found)
     elif fault == "statistics kept":
         monkeypatch.setattr("utils.families.convmixer.keras_model.MOMENTUM", 1.0)
     else:
-        arrays = start | {"head.weight": start["head.weight"] * np.float32(1.01)}
-        monkeypatch.setattr(conversion, "write", lambda path, variant, _, *more: write(path, variant, arrays, *more))
-    assert not parity.compare_keras(variant, images, labels, start, source)["passed"]
+        weights["head.weight"] = weights["head.weight"] * np.float32(1.01)
+    source = as_keras(variant, train_source(variant, batch), count)
+    assert not alike(source, train_keras(variant, weights, batch, tmp_path / "model.keras"))

@@ -16,8 +16,8 @@ from utils.tables import aligned
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# An export passes when it errs at most this many times as much as the source's own float32: `benchmarks.yardstick`
-# has the table of what honest exports and planted faults were measured to be.
+# An export passes when it errs at most this many times as much as the source's own float32:
+# `benchmarks.gate_margins` has the table of what honest exports and planted faults were measured to be.
 RATIO = 10.0
 # Half a rounding step of float32, relative: what storing a result costs whoever computed it. No source is taken to
 # err by less, or one that is exact by chance would allow nothing.

@@ -1,8 +1,8 @@
-"""Does the gate pass every honest checkpoint and fail every fault? `python -m benchmarks.yardstick [VARIANT ...]`.
+"""Does the gate pass every honest checkpoint and fail every fault? `python -m benchmarks.gate_margins [VARIANT ...]`.
 
-Each kind of checkpoint in `benchmarks.honest` goes through the gate as it is, with oneDNN on and off, then with each
-fault planted. Leaves `yardstick` in assets/tables; with `--full-size`, which takes some minutes a case, what it finds
-of models of full size in `yardstick_full_size`.
+Each kind of checkpoint in tests/gate/checkpoints.py goes through the gate as it is, with oneDNN on and off, then with
+each fault planted. Leaves `gate_margins` in assets/tables; with `--full-size`, which takes some minutes a case,
+`gate_margins_full_size`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gate.checkpoints import KINDS
+
 from benchmarks import command
-from benchmarks.honest import KINDS
 from benchmarks.processes import Worker
 from utils.parity import comparison
 from utils.tables import markdown
@@ -66,8 +67,9 @@ def prepare(case: Case) -> Callable[[bool], dict[str, Any]]:
     from utils.machine.devices import use_cpu
 
     use_cpu()
-    from benchmarks.faults import faults_of
-    from benchmarks.gate import Subject
+    from gate.faults import faults_of
+    from gate.subject import Subject
+
     from utils.families.variants import get_variant
     from utils.parity.comparison import RATIO
 
@@ -109,19 +111,19 @@ def judged(case: Case, with_faults: bool) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 1 where an honest export was refused or a fault passed."""
-    parser = command.parser("yardstick", __doc__)
+    parser = command.parser("gate_margins", __doc__)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help="of these alone")
     parser.add_argument("--full-size", action="store_true", help="models of full size, not tiny ones")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of checkpoints")
     parser.add_argument("--without-faults", action="store_true")
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     options = parser.parse_args(arguments)
-    notes = command.notes("yardstick", arguments) | {
-        "weights": "made here, by kind: see benchmarks/honest.py",
+    notes = command.notes("gate_margins", arguments) | {
+        "weights": "made here, by kind: see tests/gate/checkpoints.py",
         "method": "the gate of the conversion notebooks, before saving; errors against float64, relative L2, as "
         "multiples of the source framework's own float32",
     }
-    name, cases = ("yardstick_full_size", FULL) if options.full_size else ("yardstick", TINY)
+    name, cases = ("gate_margins_full_size", FULL) if options.full_size else ("gate_margins", TINY)
     cases = [case for case in cases if case.kind in options.kinds]
     cases = [case for case in cases if case.variant in (options.variants or [case.variant])]
 

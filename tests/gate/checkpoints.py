@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from benchmarks.steps import JaxStep, torch_step
+from gate.steps import JaxStep, torch_step
 from utils.families.variants import Variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
 from utils.settings import preprocessing_for
@@ -55,7 +55,7 @@ def trained(variant: Variant, seed: int, steps: int = 20) -> Weights:
 
 
 def fitted(variant: Variant, weights: Weights, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Weights:
-    """The weights after a step of Adam in their source framework on each of the batches (see `benchmarks.steps`)."""
+    """The weights after a step of Adam in their source framework on each of the batches (see `gate.steps`)."""
     if variant.family == "convmixer":
         import torch
 

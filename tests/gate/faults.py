@@ -1,7 +1,7 @@
 """Faults that a converter can make, planted in an export on its way: none may pass the gate.
 
 What a fault plants changes an ONNX graph and the weights in place (a Mixer has no such graph: None). `FAULTS` lists, by
-family, what the yardstick and the tests plant.
+family, what the tests and `benchmarks.gate_margins` plant.
 """
 
 from __future__ import annotations
