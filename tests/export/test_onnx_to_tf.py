@@ -14,6 +14,7 @@ from utils.export import saved_model, torch_to_onnx
 from utils.export.onnx_to_tf import export_tensorflow
 from utils.families.convmixer import source as convmixer
 from utils.parity.comparison import Report, compare_outputs
+from utils.smaller.lite import operators
 
 every_model = pytest.mark.parametrize("name", tiny.NAMES)
 TOLERANCE = 1e-5  # another framework: every convolution and mean sums in another order
@@ -194,18 +195,17 @@ def test_activations_follow_the_biases_at_once_so_that_a_product_can_take_them_i
     assert found == 2  # the stem's, and one that all pointwise convolutions share
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_of_a_depthwise_convolution_s_gelu_and_batch_norm_no_constant_is_left_to_the_activations(saved, training):
-    """In training BatchNorm normalises what GELU gives, which must then be GELU."""
-    model = saved_model.load_model(saved("convmixer_tiny", "classification", None))
-    images = tf.constant(golden_inputs("convmixer_tiny"))
-    call = tf.function(lambda: model(images, training=training), autograph=False)
-    ((traced, _),) = [pair for pair in executed(call) if count(pair[0], "DepthwiseConv2dNative")]
-    functions = [function.node_def for function in traced.library.function]
-    nodes = next(f for f in functions if {"DepthwiseConv2dNative", "Erf"} <= {node.op for node in f})
-    by_name = {node.name: node for node in nodes}
-    (before,) = {by_name[node.input[0].split(":")[0]].op for node in nodes if node.op == "Erf"}
-    assert before == ("Mul" if training else "Transpose")  # which Grappler takes away
+@pytest.mark.slow
+@every_model
+@pytest.mark.parametrize("image_size", [None, 48])
+@pytest.mark.parametrize("head", tiny.OUTPUTS)
+def test_tflite_converts_the_saved_model_itself_by_its_own_operations_alone(saved, name, head, image_size):
+    directory = str(saved(name, head, image_size))
+    converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    used = operators(converter.convert())
+    assert used.count("GELU") == (7 if name == "convmixer_tiny" else 0)
+    assert not [op for op in used if op.startswith(("Flex", "CUSTOM"))]
 
 
 # --- errors

@@ -17,6 +17,7 @@ import copy
 import functools
 import importlib
 import importlib.util
+import math
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,6 @@ import onnx
 import onnx.helper
 
 from utils.errors import ConversionError
-from utils.export.gelu_folding import FOLDED, ROOT_OF_HALF
 
 Tensors = Mapping[str, Any]  # what onnx-tf calls a tensor dictionary
 TRAINING = "training"  # key of the tensor dictionary under which handlers find the Python bool
@@ -127,7 +127,7 @@ def _register_handlers() -> tuple[type, ...]:
 
     @onnx_op("Gelu")
     class Gelu(BackendHandler):
-        """Spelled as oneDNN recognises it, if whole; tf.nn.gelu's form, by erfc, takes half as long again."""
+        """Spelled as oneDNN and TFLite's converter know it; tf.nn.gelu's form, by erfc, takes half as long again."""
 
         @classmethod
         def version_20(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
@@ -136,9 +136,7 @@ def _register_handlers() -> tuple[type, ...]:
             x = tensor_dict[node.inputs[0]]
             if approximate == "tanh":
                 return [_before_layout(lambda x: tf.nn.gelu(x, approximate=True), x)]
-            if node.attrs.get(FOLDED):
-                return [x * (1 + tf.math.erf(x))]
-            return [_before_layout(lambda x: 0.5 * x * (1 + tf.math.erf(x * ROOT_OF_HALF)), x)]
+            return [_before_layout(lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5))), x)]
 
     @onnx_op("Relu")
     class Relu(BackendHandler):
@@ -202,7 +200,7 @@ def _register_handlers() -> tuple[type, ...]:
                 variance.assign_sub((variance - batch_variance) * (1 - momentum))
             else:
                 factor = scale * tf.math.rsqrt(variance + epsilon)
-                y = x * (factor * ROOT_OF_HALF if node.attrs.get(FOLDED) else factor) + (offset - mean * factor)
+                y = x * factor + (offset - mean * factor)
             return [tf.transpose(y, (0, 3, 1, 2))]
 
     return Gelu, Relu, Conv, Flatten, BatchNormalization

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from utils.errors import ConversionError
 from utils.export.function import ExportedFunction
-from utils.export.gelu_folding import ROOT_OF_HALF, fold_gelu
 from utils.export.onnx_tf_compat import TRAINING, import_onnx_tf
 
 # Weights are stored as TensorFlow's kernels read them. The function shows each handler the transpose back to
@@ -71,15 +70,13 @@ def export_tensorflow(
     result = graph.graph.output[0]
     units = result.type.tensor_type.shape.dim[1].dim_value
 
-    inferring, scaled = fold_gelu(nodes, result.name)
-    chains = {False: _chains(inferring, set()), True: _chains(nodes, statistics)}
+    chains = {False: _chains(nodes, set()), True: _chains(nodes, statistics)}
     traces: dict[Hashable, Callable] = {}
 
     def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
         tensors = {"inputs": inputs}
         for name, variable in variables.items():
-            value = variable * ROOT_OF_HALF if name in scaled and not training else variable
-            tensors[name] = tf.transpose(value, np.argsort(axes[name])) if name in axes else value
+            tensors[name] = tf.transpose(variable, np.argsort(axes[name])) if name in axes else variable
         for chain in chains[training]:
             if len(chain) > 1:
                 arguments = [tf.convert_to_tensor(tensors[name]) for name in _arguments(chain)]

@@ -30,10 +30,9 @@ from utils.artefact.manifest import check_manifest, installed_versions, manifest
 from utils.artefact.opening import Pretrained
 from utils.artefact.placing import explained, make_folder
 from utils.errors import ConversionError, PackagingError
-from utils.export import plain_convmixer
 from utils.export.saved_model import Candidate, as_function, load_model, save_model
 from utils.families.mlp_mixer import plain as plain_mixer
-from utils.families.variants import ConvMixerArchitecture, MixerArchitecture
+from utils.families.variants import MixerArchitecture
 from utils.files import hash_file
 from utils.machine.measure import Stages
 from utils.parity import comparison
@@ -115,19 +114,15 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
 
 
 def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Path:
-    """A SavedModel that TFLite converts well: the artefact's own, or its twin in operations that TFLite knows.
+    """The SavedModel that TFLite converts: the artefact's own, or for a Mixer in XLA operations its plain twin.
 
-    In a ConvMixer it would not know GELU, whose constants have moved elsewhere. It takes a Mixer's `XlaCallModule`, but
-    spells out every broadcast and every GELU: four times the operators.
+    TFLite's converter takes `XlaCallModule`, but spells out every broadcast and every GELU: four times the operators.
     """
-    manifest, variables = artefact.manifest, Candidate(model).variables
-    architecture = manifest["model"]["architecture"]
-    if manifest["model"]["family"] == "convmixer":
-        exported = plain_convmixer.export(ConvMixerArchitecture(**architecture), variables(), artefact.image_size)
-    elif manifest.get("operations") == "xla":
-        exported = plain_mixer.export(MixerArchitecture(**architecture), manifest["head"], variables())
-    else:
+    manifest = artefact.manifest
+    if manifest["model"]["family"] != "mixer" or manifest.get("operations") != "xla":
         return artefact.folder
+    architecture = MixerArchitecture(**manifest["model"]["architecture"])
+    exported = plain_mixer.export(architecture, manifest["head"], Candidate(model).variables())
     return save_model(exported, scratch / "plain")
 
 
