@@ -61,7 +61,7 @@ help:
 	@echo 'make bench       speed and memory against PyTorch, ONNX Runtime, plain onnx-tf and JAX; Keras:'
 	@echo '                   BENCH_ARGS=--quick for a try, BENCH_ARGS="--repeats 5"'
 	@echo 'make compat      the tarballs under every TensorFlow since 2.13, each in its own environment'
-	@echo 'make lint        ruff, formatting, notebooks without outputs, and workflows'
+	@echo 'make lint        ruff, formatting, imports between rooms, notebooks without outputs, workflows'
 	@echo 'make clean       removes .venv and caches; exports and downloaded checkpoints stay'
 
 setup:
@@ -105,6 +105,7 @@ compat: setup
 lint: setup
 	@$(call quote,$(python)) -m ruff check .
 	@$(call quote,$(python)) -m ruff format --check .
+	@$(call quote,$(VENV)/bin/lint-imports) --no-cache --no-logo
 	@$(call quote,$(VENV)/bin/actionlint) -shellcheck= -pyflakes= .github/workflows/*.yml
 	@for notebook in *.ipynb; do \
 	  [ ! -e "$$notebook" ] || $(call quote,$(python)) -m nbstripout --keep-id --verify "$$notebook" || exit 1; \
