@@ -23,9 +23,11 @@ def run_command(work: Callable[[], str], interrupted: str) -> int:
     # Being ended is being interrupted: a notebook's kernel is another process, and must clean up too, and what waits
     # in threads is to be left.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if parent := os.environ.get(PARENT_VARIABLE):
-        threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    # Taken out of the environment: what this process starts has another parent, and would end itself at once.
+    parent = os.environ.pop(PARENT_VARIABLE, None)
     try:
+        if parent:
+            threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
         print(work())
     except ConversionError as error:
         print(f"\nerror: {error}", file=sys.stderr)

@@ -1,0 +1,28 @@
+"""A command that is to end with the process that started it."""
+
+import os
+import subprocess
+import sys
+
+from utils.command import PARENT_VARIABLE
+
+CHILD = "import time; from utils.command import run_command; run_command(lambda: time.sleep(0.5) or 'done', 'ended')"
+PARENT = f"""
+import subprocess, sys
+from utils.command import run_command
+run_command(lambda: subprocess.check_output([sys.executable, "-c", {CHILD!r}], text=True), "ended")
+"""
+
+
+def run(code, parent):
+    environment = os.environ | {PARENT_VARIABLE: str(parent)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_only_the_command_itself_ends_with_its_parent_and_not_what_it_starts():
+    assert run(PARENT, os.getpid()).stdout.strip() == "done"
+
+
+def test_a_command_whose_parent_is_gone_ends_as_if_interrupted():
+    done = run(CHILD, 2**22 + 1)  # no process has this number
+    assert (done.stdout, done.stderr.strip()) == ("", "ended")
