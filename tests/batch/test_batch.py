@@ -18,6 +18,7 @@ from batches import CLASSIFIER, FEATURES, KERAS, OPTIONS, PLAIN, ROOT, STAND_IN,
 from utils.artefact.contents import check_artefact
 from utils.batch import command as batch, plan as batch_plan
 from utils.errors import ParameterError
+from utils.families.variants import HEADS, VARIANTS
 
 pytestmark = pytest.mark.usefixtures("stand_in_conversions")
 
@@ -49,22 +50,34 @@ def conversions(*variants, heads="all", operations="xla", checkpoint="official",
 # --- what is chosen
 
 
+OFFICIAL = [variant for variant in VARIANTS.values() if not variant.testing]
+
+
 @pytest.mark.parametrize(
-    ("variants", "options", "count"),
+    ("variants", "chosen"),
     [
-        (["all"], {}, 28),
-        (["all"], {"operations": "all"}, 50),
-        (["all"], {"operations": "plain"}, 28),  # a ConvMixer has one kind of operations only
-        (["convmixer"], {"heads": "fe"}, 3),
-        (["mixer_*_gsam"], {"heads": "classification"}, 5),
-        (["mixer_b16_sam,convmixer_1024_20"], {"heads": "fe"}, 2),
-        (["mixer_tiny"], {"heads": "fe", "checkpoint": "synthetic"}, 1),
+        (["all"], lambda variant: True),
+        (["convmixer"], lambda variant: variant.family == "convmixer"),
+        (["mixer_*_gsam"], lambda variant: variant.name.endswith("_gsam")),
+        (["mixer_b16_sam,convmixer_1024_20"], lambda variant: variant.name in ("mixer_b16_sam", "convmixer_1024_20")),
     ],
 )
-def test_all_families_patterns_and_lists_choose_each_conversion_once(variants, options, count):
-    names = [conversion.name for conversion in conversions(*variants, **options)]
-    assert len(names) == len(set(names)) == count
-    assert any("tiny" in name for name in names) == (variants == ["mixer_tiny"])  # for tests: by name only
+def test_all_families_patterns_and_lists_choose_each_variant_once_and_tiny_ones_by_name_alone(variants, chosen):
+    names = [conversion.variant.name for conversion in conversions(*variants, heads="fe")]
+    assert names == [variant.name for variant in OFFICIAL if chosen(variant)] != []
+    (by_name,) = conversions("mixer_tiny", heads="fe", checkpoint="synthetic")
+    assert by_name.name == FEATURES
+
+
+def test_heads_and_operations_multiply_and_a_convmixer_has_one_kind_of_operations_only():
+    def names(**options):
+        return {conversion.name for conversion in conversions("mixer_b16_sam", "convmixer_1024_20", **options)}
+
+    mixer, convmixer = ({f"{name}_{head}" for head in HEADS} for name in ("mixer_b16_sam", "convmixer_1024_20"))
+    plain = {f"{name}_plain" for name in mixer}
+    assert names() == mixer | convmixer
+    assert names(operations="plain") == plain | convmixer
+    assert names(operations="all") == mixer | plain | convmixer
 
 
 @pytest.mark.parametrize(
