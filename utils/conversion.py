@@ -147,8 +147,8 @@ class Conversion:
         From here on, everything is done with what a user will have: the SavedModel unpacked from its tarball.
         """
         with quiet.quiet_imports():
+            from utils.artefact.extra_formats import ExtraFormats
             from utils.export import image_signatures, saved_model, warmup
-            from utils.export.extra_formats import ExtraFormats
 
         settings, staging, exported = self.settings, self._staging, self._exported
         with self._step("save"):

@@ -12,9 +12,9 @@ import pytest
 import tiny
 from keras_tiny import GELU, MIXER, NAMES
 
+from utils.artefact import extra_formats as beside
 from utils.checkpoints import loading
 from utils.errors import ParameterError, ParityError
-from utils.export import extra_formats as beside
 from utils.families.convmixer import keras_model as convmixer
 from utils.families.mlp_mixer import keras_model as mlp_mixer
 from utils.families.variants import get_variant

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from utils.artefact import extra_formats
 from utils.artefact.opening import Pretrained
 from utils.artefact.record import build_record
 from utils.errors import PackagingError
-from utils.export import extra_formats
 from utils.export.function import ExportedFunction
 from utils.export.saved_model import load_model, name_of
 from utils.families import FAMILIES

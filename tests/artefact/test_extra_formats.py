@@ -7,11 +7,11 @@ import proofs
 import pytest
 import tiny
 
+from utils.artefact import extra_formats as extra
 from utils.artefact.contents import preprocessing_of
 from utils.artefact.record import check_record, record_from_texts
 from utils.artefact.staging import Staging
 from utils.errors import PackagingError, ParityError
-from utils.export import extra_formats as extra
 from utils.export.onnx_session import Session
 from utils.families.variants import BESIDE, get_variant
 from utils.files import hash_file
