@@ -15,9 +15,9 @@ import torch
 from own_checkpoints import assert_same, flax, saved, state_dict
 
 from utils.checkpoints import synthetic
-from utils.checkpoints.layouts import HEAD_KEYS, expected_shapes
 from utils.checkpoints.loading import read, resolve
 from utils.errors import CheckpointError, ParameterError
+from utils.families import FAMILIES
 from utils.families.variants import get_variant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def saved_npz(tmp_path, arrays):
 def test_both_key_layouts_read_to_the_same_arrays(name):
     timm = read(GOLDEN / f"{name}.timm.pth.tar", get_variant(name))
     sequential = read(GOLDEN / f"{name}.sequential.pth.tar", get_variant(name))
-    assert {key: array.shape for key, array in timm.items()} == expected_shapes(get_variant(name))
+    assert {key: array.shape for key, array in timm.items()} == get_variant(name).shapes
     assert_same(timm, {key: value.numpy() for key, value in state_dict(name).items()})
     assert_same(sequential, timm)
 
@@ -52,11 +52,11 @@ def test_head_is_dropped_only_by_name(tmp_path):
     path = saved_npz(tmp_path, without)
     with pytest.raises(CheckpointError, match="2 missing: head/kernel; head/bias"):
         read(path, TINY_MIXER)
-    assert read(path, TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
+    assert read(path, TINY_MIXER, drop=FAMILIES["mixer"].head_keys).keys() == without.keys()
     # A file with the head serves as well, and the head is left out.
-    assert read(GOLDEN / "mixer_tiny.npz", TINY_MIXER, drop=HEAD_KEYS["mixer"]).keys() == without.keys()
-    features = read(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY, drop=HEAD_KEYS["convmixer"])
-    assert expected_shapes(TINY).keys() - features.keys() == set(HEAD_KEYS["convmixer"])
+    assert read(GOLDEN / "mixer_tiny.npz", TINY_MIXER, drop=FAMILIES["mixer"].head_keys).keys() == without.keys()
+    features = read(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY, drop=FAMILIES["convmixer"].head_keys)
+    assert TINY.shapes.keys() - features.keys() == set(FAMILIES["convmixer"].head_keys)
     with pytest.raises(ParameterError, match=r"drop names keys .* head\.kernel"):
         read(path, TINY_MIXER, drop=("head.kernel",))
 

@@ -8,6 +8,7 @@ import torch
 
 from utils.checkpoints import synthetic
 from utils.errors import CheckpointError
+from utils.families import FAMILIES
 from utils.families.convmixer.source import ConvMixer
 from utils.families.mlp_mixer import source as mlp_mixer
 from utils.families.variants import VARIANTS, get_variant
@@ -39,7 +40,7 @@ def test_file_of_pytorch_is_wrapped_as_the_official_one(tmp_path):
 def test_nothing_is_left_at_a_default(name):
     """All-default BatchNorm statistics, scales of one or biases of zero would hide conversion errors."""
     variant = get_variant(name)
-    arrays = dict((synthetic.mixer_arrays if variant.family == "mixer" else synthetic.convmixer_arrays)(variant, 0))
+    arrays = dict(FAMILIES[variant.family].synthetic.arrays(variant.architecture, 0))
     for key, array in arrays.items():
         if array.ndim:
             assert array.std() > 0.02, key
@@ -73,7 +74,10 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 def convmixer_signals(variant, images):
     """Standard deviation after the stem and after every block, and the logits."""
-    weights = {key: torch.from_numpy(array) for key, array in synthetic.convmixer_arrays(variant, 0)}
+    weights = {
+        key: torch.from_numpy(array)
+        for key, array in FAMILIES[variant.family].synthetic.arrays(variant.architecture, 0)
+    }
     model = ConvMixer(variant.architecture).eval()
     model.load_state_dict(weights, strict=True)
     deviations = []
@@ -103,7 +107,7 @@ def test_convmixers_pass_a_signal_through_all_blocks(name):
 
 
 def mixer_outputs(variant, images):
-    weights = dict(synthetic.mixer_arrays(variant, 0))
+    weights = dict(FAMILIES[variant.family].synthetic.arrays(variant.architecture, 0))
     outputs = []
     for head in ("fe", "classification"):
         model = mlp_mixer.build(variant.architecture, head)

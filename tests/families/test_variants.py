@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from utils.checkpoints.layouts import expected_shapes
 from utils.errors import ParameterError
 from utils.families.convmixer.source import ConvMixer
 from utils.families.mlp_mixer import source as mlp_mixer
@@ -94,14 +93,14 @@ def test_keys_shapes_and_parameter_count_are_those_of_the_source_model_and_of_of
         count = sum(math.prod(shape) for shape in shapes.values())
         if official := OFFICIAL_COUNTS.get((a.hidden_dim, a.patch_size)):
             assert count == official + (a.classes - 1000) * (a.hidden_dim + 1)
-    assert shapes == expected_shapes(variant)
+    assert shapes == variant.shapes
     assert variant.parameters == count
 
 
 @pytest.mark.parametrize("name", PUBLISHED_BYTES)
 def test_published_file_size_agrees_with_the_count(name):
     size, tolerance = PUBLISHED_BYTES[name]
-    arrays = expected_shapes(VARIANTS[name])
+    arrays = VARIANTS[name].shapes
     # Per array an .npz has a header of 128 bytes and its name twice, in about 150 bytes of directory.
     overhead = sum(280 + 2 * len(key) for key in arrays) if name in MIXERS else 0
     assert 4 * sum(math.prod(shape) for shape in arrays.values()) + overhead == pytest.approx(size, abs=tolerance)

@@ -12,15 +12,16 @@ import pytest
 import tiny
 from keras_tiny import GELU, MIXER, NAMES, RELU
 
+from utils.families import FAMILIES
 from utils.families.convmixer import keras_model as convmixer
 from utils.families.mlp_mixer import keras_model as mlp_mixer
 from utils.keras_models.candidate import Candidate
-from utils.keras_models.conventions import KEYS, with_keras_variances
+from utils.keras_models.conventions import with_keras_variances
 from utils.parity.comparison import RATIO, Report
 
 
 def candidate(name, **settings):
-    return Candidate(keras_tiny.built(name, **settings), KEYS[keras_tiny.family(name)])
+    return Candidate(keras_tiny.built(name, **settings), FAMILIES[keras_tiny.family(name)].layout.KERAS_NAMES)
 
 
 def test_honest_model_passes():
@@ -53,7 +54,7 @@ def without_residual(name):
 
 
 def axes(pattern, order):
-    return (KEYS["convmixer"].axes, {pattern: order})
+    return (FAMILIES["convmixer"].layout.KERAS_NAMES.axes, {pattern: order})
 
 
 def one_array(key, change):
@@ -113,7 +114,7 @@ def faulty(name, fault):
     if fault.turned:
         inputs = keras.Input((48, 48, 3))
         model = keras.Model(inputs, model(keras.layers.Permute((2, 1, 3))(inputs)))
-    return Candidate(model, KEYS[keras_tiny.family(name)])
+    return Candidate(model, FAMILIES[keras_tiny.family(name)].layout.KERAS_NAMES)
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS)

@@ -12,9 +12,9 @@ import tiny
 from keras_tiny import GELU, MIXER, NAMES, RELU
 
 from utils.errors import CheckpointError
+from utils.families import FAMILIES
 from utils.families.variants import VARIANTS
 from utils.keras_models.archive import KNOWN, _classes
-from utils.keras_models.conventions import KEYS
 
 HEADS = ("classification", "fe")
 
@@ -39,7 +39,7 @@ def test_is_made_of_keras_s_own_layers_and_nothing_that_runs_code(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_variables_are_those_of_the_checkpoint_in_the_order_of_the_data(name):
-    model, keys = keras_tiny.built(name), KEYS[keras_tiny.family(name)]
+    model, keys = keras_tiny.built(name), FAMILIES[keras_tiny.family(name)].layout.KERAS_NAMES
     found = [keys.key_of(variable.path) for variable in model.variables]
     expected = [key for key in proofs.weights(name) if not key.endswith("num_batches_tracked")]
     assert sorted(found) == sorted(expected)

@@ -81,9 +81,10 @@ def train_keras(variant, weights, batch, path):
 
 def as_keras(variant, run, count):
     """What Keras promises of such a run: its axis order, and its variances; see `with_keras_variances`."""
-    from utils.keras_models.conventions import KEYS, with_keras_variances
+    from utils.families import FAMILIES
+    from utils.keras_models.conventions import with_keras_variances
 
-    size, keys = variant.image_size, KEYS[variant.family]
+    size, keys = variant.image_size, FAMILIES[variant.family].layout.KERAS_NAMES
     positions = count * variant.architecture.positions(size, size)
     promised = with_keras_variances(run.weights, weights_of(variant), positions, STEPS)
     return Run(run.losses, {key: keys.arranged(key, array) for key, array in promised.items()})

@@ -20,7 +20,6 @@ PUBLISHER = "mixers-to-tensorflow"
 REPOSITORY = f"https://github.com/{PUBLISHER}/mixers-to-tensorflow"
 
 _TASKS = {"classification": "image-classification", "fe": "image-feature-vector"}
-_ARCHITECTURES = {"mixer": "mixer", "convmixer": "cnn"}  # the list has no ConvMixer, and it is one of convolutions
 _DATASETS = {"imagenet1k": "imagenet-ilsvrc-2012-cls", "imagenet21k": "imagenet-21k"}
 DATASET_NAMES = {"imagenet1k": "ImageNet-1k", "imagenet21k": "ImageNet-21k"}
 _COLAB = REPOSITORY.replace("github.com", "colab.research.google.com/github") + "/blob/main/"
@@ -42,7 +41,7 @@ def card_tags(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         ("asset-path", f"{folder}{manifest['name']}.tar.gz"),
         ("task", _TASKS[manifest["head"]]),
-        ("network-architecture", _ARCHITECTURES[model["family"]]),
+        ("network-architecture", FAMILIES[model["family"]].hub_architecture),
         *(("dataset", dataset) for dataset in (*datasets, *(["other"] if tuned else []))),  # what it was tuned on
         ("fine-tunable", "true" if gradient_rows(manifest) else "false"),
         ("format", "saved_model_2"),

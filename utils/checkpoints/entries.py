@@ -16,10 +16,10 @@ import numpy as np
 
 from utils.checkpoints.archives import format_of
 from utils.checkpoints.array_files import NpzFile, read_safetensors
-from utils.checkpoints.layouts import COUNTER, Shapes, expected_shapes, sequential_keys, timm_mixer_keys
 from utils.checkpoints.torch_file import read_state_dict
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
+from utils.families.base import COUNTER, Keys, Shapes
 from utils.families.variants import VARIANTS, Variant
 
 # Of the largest model: the weights, an average of them and an optimiser's two moments make four, in float64 eight.
@@ -28,7 +28,6 @@ _TORCH_SLACK_BYTES = 16 << 20
 _PREFIXES = re.compile(r"^((module|_orig_mod|model)\.)+")  # of parallel training, torch.compile, PyTorch Lightning
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}
 _AS_IT_IS = None
-Keys = dict[str, tuple[str, tuple[int, ...] | None]]  # canonical key and axes by the file's key
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,21 @@ def open_entries(path: Path, variant: Variant, use_ema: bool = False) -> Entries
             f"{path}: use_ema is True, and a file of this kind has one set of weights. Set use_ema to False."
         )
     if found == "npz":
-        _require("mixer", "NumPy (.npz)", path, variant)
+        if not FAMILIES[variant.family].npz:
+            _require(next(name for name, family in FAMILIES.items() if family.npz), "NumPy (.npz)", path, variant)
         file = NpzFile(path)
 
         def read(keys: list[str]) -> Iterator[tuple[str, np.ndarray]]:
             return file.read(keys, sum(prod(file.headers[key][0]) * _BYTES[file.headers[key][1]] for key in keys))
 
-        return Entries(file.headers, lambda _: _shapes(file.headers), read, "flax")
+        return Entries(file.headers, lambda _: _shapes(file.headers), read, FAMILIES[variant.family].synthetic_layout)
     if found == "safetensors":
         return _of_tensors(read_safetensors(path), path, variant, [])
-    needed = _bytes(expected_shapes(variant))
+    needed = _bytes(variant.shapes)
     # The largest of the family, so that another variant's file is told by its shapes, not by its size.
-    largest = max(_bytes(expected_shapes(other)) for other in VARIANTS.values() if other.family == variant.family)
+    largest = max(_bytes(other.shapes) for other in VARIANTS.values() if other.family == variant.family)
     limit = _TORCH_COPIES * largest + _TORCH_SLACK_BYTES
-    tensors, notes = read_state_dict(path, limit, needed, use_ema, variant.family)
+    tensors, notes = read_state_dict(path, limit, needed, use_ema, FAMILIES[variant.family].has_average)
     return _of_tensors(tensors, path, variant, notes)
 
 
@@ -112,19 +112,11 @@ def _shapes(headers: Mapping[str, tuple[tuple[int, ...], str]]) -> Shapes:
 
 def _keys(tensors: Mapping[str, Any], variant: Variant) -> tuple[str, Keys]:
     """The file's layout, and canonical key and axes by its key; a key of no layout stays as it is, to be reported."""
-    if variant.family == "mixer":
-        is_timm = any(key.startswith(("stem.", "blocks.", "norm.", "head.")) for key in tensors)
-        return ("timm_mixer", timm_mixer_keys(variant.architecture)) if is_timm else ("flax", {})
-    if "0.weight" in tensors:
-        names = sequential_keys(variant.architecture)
-        return "sequential", {key: (canonical, _AS_IT_IS) for key, canonical in names.items()}
-    return "timm", {}
+    return FAMILIES[variant.family].layout.keys_of(variant.architecture, tensors)
 
 
 def _family(keys: Mapping[str, Any]) -> str | None:
-    if {"stem.proj.weight", "stem/kernel", "blocks.0.mlp_tokens.fc1.weight"} & set(keys):
-        return "mixer"
-    return "convmixer" if {"stem.0.weight", "0.weight", "blocks.0.0.fn.0.weight"} & set(keys) else None
+    return next((name for name, family in FAMILIES.items() if family.layout.MARKS & set(keys)), None)
 
 
 def _require(family: str, kind: str, path: Path, variant: Variant) -> None:

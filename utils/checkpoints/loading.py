@@ -25,9 +25,10 @@ from utils.checkpoints.download import (
     write_record,
 )
 from utils.checkpoints.entries import Entries, open_entries
-from utils.checkpoints.layouts import COUNTER, HEAD_KEYS, expected_shapes
 from utils.checkpoints.problems import Problems
 from utils.errors import CheckpointUnavailable, CheckpointWarning, ParameterError
+from utils.families import FAMILIES
+from utils.families.base import COUNTER
 from utils.families.variants import VARIANTS, Variant, customised
 from utils.files import hash_file
 
@@ -101,14 +102,14 @@ def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification",
     A local file may have any number of classes. `use_ema` takes the moving average of the weights that a trainer left
     beside them. Raises CheckpointError for anything that is not as the architecture asks.
     """
-    drop = HEAD_KEYS[variant.family] if head == "fe" else ()
+    drop = FAMILIES[variant.family].head_keys if head == "fe" else ()
     return _read(checkpoint.path, variant, drop, use_ema, custom=checkpoint.weights == "custom")
 
 
 def read(path: str | os.PathLike, variant: Variant, drop: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Reads a file of the variant's family, in any of its formats and key layouts, with the variant's own classes.
 
-    `drop` names keys, exactly, that are neither needed nor returned (`layouts.HEAD_KEYS` for a feature extractor).
+    `drop` names keys, exactly, that are neither needed nor returned (`Family.head_keys` for a feature extractor).
     Raises CheckpointError for anything that is not as the variant's architecture asks, ParameterError for an unknown
     key in `drop`; what `Loaded` has as notes is a CheckpointWarning.
     """
@@ -122,13 +123,13 @@ def _read(
     path: str | os.PathLike, variant: Variant, drop: Collection[str], use_ema: bool = False, custom: bool = False
 ) -> Loaded:
     path = regular_file(path)
-    if unknown := [key for key in drop if key not in expected_shapes(variant)]:
+    if unknown := [key for key in drop if key not in variant.shapes]:
         raise ParameterError(f"drop names keys that {variant.name} does not have: {', '.join(unknown)}.")
     entries = open_entries(path, variant, use_ema)
     if custom:
         variant = customised(variant, _classes(entries, variant))
-    uncounted = _uncounted(entries, expected_shapes(variant)) if custom else []
-    wanted = {key: shape for key, shape in expected_shapes(variant).items() if key not in (*drop, *uncounted)}
+    uncounted = _uncounted(entries, variant.shapes) if custom else []
+    wanted = {key: shape for key, shape in variant.shapes.items() if key not in (*drop, *uncounted)}
     problems = Problems(path, variant, _resembled(variant, entries))
     problems.compare(entries.headers, wanted, [*drop, *uncounted])
     problems.raise_if_any()  # before anything big is unpacked
@@ -157,10 +158,10 @@ def _read(
 
 def _classes(entries: Entries, variant: Variant) -> int:
     """As many as the file's head has, if it is one that the family could have; else the variant's own."""
-    weight, bias = (entries.headers.get(key, ((), ""))[0] for key in HEAD_KEYS[variant.family])
+    weight, bias = (entries.headers.get(key, ((), ""))[0] for key in FAMILIES[variant.family].head_keys)
     classes = variant.architecture.classes
     own = len(bias) == 1 and bias[0] > 0 and len(weight) == 2
-    return bias[0] if own and weight[0 if variant.family == "convmixer" else 1] == bias[0] else classes
+    return bias[0] if own and weight[FAMILIES[variant.family].head_axis] == bias[0] else classes
 
 
 def _uncounted(entries: Entries, wanted: Collection[str]) -> list[str]:
@@ -180,7 +181,7 @@ def _synthetic_checkpoint(variant: Variant, seed: int, folder: Path) -> Checkpoi
 
 
 def _synthetic_name(variant: Variant, seed: int) -> str:
-    layout = {"convmixer": "timm", "mixer": "flax"}[variant.family]
+    layout = FAMILIES[variant.family].synthetic_layout
     return f"{variant.name}.synthetic-v{synthetic.FORMAT_VERSION}-seed{seed}{SUFFIXES[layout]}"
 
 
@@ -190,6 +191,6 @@ def _resembled(variant: Variant, entries: Entries) -> list[str]:
         other.name
         for other in VARIANTS.values()
         if other.family == variant.family
-        and expected_shapes(other) != expected_shapes(variant)
-        and entries.as_variant(other) == expected_shapes(other)
+        and other.shapes != variant.shapes
+        and entries.as_variant(other) == other.shapes
     ]

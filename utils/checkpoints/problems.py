@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.checkpoints.layouts import COUNTER
 from utils.errors import CheckpointError
+from utils.families.base import COUNTER
 from utils.families.variants import Variant
 
 Headers = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype name by key

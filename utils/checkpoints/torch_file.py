@@ -42,12 +42,12 @@ class _Inert:
 
 
 def read_state_dict(
-    path: Path, limit: int, needed: int, use_ema: bool = False, family: str = "convmixer"
+    path: Path, limit: int, needed: int, use_ema: bool = False, has_choice: bool = True
 ) -> tuple[dict[str, torch.Tensor | Any], list[str]]:
     """Reads the state dict, without wrappers ("state_dict", "model", "model_state_dict").
 
     `limit` bounds the bytes that the archive may declare, `needed` is what the message compares them with. `use_ema`
-    takes the moving average of the weights instead, a choice that only the notebook of the `family` convmixer has.
+    takes the moving average of the weights instead; `has_choice`: the notebook has that parameter.
     Returns the values as they are in the file, checked by nobody yet, and what the user should know. Raises
     CheckpointError.
     """
@@ -63,7 +63,7 @@ def read_state_dict(
         content = content[averages[0]]
         notes.append(f"{path.name}: the moving average of the weights, {averages[0]}, was taken.")
     elif averages:
-        choice = "set use_ema to True" if family == "convmixer" else "save it as a file of its own, and give that"
+        choice = "set use_ema to True" if has_choice else "save it as a file of its own, and give that"
         notes.append(
             f"{path.name}: beside the weights the file has their moving average, {averages[0]}, which was not taken. "
             f"If the accuracy that you know is the average's, {choice}."

@@ -1,14 +1,15 @@
 """What a family of models is: the facts and the functions that every other room asks a family for.
 
-A family is one `Family` in `FAMILIES` and one folder. Its facts are here without any framework; its models are in a
-module that is imported when a model is built, since that imports PyTorch, JAX or TensorFlow.
+A family is one `Family` in `FAMILIES` and one package with the modules `layout`, `synthetic` and `models`. They are
+imported when they are asked for: `models` imports PyTorch, JAX or TensorFlow.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -19,7 +20,35 @@ if TYPE_CHECKING:
     from utils.export.function import ExportedFunction
     from utils.parity.proof import Source
 
+COUNTER = "num_batches_tracked"  # the one integer of a BatchNorm: a scalar int64
+
+Shapes = dict[str, tuple[int, ...]]  # by canonical key
+Keys = dict[str, tuple[str, tuple[int, ...] | None]]  # canonical key and axes by a file's key; None: as it is
 Weights = Mapping[str, "np.ndarray"]  # by canonical key, as `checkpoints.loading` gives them
+
+
+@dataclass(frozen=True)
+class KerasNames:
+    """A family's checkpoint, as its Keras model has it.
+
+    Layers have the checkpoint's names with a dash for each `separator`: a backend or another forbids slashes and dots.
+    parts: the last part of a key by Keras's name of the variable. axes: by pattern of the key, the checkpoint's axes in
+    Keras's order; those of other keys stay.
+    """
+
+    separator: str
+    parts: Mapping[str, str]
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def key_of(self, path: str) -> str:
+        """A variable's key by its path in Keras, such as `blocks-0-0-fn-2/gamma`."""
+        layer, part = path.rsplit("/", 1)
+        return f"{layer.replace('-', self.separator)}{self.separator}{self.parts.get(part, part)}"
+
+    def arranged(self, key: str, array: np.ndarray) -> np.ndarray:
+        """The checkpoint's array, or a gradient of it, in Keras's axis order; what has other axes is as it was."""
+        axes = next((axes for pattern, axes in self.axes.items() if re.fullmatch(pattern, key)), None)
+        return array if axes is None or array.ndim != len(axes) else array.transpose(axes)
 
 
 class Export(NamedTuple):
@@ -29,8 +58,31 @@ class Export(NamedTuple):
     facts: dict[str, str]
 
 
+class Layout(Protocol):
+    """The module `layout` of a family: its checkpoints' keys and shapes.
+
+    MARKS: keys that tell the family. KERAS_NAMES: the checkpoint's names and axes in the Keras model.
+    """
+
+    MARKS: frozenset[str]
+    KERAS_NAMES: KerasNames
+
+    def shapes(self, architecture: Any) -> Shapes:
+        """Every canonical key with its shape, in the order of the data."""
+
+    def keys_of(self, architecture: Any, names: Collection[str]) -> tuple[str, Keys]:
+        """The layout of a file with these names, as a `Source` has it, and its keys that are not canonical."""
+
+
+class Synthetic(Protocol):
+    """The module `synthetic` of a family: random weights that its models neither explode nor die with."""
+
+    def arrays(self, architecture: Any, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Key by key, float32, counters int64; the same for the same seed."""
+
+
 class Models(Protocol):
-    """The module `Family.module`: a family's models, in their own framework and in others."""
+    """The module `models` of a family: its models, in their own framework and in others."""
 
     def build(self, architecture: Any, weights: Weights, head: str) -> Source:
         """The source model with `weights`; CheckpointError where they do not fit."""
@@ -52,12 +104,26 @@ class Models(Protocol):
 class Family:
     """The facts of a family.
 
-    title: its name, for people. framework: the source models'. packages: that framework's distributions. libraries:
-    all distributions whose versions a manifest records. notebook: the one that converts it. formats: files that can be
-    written beside a SavedModel. operations: what a SavedModel can be made of, the default first. any_size: a model
-    takes images of any height and width. has_average: a trainer's file may hold a moving average of the weights.
-    gelu: the form of GELU, "erf" or "tanh". head_keys: weight and bias of the classifier. crop: share of the shorter
-    side that is kept. mean, std: in levels of 0 to 255. licence, licence_url, upstream_url: of the official weights.
+    Attributes:
+        title: its name, for people.
+        framework: the source models'.
+        packages: the framework's distributions.
+        libraries: all distributions whose versions a manifest records.
+        notebook: the one that converts it.
+        package: the Python package of its modules `layout`, `synthetic` and `models`.
+        npz: whether checkpoints are .npz files; else they are PyTorch's.
+        synthetic_layout: the key layout of synthetic files, as a `Source` has it.
+        formats: files that can be written beside a SavedModel.
+        operations: what a SavedModel can be made of, the default first.
+        any_size: whether a model takes images of any height and width.
+        has_average: whether a trainer's file may hold a moving average of the weights.
+        hub_architecture: TF Hub's tag `network-architecture`.
+        gelu: the form of GELU, "erf" or "tanh".
+        head_keys: weight and bias of the classifier.
+        head_axis: the axis of that weight along which its classes lie.
+        crop: share of the shorter side that is kept.
+        mean, std: by channel, in levels of 0 to 255.
+        licence, licence_url, upstream_url: of the official weights.
     """
 
     name: str
@@ -66,13 +132,17 @@ class Family:
     packages: tuple[str, ...]
     libraries: tuple[str, ...]
     notebook: str
-    module: str
+    package: str
+    npz: bool
+    synthetic_layout: str
     formats: tuple[str, ...]
     operations: tuple[str, ...]
     any_size: bool
     has_average: bool
+    hub_architecture: str
     gelu: str
     head_keys: tuple[str, str]
+    head_axis: int
     crop: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -81,6 +151,16 @@ class Family:
     upstream_url: str
 
     @property
+    def layout(self) -> Layout:
+        """The family's keys and shapes."""
+        return importlib.import_module(f"{self.package}.layout")  # type: ignore[return-value]
+
+    @property
+    def synthetic(self) -> Synthetic:
+        """The family's random weights."""
+        return importlib.import_module(f"{self.package}.synthetic")  # type: ignore[return-value]
+
+    @property
     def models(self) -> Models:
         """The family's models; importing them imports its framework."""
-        return importlib.import_module(self.module)  # type: ignore[return-value]
+        return importlib.import_module(f"{self.package}.models")  # type: ignore[return-value]

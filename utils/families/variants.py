@@ -143,6 +143,11 @@ class Variant:
     testing: bool = False
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every canonical key of the checkpoint with its shape."""
+        return FAMILIES[self.family].layout.shapes(self.architecture)
+
+    @property
     def image_size(self) -> int:
         """Height and width of the model's input."""
         return self.preprocessing.crop

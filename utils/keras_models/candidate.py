@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.families import FAMILIES
+from utils.families.base import KerasNames
 from utils.keras_models import saving
-from utils.keras_models.conventions import KEYS, Keys, with_keras_variances
+from utils.keras_models.conventions import with_keras_variances
 
 if TYPE_CHECKING:
     import keras
@@ -21,7 +23,7 @@ Arrays = dict[str, np.ndarray]
 class Conventions:
     """What a candidate of Keras says of itself, whatever process computes it."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: KerasNames) -> None:
         self._keys = keys
 
     def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
@@ -36,7 +38,7 @@ class Conventions:
 class Candidate(Conventions):
     """A model that was loaded, or built, on the backend that this process runs."""
 
-    def __init__(self, model: keras.Model, keys: Keys) -> None:
+    def __init__(self, model: keras.Model, keys: KerasNames) -> None:
         super().__init__(keys)
         self.model, self._keras = model, saving.import_keras()
 
@@ -101,7 +103,7 @@ class Candidate(Conventions):
 
 def load_candidate(path: Path, family: str) -> Candidate:
     """The `.keras` file's model, as `saving.load`, to be called with arrays."""
-    return Candidate(saving.load(path), KEYS[family])
+    return Candidate(saving.load(path), FAMILIES[family].layout.KERAS_NAMES)
 
 
 def _tensorflow(model: keras.Model, inputs: np.ndarray, training: bool) -> list:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.errors import CheckpointError
-from utils.keras_models.conventions import Keys
+from utils.families.base import KerasNames
 
 if TYPE_CHECKING:
     import keras
 
 
-def fill(model: keras.Model, arrays: Mapping[str, np.ndarray], keys: Keys, unused: Collection[str] = ()) -> keras.Model:
+def fill(
+    model: keras.Model, arrays: Mapping[str, np.ndarray], keys: KerasNames, unused: Collection[str] = ()
+) -> keras.Model:
     """Assigns every variable of `model` the array of its key, turned into Keras's axis order; returns the model.
 
     unused: keys that this model has no use for, each by name. CheckpointError names what is missing, left over, of

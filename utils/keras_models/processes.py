@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import ParameterError, ParityError
+from utils.families import FAMILIES
 from utils.keras_models.candidate import Arrays, Conventions
-from utils.keras_models.conventions import BACKENDS, KEYS
+from utils.keras_models.conventions import BACKENDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 3600  # after which a worker is taken to hang
@@ -61,7 +62,7 @@ class Computed(Conventions):
     """
 
     def __init__(self, job: Job, backend: str, answer: Path, folder: tempfile.TemporaryDirectory) -> None:
-        super().__init__(KEYS[job.family])
+        super().__init__(FAMILIES[job.family].layout.KERAS_NAMES)
         self.backend, self._job, self._folder, self._probed = backend, job, folder, False
         self._answer = np.load(answer, allow_pickle=False)
 

@@ -22,8 +22,8 @@ import tensorflow as tf
 from utils.artefact.opening import Pretrained
 from utils.errors import PackagingError
 from utils.export.saved_model import load_model, name_of
+from utils.families import FAMILIES
 from utils.keras_models import saving
-from utils.keras_models.conventions import KEYS
 from utils.training.settings import TrainingSettings
 
 MOMENTUM = 0.9  # vit_jax/train.py of google-research/vision_transformer fine-tunes with it, and clips at norm 1
@@ -141,7 +141,7 @@ def _saved_model(keras: ModuleType, settings: TrainingSettings, extractor: Pretr
 
 def _native(extractor: Pretrained, train_backbone: bool) -> _Backbone:
     """The `.keras` file's layers themselves, so that what is trained is a flat model, as a converted classifier is."""
-    model, keys = saving.load(extractor.keras_file), KEYS[extractor.variant.family]
+    model, keys = saving.load(extractor.keras_file), FAMILIES[extractor.variant.family].layout.KERAS_NAMES
     model.trainable = train_backbone
     saved = {name_of(variable): variable.numpy() for variable in load_model(extractor.folder).variables}
     variables = {keys.key_of(variable.path): variable for variable in model.variables}

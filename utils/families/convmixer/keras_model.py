@@ -12,8 +12,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from utils.families.convmixer.layout import KERAS_NAMES
 from utils.families.variants import ConvMixerArchitecture
-from utils.keras_models.conventions import KEYS, MOMENTUM
+from utils.keras_models.conventions import MOMENTUM
 from utils.keras_models.filling import fill
 
 
@@ -44,7 +45,7 @@ def build(
 
     unused = [key for key in weights if key.endswith("num_batches_tracked")]  # counted, and nothing computed with it
     unused += ["head.weight", "head.bias"] if head == "fe" else []
-    return fill(keras.Model(inputs, x, name="convmixer"), weights, KEYS["convmixer"], unused)
+    return fill(keras.Model(inputs, x, name="convmixer"), weights, KERAS_NAMES, unused)
 
 
 def _activation_and_norm(

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from utils.families.mlp_mixer.layout import KERAS_NAMES
 from utils.families.variants import MixerArchitecture
-from utils.keras_models.conventions import KEYS
 from utils.keras_models.filling import fill
 
 # As a file has `keras.ops.gelu(x, approximate=True)`, the tanh form: `Activation("gelu")` is the exact one, and a
@@ -53,7 +53,7 @@ def build(
         x = layers.Dense(a.classes, name="head")(x)
 
     unused = ["head/kernel", "head/bias"] if head == "fe" else []
-    return fill(keras.Model(inputs, x, name="mlp_mixer"), weights, KEYS["mixer"], unused)
+    return fill(keras.Model(inputs, x, name="mlp_mixer"), weights, KERAS_NAMES, unused)
 
 
 def _norm(a: MixerArchitecture, name: str) -> keras.Layer:

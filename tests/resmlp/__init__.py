@@ -1,0 +1,62 @@
+"""A third family, as small as can be: ResMLP (https://arxiv.org/abs/2105.03404), affine maps instead of LayerNorm.
+
+With its row it is all that a new family needs; `test_third_family.py` converts it.
+"""
+
+from dataclasses import dataclass, replace
+
+from utils.families.base import Family
+from utils.families.variants import get_variant
+
+
+@dataclass(frozen=True)
+class Architecture:
+    patch_size: int
+    dim: int
+    depth: int
+    classes: int
+    image_size: int
+
+    @property
+    def width(self):
+        return self.dim
+
+    @property
+    def tokens(self):
+        return self.positions(self.image_size, self.image_size)
+
+    def positions(self, height, width):
+        return (height // self.patch_size) * (width // self.patch_size)
+
+
+FAMILY = Family(
+    name="resmlp",
+    title="ResMLP",
+    framework="PyTorch",
+    packages=("torch",),
+    libraries=("python", "torch", "tensorflow", "numpy"),
+    notebook="none",
+    package="resmlp",
+    npz=False,
+    synthetic_layout="timm",
+    formats=(),
+    operations=("xla",),
+    any_size=False,
+    has_average=True,
+    hub_architecture="other",
+    gelu="erf",
+    head_keys=("head.weight", "head.bias"),
+    head_axis=0,
+    crop=0.875,
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    licence="Apache-2.0",
+    licence_url="https://github.com/facebookresearch/deit/blob/main/LICENSE",
+    upstream_url="https://github.com/facebookresearch/deit",
+)
+ROW = replace(
+    get_variant("mixer_tiny"),
+    name="resmlp_tiny",
+    family="resmlp",
+    architecture=Architecture(patch_size=8, dim=16, depth=2, classes=10, image_size=48),
+)
