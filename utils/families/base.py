@@ -93,6 +93,9 @@ class Models(Protocol):
     def export(self, source: Source, weights: Weights, image_size: int, operations: str) -> Export:
         """The source model as a TensorFlow function with variables; image_size: 0 for any."""
 
+    def plain(self, architecture: Any, head: str, weights: Weights) -> ExportedFunction:
+        """The model in TensorFlow's own operations; for a family whose `operations` have "plain"."""
+
     def keras_model(self, architecture: Any, weights: Weights, head: str, image_size: int) -> keras.Model:
         """The same model of Keras's own layers; CheckpointError where the weights do not fit."""
 

@@ -31,8 +31,7 @@ from utils.artefact.opening import Pretrained
 from utils.artefact.placing import explained, make_folder
 from utils.errors import ConversionError, PackagingError
 from utils.export.saved_model import Candidate, as_function, load_model, save_model
-from utils.families.mlp_mixer import plain as plain_mixer
-from utils.families.variants import MixerArchitecture
+from utils.families import FAMILIES
 from utils.files import hash_file
 from utils.machine.measure import Stages
 from utils.parity import comparison
@@ -119,10 +118,11 @@ def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Pat
     TFLite's converter takes `XlaCallModule`, but spells out every broadcast and every GELU: four times the operators.
     """
     manifest = artefact.manifest
-    if manifest["model"]["family"] != "mixer" or manifest.get("operations") != "xla":
+    family = FAMILIES[manifest["model"]["family"]]
+    if "plain" not in family.operations or manifest.get("operations") != "xla":
         return artefact.folder
-    architecture = MixerArchitecture(**manifest["model"]["architecture"])
-    exported = plain_mixer.export(architecture, manifest["head"], Candidate(model).variables())
+    architecture = type(artefact.variant.architecture)(**manifest["model"]["architecture"])
+    exported = family.models.plain(architecture, manifest["head"], Candidate(model).variables())
     return save_model(exported, scratch / "plain")
 
 

@@ -16,6 +16,8 @@ from utils.machine.quiet import quiet_imports
 if TYPE_CHECKING:
     import keras
 
+    from utils.export.function import ExportedFunction
+
 
 def build(architecture: MixerArchitecture, weights: Weights, head: str) -> Source:
     """The Flax model with its parameters."""
@@ -33,16 +35,22 @@ def export(source: Source, weights: Weights, image_size: int, operations: str) -
     """Flax -> StableHLO -> `XlaCallModule` by jax2tf, or for "plain" the same model in TensorFlow's operations."""
     with quiet_imports():
         from utils.export import jax_to_tf
-        from utils.families.mlp_mixer import plain
 
     del weights  # the source has those of its head
     architecture, head, parameters = source.model.architecture, source.model.head, source.variables()
     if operations == "plain":
-        function = plain.export(architecture, head, parameters)
+        function = plain(architecture, head, parameters)
     else:
         predict = flax.predict_function(source.model)
         function = jax_to_tf.export(predict, parameters, (image_size, image_size, 3), source.output)
     return Export(function, {key.replace("_", " "): str(value) for key, value in function.extra_versions.items()})
+
+
+def plain(architecture: MixerArchitecture, head: str, weights: Weights) -> ExportedFunction:
+    """The model in TensorFlow's own operations."""
+    from utils.families.mlp_mixer.plain import export
+
+    return export(architecture, head, weights)
 
 
 def keras_model(architecture: MixerArchitecture, weights: Weights, head: str, image_size: int) -> keras.Model:
