@@ -23,7 +23,7 @@ from benchmarks.clients_artefact import PHOTOGRAPHS, Artefact, artefacts
 from utils import serving_client
 from utils.errors import ConversionError
 from utils.images.photographs import levels, sample_files
-from utils.parity.comparison import OUTPUT_TOLERANCE
+from utils.parity.judge import OUTPUT_TOLERANCE
 from utils.tables import markdown
 from utils.verify.numbers import golden_of
 

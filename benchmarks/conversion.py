@@ -23,7 +23,8 @@ from benchmarks import command
 from benchmarks.processes import Worker
 from utils.families.variants import Variant, get_variant
 from utils.machine.measure import Stages, reset_peak_memory
-from utils.parity.comparison import Report, compare_outputs
+from utils.parity.comparison import compare_outputs
+from utils.parity.report import Report
 from utils.tables import markdown
 
 if TYPE_CHECKING:

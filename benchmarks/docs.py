@@ -25,7 +25,7 @@ from utils.release.lists import table
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
 RUNS = ROOT / "assets" / "tables"  # what the benchmarks write
-PICTURES = {"report.plot()": ("parity", "photographs")}  # what a cell's source has: the names of its pictures, in order
+PICTURES = {"plot(report)": ("parity", "photographs")}  # what a cell's source has: the names of its pictures, in order
 TABLES: dict[str, Callable[[], str]] = {
     "variants_convmixer": lambda: variants_table("convmixer"),
     "variants_mixer": lambda: variants_table("mixer"),

@@ -18,7 +18,7 @@ from gate.checkpoints import KINDS
 
 from benchmarks import command
 from benchmarks.processes import Worker
-from utils.parity import comparison
+from utils.parity.judge import RATIO
 from utils.tables import markdown
 
 HEADINGS = (
@@ -59,7 +59,7 @@ def largest(report: Any) -> tuple[float, str]:
     allowance for sums is the larger one; infinite for what is no number.
     """
     worst = max((row for row in report.rows if row.source is not None), key=lambda row: row.severity)
-    return comparison.RATIO * worst.severity, f"{worst.output} {worst.variable}".strip()
+    return RATIO * worst.severity, f"{worst.output} {worst.variable}".strip()
 
 
 def prepare(case: Case) -> Callable[[bool], dict[str, Any]]:
@@ -71,7 +71,7 @@ def prepare(case: Case) -> Callable[[bool], dict[str, Any]]:
     from gate.subject import Subject
 
     from utils.families.variants import get_variant
-    from utils.parity.comparison import RATIO
+    from utils.parity.judge import RATIO
 
     variant = get_variant(case.variant)
     subject = Subject(variant, KINDS[case.kind](variant, 0), case.head, case.size)

@@ -20,7 +20,9 @@ from benchmarks import command, contenders
 from benchmarks.contenders import BATCHES, THREADS, Run, turns
 from benchmarks.processes import Worker
 from utils.families.variants import get_variant
-from utils.parity.comparison import OUTPUT_TOLERANCE, Report, compare_arrays
+from utils.parity.comparison import compare_arrays
+from utils.parity.judge import OUTPUT_TOLERANCE
+from utils.parity.report import Report
 from utils.tables import markdown
 
 WARM_UPS = 2  # TensorFlow optimises the graph at the first call, PyTorch and ONNX Runtime allocate

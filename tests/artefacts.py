@@ -10,6 +10,7 @@ from utils.export.warmup import write_warmup
 from utils.families.variants import get_variant
 from utils.parity import comparison
 from utils.parity.golden import make_golden, write_golden
+from utils.parity.report import Report
 
 
 def publish(folder, name="convmixer_tiny", head="classification", operations="xla", signatures=None):
@@ -25,7 +26,7 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
         rows = comparison.compare_outputs(
             source, saved_model.as_function(reloaded), {"golden": golden.inputs}, exported.output
         )
-        report = comparison.Report(rows)
+        report = Report(rows)
         report.require()
         return staging.publish(
             manifests.manifest(

@@ -6,9 +6,10 @@ import tiny
 
 from utils.families.variants import OUTPUTS, get_variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.parity.comparison import Report, standard_inputs
+from utils.parity.inputs import standard_inputs
 from utils.parity.proof import Proof
 from utils.parity.references import References
+from utils.parity.report import Report
 
 
 def weights(name):

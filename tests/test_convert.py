@@ -18,7 +18,8 @@ from utils.checkpoints import loading
 from utils.checkpoints.download import Checkpoint
 from utils.errors import CheckpointError, ParameterError
 from utils.families.variants import get_variant
-from utils.parity.report import Report, Row
+from utils.parity.judge import Row
+from utils.parity.report import Report
 from utils.settings import Settings
 
 REPORT = Report([Row("logits", "noise", 3, 1e-6, 3.5e-7, 1e-7, 1.0, 1.0, 1e-5, True)])

@@ -30,9 +30,10 @@ from utils.images import labels, photographs
 from utils.machine import devices, measure, quiet
 from utils.parity import golden
 from utils.parity.inputs import standard_inputs
+from utils.parity.judge import Row
 from utils.parity.proof import Proof
 from utils.parity.references import References
-from utils.parity.report import Report, Row
+from utils.parity.report import Report
 from utils.settings import Settings, formats_of, preprocessing_for
 
 if TYPE_CHECKING:

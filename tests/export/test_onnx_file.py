@@ -18,7 +18,9 @@ from torch import nn
 from utils.errors import ConversionError, PackagingError
 from utils.export import onnx_file, onnx_session, torch_to_onnx
 from utils.families.convmixer import source as convmixer
-from utils.parity.comparison import RATIO, Report, compare_outputs
+from utils.parity.comparison import compare_outputs
+from utils.parity.judge import RATIO
+from utils.parity.report import Report
 
 GELU, RELU = tiny.NAMES
 every_model = pytest.mark.parametrize("name", tiny.NAMES)

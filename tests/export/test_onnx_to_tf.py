@@ -13,7 +13,8 @@ from utils.errors import ConversionError
 from utils.export import saved_model, torch_to_onnx
 from utils.export.onnx_to_tf import export_tensorflow
 from utils.families.convmixer import source as convmixer
-from utils.parity.comparison import Report, compare_outputs
+from utils.parity.comparison import compare_outputs
+from utils.parity.report import Report
 from utils.smaller.lite import operators
 
 every_model = pytest.mark.parametrize("name", tiny.NAMES)

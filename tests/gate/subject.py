@@ -18,9 +18,10 @@ from utils.export.function import ExportedFunction
 from utils.families import FAMILIES
 from utils.families.variants import OUTPUTS, Variant
 from utils.images.photographs import pillow_preprocess, sample_photographs
-from utils.parity import comparison
+from utils.parity.inputs import standard_inputs
 from utils.parity.proof import Proof
 from utils.parity.references import References
+from utils.parity.report import Report
 from utils.settings import preprocessing_for
 
 
@@ -45,16 +46,16 @@ class Subject:
         photographs = {
             title: pillow_preprocess(photograph, preprocessing) for title, photograph in sample_photographs(2).items()
         }
-        inputs = comparison.standard_inputs(self.size, self.size, 0, photographs)
+        inputs = standard_inputs(self.size, self.size, 0, photographs)
         positions = variant.architecture.positions(self.size, self.size)
         self.proof = Proof(self.source, OUTPUTS[head], inputs, positions, References())
 
-    def report(self, fault: Fault = NONE, training: bool = True) -> comparison.Report:
+    def report(self, fault: Fault = NONE, training: bool = True) -> Report:
         """All rows for an export, with a fault planted or none; without `training` those of inference alone."""
         with fault.patches():  # around the export alone: the truth knows no fault
             exported = self.export(fault)
         loaded = _Loaded(exported, fault.ignores_training)
-        return comparison.Report(self.proof.compare(saved_model.Candidate(loaded, exported.axes), training=training))
+        return Report(self.proof.compare(saved_model.Candidate(loaded, exported.axes), training=training))
 
     def export(self, fault: Fault = NONE) -> ExportedFunction:
         """As a conversion does it, with the fault planted in the ONNX graph, the weights or the definition."""

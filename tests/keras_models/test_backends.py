@@ -21,7 +21,8 @@ from utils.families.variants import get_variant
 from utils.keras_models import gate, processes, saving
 from utils.keras_models.conventions import BACKENDS
 from utils.keras_models.worker import FRAMEWORKS
-from utils.parity.comparison import Report, standard_inputs
+from utils.parity.inputs import standard_inputs
+from utils.parity.report import Report
 
 CASES = [*((name, "classification") for name in NAMES), (GELU, "fe"), (MIXER, "fe")]
 each = pytest.mark.parametrize("backend", [*map(tiny.slow, BACKENDS)])  # test_gate.py has TensorFlow's in this process

@@ -17,7 +17,8 @@ from utils.families.convmixer import keras_model as convmixer
 from utils.families.mlp_mixer import keras_model as mlp_mixer
 from utils.keras_models.candidate import Candidate
 from utils.keras_models.conventions import with_keras_variances
-from utils.parity.comparison import RATIO, Report
+from utils.parity.judge import RATIO
+from utils.parity.report import Report
 
 
 def candidate(name, **settings):

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from utils.errors import ParameterError, ParityError
-from utils.parity.comparison import EXACT, RATIO, Report, compare_arrays, compare_outputs, jittered, standard_inputs
-from utils.parity.report import ROUNDING, rounded_up, worst_first
+from utils.parity.comparison import compare_arrays, compare_outputs
+from utils.parity.inputs import jittered, standard_inputs
+from utils.parity.judge import EXACT, RATIO, ROUNDING, rounded_up, worst_first
+from utils.parity.plot import plot
+from utils.parity.report import Report
 
 HEIGHT, WIDTH, CLASSES = 24, 24, 10
 WEIGHTS = np.random.default_rng(7).normal(size=(HEIGHT * WIDTH * 3, CLASSES)) / 10
@@ -524,7 +527,7 @@ def test_the_html_is_well_formed_compact_and_escaped(inputs):
 
 def test_the_plot_has_a_dot_for_every_row_and_marks_the_worst(inputs, tmp_path):
     report = Report([*failing(inputs).rows, *compared(FAULTS["one NaN"], inputs, "features").rows, *many_gradients()])
-    figure = report.plot()
+    figure = plot(report)
     figure.savefig(tmp_path / "parity.png")
     (axes,) = figure.axes
     dots = [line for line in axes.lines if line.get_marker() in ("o", "X")]
@@ -533,7 +536,7 @@ def test_the_plot_has_a_dot_for_every_row_and_marks_the_worst(inputs, tmp_path):
     assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["noise × 1", "ramp and block × 1"]
     assert any("NaN" in text.get_text() for text in axes.texts)
     beside = measured(array(3, 4.002), array(3, 4.0005))
-    (axes,) = Report(beside).plot().axes
+    (axes,) = plot(Report(beside)).axes
     assert [line.get_marker() for line in axes.lines if line.get_marker() in ("o", "D")] == ["D", "o"]
     (axes,) = figure.axes
     left, right = axes.get_xlim()
@@ -542,6 +545,6 @@ def test_the_plot_has_a_dot_for_every_row_and_marks_the_worst(inputs, tmp_path):
 
 def test_an_exact_or_empty_report_can_be_shown_too(inputs):
     for report in (compared(reference, inputs), Report([])):
-        report.plot().canvas.draw()
+        plot(report).canvas.draw()
         assert "parity" in report.table()
         assert "parity" in report._repr_html_()

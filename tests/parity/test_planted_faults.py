@@ -18,7 +18,8 @@ from gate.subject import Subject
 
 from utils.errors import ParityError
 from utils.families.variants import get_variant
-from utils.parity.comparison import RATIO, Report
+from utils.parity.judge import RATIO
+from utils.parity.report import Report
 
 GELU, RELU = tiny.NAMES
 MIXER = "mixer_tiny"

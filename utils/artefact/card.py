@@ -8,7 +8,8 @@ from typing import Any
 
 from utils.artefact.card_head import Manifest, card_header, intended_use, licence, notice, overview, summary
 from utils.families import FAMILIES
-from utils.parity.report import RATIO, Report, Row
+from utils.parity.judge import RATIO, Row
+from utils.parity.report import Report
 from utils.tables import markdown
 
 

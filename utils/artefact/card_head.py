@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.families import FAMILIES
-from utils.parity.report import Report, worst_first
+from utils.parity.judge import worst_first
+from utils.parity.report import Report
 
 Manifest = Mapping[str, Any]
 

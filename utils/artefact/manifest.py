@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE, Preprocessing, Variant
-from utils.parity.report import Row
+from utils.parity.judge import Row
 
 SCHEMA = 1  # raised when a field changes its meaning; a new field needs no new number
 

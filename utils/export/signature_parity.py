@@ -12,6 +12,8 @@ from utils.families.variants import Preprocessing
 from utils.images.photographs import levels, sample_files
 from utils.images.preprocessing import preprocess_bytes
 from utils.parity import comparison
+from utils.parity.judge import PREPROCESSING_TOLERANCE, Row
+from utils.parity.report import Report
 
 
 def compare_signatures(
@@ -21,7 +23,7 @@ def compare_signatures(
     normalised: Mapping[str, np.ndarray],
     output: str,
     tolerance: float,
-) -> tuple[comparison.Report, list[comparison.Row]]:
+) -> tuple[Report, list[Row]]:
     """What the graph makes of the sample photographs' files, in levels of 0 to 255; and rows of both signatures.
 
     normalised: the sample photographs that are taken, as Pillow prepares them, float32 [H, W, 3] by title. function:
@@ -35,11 +37,11 @@ def compare_signatures(
         {title: levels(normalised[title], preprocessing) for title in files},
         dict(zip(files, levels(batch, preprocessing), strict=True)),
         output="preprocessing",
-        tolerance=comparison.PREPROCESSING_TOLERANCE,
+        tolerance=PREPROCESSING_TOLERANCE,
         input_name="levels of 255",
         batch=1,
     )
-    report = comparison.Report(pixels)
+    report = Report(pixels)
     report.require()
     rows, expected = [], function(batch)
     for signature, found in signature_outputs(model, files, output).items():

@@ -9,8 +9,8 @@ import numpy as np
 
 from utils.keras_models.conventions import BACKENDS
 from utils.keras_models.processes import Job, compute
-from utils.parity.comparison import Report
 from utils.parity.proof import Proof
+from utils.parity.report import Report
 
 
 def job_of(

@@ -2,11 +2,7 @@
 
 Knows callables and arrays only: which frameworks computed them, and on which files, is the caller's business.
 
-The truth is the source model in float64. For each figure two errors are measured against it: the candidate's, and that
-of the source framework's own float32. The candidate passes when it errs at most `RATIO` times as much as the source,
-so no tolerance is tied to particular weights: a model that amplifies rounding is held to what its own framework can
-do, a calm one to rounding. Where there is no such truth (copies, pixels, files derived from others) a fixed tolerance
-is held against the reference. Either way a comparison must hold to pass: NaN, Inf, a wrong shape or dtype, a missing
+The verdict is `judge`'s. A comparison must hold to pass: NaN, Inf, a wrong shape or dtype, a missing
 variable and an empty comparison are failures, never skipped.
 """
 
@@ -18,32 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from utils.parity.inputs import jittered, standard_inputs
-from utils.parity.report import DOUBTFUL, RATIO, ROUNDING, Report, Row
-
-__all__ = [
-    "EXACT",
-    "OUTPUT_TOLERANCE",
-    "PREPROCESSING_TOLERANCE",
-    "RATIO",
-    "Report",
-    "Row",
-    "compare_arrays",
-    "compare_outputs",
-    "jittered",
-    "standard_inputs",
-]
-
-# Between two ways through one and the same exported model, |error| / |reference| in the L2 norm.
-OUTPUT_TOLERANCE = 1e-5
-
-# Pixels in levels of 0 to 255. Both sides round to whole levels after each of the resize's two passes, Pillow from
-# fixed point and TensorFlow from float32: a value within rounding of a half may fall on either side, once a pass.
-PREPROCESSING_TOLERANCE = 2 / 255
-
-# Variables are copied, not computed: any difference is a fault, however small its effect on the outputs. (Not zero,
-# because errors are counted in tolerances; a float32 that differs at all differs by more.)
-EXACT = 1e-30
+from utils.parity.judge import OUTPUT_TOLERANCE, RATIO, ROUNDING, Row, doubtful, judged, summed as judge_summed
 
 _TINY = 1e-30  # in place of the norm of a truth that is zero
 
@@ -65,8 +36,8 @@ def compare_outputs(
     output: "logits" or "features"; agreement of top-1 and top-5 is counted for logits. Top-1 must be equal for each
         image whose two best classes the reference tells apart by more than the tolerance allows.
 
-    A source whose own float32 errs by more than `DOUBTFUL` fails: such outputs are of no use to anybody, and passing
-    beside them would prove nothing.
+    A source whose own float32 errs by more than `judge.DOUBTFUL` fails: such outputs are of no use to anybody, and
+    passing beside them would prove nothing.
     """
     rows = []
     for name, batch in inputs.items():
@@ -75,7 +46,7 @@ def compare_outputs(
         found, expected = np.asarray(candidate(batch.copy())), np.asarray(reference(batch.copy()))
         own = None if source is None else [np.asarray(source(batch.copy()))]
         row = _row(expected, found, output, name, len(batch), tolerance, l2=True, sources=own)
-        rows.append(replace(row, passed=row.passed and not _doubtful(row)))
+        rows.append(replace(row, passed=row.passed and not doubtful(row)))
     return rows or [_failed(output, "", 0, tolerance, "there is no input to compare on")]
 
 
@@ -96,13 +67,10 @@ def compare_arrays(
     sources: float32 runs of the source, of which the worst by array sets the tolerance; then `reference` is the truth.
     tolerance: without `sources`. l2: hold it against |error| / |reference| in the L2 norm, which suits arrays of any
         scale, instead of max |error| / max(1, max |reference|).
-    summed: for gradients: how many terms each is a sum of, batch times positions. What adds n numbers one after the
-        other may err by n half rounding steps, and the source add them otherwise, so that much is allowed however
-        little the source errs. And the source is taken to err, on any array, at least as much as on half of them, as
-        chance spares some units of a ReLU.
+    summed: for gradients: how many terms each is a sum of, batch times positions; see `judge.summed`.
 
-    A source that errs by more than `DOUBTFUL` is named in the row's reason. It does not fail here: these figures say
-    how the model trains, and its outputs are proved by rows of their own.
+    A source that errs by more than `judge.DOUBTFUL` is named in the row's reason. It does not fail here: these figures
+    say how the model trains, and its outputs are proved by rows of their own.
     """
     rows = []
     sides = {"reference": reference, "candidate": candidate}
@@ -117,9 +85,8 @@ def compare_arrays(
             arrays = np.asarray(expected), np.asarray(found)
             own = None if sources is None else [np.asarray(array) for array in own]
             rows.append(_row(*arrays, output, input_name, batch, tolerance, variable=name, l2=l2, sources=own))
-    if summed and (known := [row.source for row in rows if row.source is not None]):
-        half, least = float(np.median(known)), summed * ROUNDING
-        rows = [row if row.source is None else _measured(row, max(row.source, half), least) for row in rows]
+    if summed:
+        rows = judge_summed(rows, summed)
     return rows or [_failed(output, input_name, batch, tolerance, "there is no variable to compare")]
 
 
@@ -168,20 +135,7 @@ def _row(
         relative_l2=relative_l2,
         reason="" if top1 in (None, 1.0) else "top-1 differs where the reference is sure",
     )
-    return row if own is None else _measured(row, own)
-
-
-def _measured(row: Row, source: float, least: float = 0.0) -> Row:
-    """The row, judged by what the source's own float32 errs; `least` is allowed whatever that is."""
-    tolerance = max(RATIO * max(source, ROUNDING), least)
-    row = replace(row, source=source, tolerance=tolerance, passed=row.figure <= tolerance and row.top1 in (None, 1.0))
-    if _doubtful(row) and not row.reason:
-        return replace(row, reason=f"the source's own float32 errs by {source:.0e}, so this proves little")
-    return row
-
-
-def _doubtful(row: Row) -> bool:
-    return row.source is not None and not row.source <= DOUBTFUL
+    return row if own is None else judged(row, own)
 
 
 def _failed(output: str, input_name: str, batch: int, tolerance: float, reason: str, variable: str = "") -> Row:

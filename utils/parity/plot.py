@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from utils.parity.report import Row, worst_first
+from utils.parity.judge import EXACT, Row, worst_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from utils.parity.report import Report
+
 _PASS, _FAIL, _GATE, _TEXT, _SOURCE = "#2f6fb2", "#d6392f", "#8a8f98", "#30343b", "#e39a2d"
 _FLOOR, _CEILING = 1e-9, 1e2  # float32 resolves 6e-8; what lies outside, zero and NaN too, is drawn here
 
 
-def plot(rows: Sequence[Row], passed: bool) -> Figure:
+def plot(report: Report) -> Figure:
     """A figure with a dot for each row: blue if it passes, red if not, a red cross where it is no number.
 
     Above it, in orange, the source framework's own float32, where that was measured.
@@ -28,13 +30,15 @@ def plot(rows: Sequence[Row], passed: bool) -> Figure:
     # pyplot, not a bare Figure: importing it is what teaches a notebook to show figures.
     import matplotlib.pyplot as plt
 
+    # An exact comparison that passed has no error to show on a logarithmic axis.
+    rows = [row for row in report.rows if row.tolerance > EXACT or not row.passed] or report.rows
     lanes = [(case, list(group)) for case, group in groupby(rows, key=lambda row: row.case)]
     figure, axes = plt.subplots(figsize=(8, 1.3 + 0.34 * max(1, len(lanes))), layout="constrained")
     figure.set_facecolor("white")
     for y, (_, lane) in enumerate(lanes):
         _draw_lane(axes, y, lane)
     _label_lanes(axes, [case for case, _ in lanes])
-    _style(axes, rows, passed)
+    _style(axes, rows, report.passed)
     _draw_tolerances(axes, [max(row.tolerance for row in lane) for _, lane in lanes])
     if any(row.source is not None for row in rows):
         _draw_legend(axes)

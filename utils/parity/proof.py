@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 
 from utils.parity import comparison
+from utils.parity.inputs import jittered
+from utils.parity.judge import EXACT, Row
 from utils.parity.references import Model, References
-from utils.parity.report import Row
+from utils.parity.report import Report
 
 Arrays = dict[str, np.ndarray]
 
@@ -106,7 +108,7 @@ class Proof:
         self._probed = [self._run(dtype, probed=True) for dtype in DTYPES]
         runs = [*((dtype, self._noise) for dtype in DTYPES)]
         if source.kinks:
-            runs.append(("float32", comparison.jittered(self._noise)))
+            runs.append(("float32", jittered(self._noise)))
         self._gradients = [cache(partial(self._gradient_run, dtype, inputs)) for dtype, inputs in runs]
         self._training = [cache(partial(self._training_run, dtype)) for dtype in DTYPES]
 
@@ -137,12 +139,12 @@ class Proof:
         """What any candidate's outputs may err by at most: it follows from the source's own error alone."""
         batches = self.inputs | dict(more or {})
         rows = comparison.compare_outputs(self.truth, self.own, batches, self.output, source=self.own)
-        return comparison.Report(rows).tolerances[self.output]
+        return Report(rows).tolerances[self.output]
 
     def compare_variables(self, candidate: Candidate) -> list[Row]:
         """Every variable, bit for bit."""
         there = _Arranged(self.source.variables(), candidate)
-        return comparison.compare_arrays(there, candidate.variables(), output="variables", tolerance=comparison.EXACT)
+        return comparison.compare_arrays(there, candidate.variables(), output="variables", tolerance=EXACT)
 
     def compare_outputs(self, candidate: Candidate, name: str, batch: np.ndarray) -> list[Row]:
         """The output for one batch, which `name` tells of; `found` keeps what the candidate gave."""

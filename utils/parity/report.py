@@ -5,92 +5,17 @@ from __future__ import annotations
 import html
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.errors import ParityError
+from utils.parity.judge import EXACT, Row, rounded_up, worst_first
 from utils.tables import aligned
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# An export passes when it errs at most this many times as much as the source's own float32:
-# `benchmarks.gate_margins` has the table of what honest exports and planted faults were measured to be.
-RATIO = 10.0
-# Half a rounding step of float32, relative: what storing a result costs whoever computed it. No source is taken to
-# err by less, or one that is exact by chance would allow nothing.
-ROUNDING = 2.0**-24
-# Where the source's own float32 errs by more than this, its outputs are hardly its own, and a pass proves little.
-DOUBTFUL = 1e-2
-
-
-@dataclass(frozen=True)
-class Row:
-    """One comparison of one array, with a reference: the source model in float64 wherever there is one.
-
-    max_abs: largest absolute error. relative: the same over max(1, max |reference|). rmse: root of the mean
-    squared error. relative_l2: |error| / |reference| in the L2 norm, where that is what the tolerance is held
-    against. top1, top5: agreement between 0 and 1, or None where it has no meaning. variable: whose figure it
-    is, if one of many. reason: what is wrong besides the numbers. source: `relative_l2` of the source framework's own
-    float32, from which the tolerance follows; None where the tolerance is a fixed one. Numbers are NaN where arrays
-    could not be compared.
-    """
-
-    output: str
-    input: str
-    batch: int
-    max_abs: float
-    relative: float
-    rmse: float
-    top1: float | None
-    top5: float | None
-    tolerance: float
-    passed: bool
-    variable: str = ""
-    relative_l2: float | None = None
-    reason: str = ""
-    source: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """How many times as much as the source framework's own float32 this errs; None without such a measure."""
-        return None if self.source is None else self.figure / max(self.source, ROUNDING)
-
-    @property
-    def figure(self) -> float:
-        """The error that the tolerance is held against."""
-        return self.relative if self.relative_l2 is None else self.relative_l2
-
-    @property
-    def severity(self) -> float:
-        """The error in tolerances; infinite where it is no number."""
-        ratio = self.figure / self.tolerance
-        return ratio if math.isfinite(ratio) else math.inf
-
-    @property
-    def case(self) -> tuple[str, str, int]:
-        """What was compared, whichever the variable."""
-        return self.output, self.input, self.batch
-
-
-def rounded_up(value: float, digits: int) -> float:
-    """To this many significant digits: what is written into a file should not change with the last ones."""
-    if not math.isfinite(value) or value <= 0:
-        return value
-    places = digits - 1 - math.floor(math.log10(value))
-    return float(f"{math.ceil(round(value * 10.0**places, 6)) / 10.0**places:.{digits}g}")
-
-
-def worst_first(rows: Iterable[Row]) -> list[Row]:
-    """Failed rows first, each kind by its error in tolerances."""
-    return sorted(rows, key=lambda row: (row.passed, -row.severity))
-
 
 _HEADINGS = ("output", "input", "batch", "max abs", "error", "source's", "times", "top-1", "top-5", "allowed", "")
 _RIGHT = range(2, 10)  # columns of numbers
-_EXACT = 1e-20  # a tolerance below this stands for equality
 _WORST = 5  # of the variables of a model, about 170, in tables
 _IN_ERROR = 10  # lines of an error message
 _NOTE = (
@@ -215,14 +140,6 @@ class Report:
             f'<small style="opacity:0.7">{html.escape(_NOTE)}</small></div>'
         )
 
-    def plot(self) -> Figure:
-        """Draws the errors by output, input and batch on a log axis, with tolerances and the worst."""
-        from utils.parity.plot import plot
-
-        # An exact comparison that passed has no error to show on a logarithmic axis.
-        drawn = [row for row in self.rows if row.tolerance > _EXACT or not row.passed] or self.rows
-        return plot(drawn, self.passed)
-
     def _verdict(self) -> str:
         if not self.rows:
             return "parity FAILED: nothing was compared"
@@ -290,7 +207,7 @@ def describe(row: Row) -> str:
 
 
 def _allowed(row: Row) -> str:
-    return "none" if row.tolerance < _EXACT else _short(row.tolerance)
+    return "none" if row.tolerance <= EXACT else _short(row.tolerance)
 
 
 def _short(value: float) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 
 from utils.artefact.card_head import REPOSITORY
-from utils.parity.report import RATIO
+from utils.parity.judge import RATIO
 from utils.release.index import VERIFIER, Entry
 from utils.release.markup import address, element, html, link
 from utils.release.page_model import COLUMNS, downloads, rows

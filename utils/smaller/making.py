@@ -35,7 +35,8 @@ from utils.families import FAMILIES
 from utils.files import hash_file
 from utils.machine.measure import Stages
 from utils.parity import comparison
-from utils.parity.report import rounded_up
+from utils.parity.judge import OUTPUT_TOLERANCE, Row, rounded_up
+from utils.parity.report import Report
 from utils.smaller.lite import convert_to_lite, normalising, operators, rounded
 from utils.smaller.metadata import with_metadata
 from utils.verify.numbers import golden_of, lite_function
@@ -90,7 +91,7 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
     with stages("verify"):
         run = lite_function(model_path, artefact.preprocessing)
         rows = _golden_rows(artefact, lambda inputs: run(inputs)[artefact.output], tolerance)
-        report = comparison.Report(rows)
+        report = Report(rows)
         report.require()
     manifest = _derived(artefact, name, storage, report, stages, files)
     manifest |= {"format": "tflite", "operators": dict(sorted(used.items()))}
@@ -143,11 +144,11 @@ def _tolerance(artefact: Pretrained, model: Any, storage: str, vectors: bool = F
     if not np.isfinite(moved):
         raise PackagingError(f"{artefact.name}: with kernels rounded to {storage} its outputs overflow.")
     # Rounded up, because it is part of the file: another processor moves the outputs by other last digits.
-    base = max(comparison.OUTPUT_TOLERANCE, float(artefact.manifest["parity"]["tolerance"][artefact.output]))
+    base = max(OUTPUT_TOLERANCE, float(artefact.manifest["parity"]["tolerance"][artefact.output]))
     return rounded_up(base + FACTORS[storage] * float(moved), digits=2)
 
 
-def _golden_rows(artefact: Pretrained, function: Any, tolerance: float) -> list[comparison.Row]:
+def _golden_rows(artefact: Pretrained, function: Any, tolerance: float) -> list[Row]:
     """All golden images at once, and the first one alone."""
     golden, rows = golden_of(artefact.folder), []
     for count in sorted({len(golden.inputs), 1}, reverse=True):
@@ -163,7 +164,7 @@ def _extras(artefact: Pretrained, names: Sequence[str]) -> list[Path]:
 
 
 def _derived(
-    artefact: Pretrained, name: str, storage: str, report: comparison.Report, stages: Stages, files: Mapping[str, str]
+    artefact: Pretrained, name: str, storage: str, report: Report, stages: Stages, files: Mapping[str, str]
 ) -> dict[str, Any]:
     """The artefact's manifest with what is another's in the smaller file."""
     return dict(artefact.manifest) | {

@@ -21,8 +21,10 @@ from utils.families import FAMILIES
 from utils.images.labels import Label
 from utils.keras_models import saving
 from utils.keras_models.candidate import load_candidate
-from utils.parity.comparison import EXACT, OUTPUT_TOLERANCE, Model, Report, compare_arrays, compare_outputs
+from utils.parity.comparison import Model, compare_arrays, compare_outputs
 from utils.parity.golden import Golden
+from utils.parity.judge import EXACT, OUTPUT_TOLERANCE
+from utils.parity.report import Report
 from utils.training.datasets import LabelledImages
 from utils.training.keras_worlds import Trainable
 from utils.training.settings import TrainingSettings
