@@ -12,6 +12,7 @@ import tiny
 from utils.artefact.tarball import extract_tarball
 from utils.convert import ROOT
 from utils.families.variants import get_variant
+from utils.parity.judge import RATIO
 
 
 def run(notebook, folder, **parameters):
@@ -109,7 +110,7 @@ def assert_full_size(folder, notebook, name, variant):
     manifest, record = manifest_of(folder, name), get_variant(variant)
     assert manifest["weights"] == "synthetic"
     assert manifest["parameters"] == record.parameters
-    assert 0 < manifest["parity"]["ratio"]["logits"] < 10
+    assert 0 < manifest["parity"]["ratio"]["logits"] <= RATIO
     assert len(labels_of(folder, name)) == record.architecture.classes
     shown = text_of(notebook)
     assert manifest["parity"]["sentence"] in shown.replace("&#x27;", "'")
