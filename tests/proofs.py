@@ -21,9 +21,9 @@ def source(variant, arrays, head="classification"):
     from utils.families.mlp_mixer import source as flax
 
     if variant.family == "convmixer":
-        return pytorch.Source(pytorch.build_convmixer(variant.architecture, arrays, head))
+        return pytorch.ReferenceModel(pytorch.build_convmixer(variant.architecture, arrays, head))
     model = flax.build(variant.architecture, head)
-    return flax.Source(model, flax.select_parameters(model, arrays))
+    return flax.ReferenceModel(model, flax.select_parameters(model, arrays))
 
 
 def proof_of(variant, arrays, head="classification"):

@@ -43,7 +43,7 @@ def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, mixer_weights
     head, model = reloaded
     flax, inputs = mlp_mixer.build(ARCHITECTURE, head), mixer_golden["inputs"]
     parameters = mlp_mixer.select_parameters(flax, mixer_weights)
-    reference = mlp_mixer.Source(flax, parameters).gradients(inputs, "float32")
+    reference = mlp_mixer.ReferenceModel(flax, parameters).gradients(inputs, "float32")
     found = saved_model.Candidate(model).gradients(inputs, training)
     assert set(found) == set(parameters)
     for name in filter(mlp_mixer.without_influence, parameters):

@@ -27,7 +27,7 @@ def test_outputs_equal_the_upstream_definition(name, head, output):
 @every_model
 def test_gradients_equal_the_upstream_definition(name):
     golden = tiny.expected(name)
-    found = convmixer.Source(tiny.source(name)).gradients(golden["inputs"].copy(), "float32")
+    found = convmixer.ReferenceModel(tiny.source(name)).gradients(golden["inputs"].copy(), "float32")
     for weight, gradient in (("stem.0.weight", "grad_stem_weight"), ("head.weight", "grad_head_weight")):
         # Upstream's loss is sum(logits ** 2), not divided by the batch of 4.
         assert tiny.relative_l2(4 * found[weight], golden[gradient]) <= TOLERANCE
@@ -36,7 +36,7 @@ def test_gradients_equal_the_upstream_definition(name):
 @every_model
 def test_float64_is_the_truth_that_golden_data_round_and_leaves_the_model_as_it_was(name):
     model, golden = tiny.source(name), tiny.expected(name)
-    source, inputs = convmixer.Source(model), golden["inputs"].copy()
+    source, inputs = convmixer.ReferenceModel(model), golden["inputs"].copy()
     for output, values in source.outputs(inputs, "float64").items():
         assert values.dtype == np.float64
         assert tiny.relative_error(values, golden[output]) <= TOLERANCE
@@ -92,7 +92,7 @@ def test_read_only_weights_are_copied_and_stay_as_they_are():
 def test_training_pass_leaves_the_model_alone(name):
     model = tiny.source(name)
     before = copy.deepcopy(model.state_dict())
-    convmixer.Source(model).training_pass(tiny.expected(name)["inputs"].copy(), "float32")
+    convmixer.ReferenceModel(model).training_pass(tiny.expected(name)["inputs"].copy(), "float32")
     assert not any(module.training for module in model.modules())
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[key]), key

@@ -80,7 +80,7 @@ def test_gradients_equal_the_upstream_definition(mixer_weights, mixer_golden):
 
 def test_gradients_vanish_exactly_where_a_layer_norm_hides_the_parameter(mixer_weights, mixer_golden):
     model = mlp_mixer.build(ARCHITECTURE)
-    source = mlp_mixer.Source(model, mlp_mixer.select_parameters(model, mixer_weights))
+    source = mlp_mixer.ReferenceModel(model, mlp_mixer.select_parameters(model, mixer_weights))
     found = source.gradients(mixer_golden["inputs"], "float32")
     largest = max(np.abs(array).max() for array in found.values())
     vanishing = {key for key, array in found.items() if np.abs(array).max() < 1e-6 * largest}
@@ -120,7 +120,7 @@ def test_unknown_head_and_image_that_patches_do_not_fill_are_refused(architectur
 @pytest.mark.parametrize("head", tiny.OUTPUTS)
 def test_float64_is_the_truth_that_golden_data_round_and_stays_where_it_was_asked_for(head):
     golden, model = tiny.expected("mixer_tiny"), mlp_mixer.build(tiny.architecture("mixer_tiny"), head)
-    source = mlp_mixer.Source(model, mlp_mixer.select_parameters(model, tiny.mixer_weights()))
+    source = mlp_mixer.ReferenceModel(model, mlp_mixer.select_parameters(model, tiny.mixer_weights()))
     outputs = source.outputs(golden["inputs"], "float64")
     assert outputs.keys() == {"features", tiny.OUTPUTS[head]}  # a classifier's run gives the features too
     for output, found in outputs.items():

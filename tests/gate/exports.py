@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from utils.export.function import ExportedFunction
-    from utils.parity.proof import Source
+    from utils.parity.proof import ReferenceModel
 
 SEED = 0  # of the synthetic weights and of the images
 WEIGHTS = f"synthetic, seed {SEED}: of the official files' format and size, not the official values"
@@ -32,7 +32,7 @@ def weights_of(variant: Variant) -> dict[str, np.ndarray]:
     return loading.read(loading.resolve(variant, "synthetic", SEED, progress=False).path, variant)
 
 
-def source_of(variant: Variant, head: str = "classification") -> Source:
+def source_of(variant: Variant, head: str = "classification") -> ReferenceModel:
     """The source model in its own framework."""
     return FAMILIES[variant.family].models.build(variant.architecture, weights_of(variant), head)
 

@@ -79,11 +79,11 @@ def test_variance_is_over_n_on_this_backend_and_over_n_minus_1_in_pytorch(comput
     """If a Keras moves its statistics by what PyTorch does, `with_keras_variances` is to go."""
     found, proof = computed(backend)[GELU, "classification"], proofs.proof(GELU)
     assert {row.output for row in proof.compare_training(found) if not row.passed} == set()
-    found.promised = lambda statistics, before, count: dict(statistics)
+    found.expected_statistics = lambda statistics, before, count: dict(statistics)
     try:
         failed = [row for row in proof.compare_training(found) if not row.passed]
     finally:
-        del found.promised
+        del found.expected_statistics
     assert failed
     assert all(row.output == "moving statistics" and row.variable.endswith("running_var") for row in failed)
 

@@ -44,14 +44,14 @@ class ResMlp(nn.Module):
         return self.head(self.features(x))
 
 
-class Source(pytorch.Source):
-    kinks = statistics = False
+class ReferenceModel(pytorch.ReferenceModel):
+    has_kinks = has_statistics = False
 
 
 def build(architecture, weights, head):
     model = ResMlp(architecture, head)
     model.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in weights.items()})
-    source = Source(model.eval())
+    source = ReferenceModel(model.eval())
     source.architecture = architecture
     return source
 

@@ -87,7 +87,7 @@ def as_keras(variant, run, count):
     size, keys = variant.image_size, FAMILIES[variant.family].layout.KERAS_NAMES
     positions = count * variant.architecture.positions(size, size)
     promised = with_keras_variances(run.weights, weights_of(variant), positions, STEPS)
-    return Run(run.losses, {key: keys.arranged(key, array) for key, array in promised.items()})
+    return Run(run.losses, {key: keys.to_export_layout(key, array) for key, array in promised.items()})
 
 
 def alike(source, export):

@@ -75,12 +75,12 @@ class Candidate:
         """Every initial value, by its name."""
         return {tensor.name: numpy_helper.to_array(tensor) for tensor in self._model.graph.initializer}
 
-    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
+    def to_export_layout(self, name: str, array: np.ndarray) -> np.ndarray:
         """The same: the file has the source's axis order."""
         return array
 
     @contextmanager
-    def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:
+    def scaled_variables(self, factor: Callable[[str], float]) -> Iterator[None]:
         """Inside, each variable is multiplied by the factor of its name."""
         before, changed = self._session, copy.deepcopy(self._model)
         for tensor in changed.graph.initializer:

@@ -201,18 +201,18 @@ class Candidate:
             return output, {name_of(v): v.numpy() for v in statistics}
 
     @contextmanager
-    def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:
+    def scaled_variables(self, factor: Callable[[str], float]) -> Iterator[None]:
         """Inside, each variable is multiplied by `factor` of its name; afterwards it is as it was."""
         with _put_back([v for v in self.model.variables if factor(name_of(v)) != 1]) as changed:
             for variable in changed:
                 variable.assign(variable * np.float32(factor(name_of(variable))))
             yield
 
-    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
+    def to_export_layout(self, name: str, array: np.ndarray) -> np.ndarray:
         """The source's array of that name, in this model's axis order."""
         return array.transpose(self._axes[name]) if name in self._axes else array
 
-    def promised(
+    def expected_statistics(
         self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int
     ) -> dict[str, np.ndarray]:
         """The same: a SavedModel leaves the statistics that its source leaves."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
     from utils.export.function import ExportedFunction
-    from utils.parity.proof import Source
+    from utils.parity.proof import ReferenceModel
 
 COUNTER = "num_batches_tracked"  # the one integer of a BatchNorm: a scalar int64
 
@@ -45,7 +45,7 @@ class KerasNames:
         layer, part = path.rsplit("/", 1)
         return f"{layer.replace('-', self.separator)}{self.separator}{self.parts.get(part, part)}"
 
-    def arranged(self, key: str, array: np.ndarray) -> np.ndarray:
+    def to_export_layout(self, key: str, array: np.ndarray) -> np.ndarray:
         """The checkpoint's array, or a gradient of it, in Keras's axis order; what has other axes is as it was."""
         axes = next((axes for pattern, axes in self.axes.items() if re.fullmatch(pattern, key)), None)
         return array if axes is None or array.ndim != len(axes) else array.transpose(axes)
@@ -84,13 +84,13 @@ class Synthetic(Protocol):
 class Models(Protocol):
     """The module `models` of a family: its models, in their own framework and in others."""
 
-    def build(self, architecture: Any, weights: Weights, head: str) -> Source:
+    def build(self, architecture: Any, weights: Weights, head: str) -> ReferenceModel:
         """The source model with `weights`; CheckpointError where they do not fit."""
 
     def predictor(self, architecture: Any, weights: Weights) -> Any:
         """The classifier as a function of float32 [B, H, W, 3] -> float32 [B, classes], as fast as its framework is."""
 
-    def export(self, source: Source, weights: Weights, image_size: int, operations: str) -> Export:
+    def export(self, source: ReferenceModel, weights: Weights, image_size: int, operations: str) -> Export:
         """The source model as a TensorFlow function with variables; image_size: 0 for any."""
 
     def plain(self, architecture: Any, head: str, weights: Weights) -> ExportedFunction:
@@ -99,7 +99,7 @@ class Models(Protocol):
     def keras_model(self, architecture: Any, weights: Weights, head: str, image_size: int) -> keras.Model:
         """The same model of Keras's own layers; CheckpointError where the weights do not fit."""
 
-    def onnx_graph(self, source: Source) -> onnx.ModelProto:
+    def onnx_graph(self, source: ReferenceModel) -> onnx.ModelProto:
         """The graph of the distributed .onnx file, channels first; for a family whose `formats` have "onnx"."""
 
 

@@ -26,11 +26,13 @@ class Conventions:
     def __init__(self, keys: KerasNames) -> None:
         self._keys = keys
 
-    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
+    def to_export_layout(self, name: str, array: np.ndarray) -> np.ndarray:
         """The source's array of that name, in Keras's axis order."""
-        return self._keys.arranged(name, array)
+        return self._keys.to_export_layout(name, array)
 
-    def promised(self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int) -> Arrays:
+    def expected_statistics(
+        self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int
+    ) -> Arrays:
         """See `with_keras_variances`."""
         return with_keras_variances(statistics, before, count)
 
@@ -69,7 +71,7 @@ class Candidate(Conventions):
             return output, {self._key(variable): self._numpy(variable) for variable in statistics}
 
     @contextmanager
-    def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:
+    def scaled_variables(self, factor: Callable[[str], float]) -> Iterator[None]:
         """Inside, each variable is multiplied by the factor of its key."""
         changed = [variable for variable in self.model.variables if factor(self._key(variable)) != 1]
         with self._kept(changed):

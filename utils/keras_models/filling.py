@@ -23,7 +23,7 @@ def fill(
     another shape or another dtype; then nothing was assigned.
     """
     wanted = {keys.key_of(variable.path): variable for variable in model.variables}
-    found = {key: keys.arranged(key, array) for key, array in arrays.items() if key in wanted}
+    found = {key: keys.to_export_layout(key, array) for key, array in arrays.items() if key in wanted}
     problems = [f"missing {key}" for key in wanted if key not in arrays]
     problems += [f"unexpected {key}" for key in arrays if key not in wanted and key not in unused]
     problems += [

@@ -18,7 +18,7 @@ def job_of(
 ) -> Job:
     """What has to be computed for `Proof.compare`; `more` inputs by name, besides the proof's own."""
     source, inputs = proof.source, proof.inputs | dict(more or {})
-    modes = ("inference",) if source.statistics else ("inference", "training")
+    modes = ("inference",) if source.has_statistics else ("inference", "training")
     what = {"modes": modes} if training else {"modes": (), "training": ""}
     return Job(file, family, inputs, source.probe_factor, keys=list(source.variables()), **what)
 

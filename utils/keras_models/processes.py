@@ -93,7 +93,7 @@ class Computed(Conventions):
         return self._answer["training mode"], self._all("statistic ")
 
     @contextmanager
-    def multiplied(self, factor: Callable[[str], float]) -> Iterator[None]:
+    def scaled_variables(self, factor: Callable[[str], float]) -> Iterator[None]:
         """Inside, the output is that of the variables multiplied by the job's factors."""
         self._probed = True
         try:

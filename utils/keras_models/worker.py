@@ -60,7 +60,7 @@ def _computed(candidate: Candidate, request: dict, inputs: np.lib.npyio.NpzFile)
     for name in inputs.files:
         yield f"outputs {name}", candidate(inputs[name])
     if request["factors"]:
-        with candidate.multiplied(lambda key: request["factors"].get(key, 1.0)):
+        with candidate.scaled_variables(lambda key: request["factors"].get(key, 1.0)):
             yield "probed", candidate(inputs[request["gradients"]])
     yield from ((f"variable {key}", array) for key, array in candidate.variables().items())
     for mode in request["modes"]:

@@ -24,21 +24,24 @@ Arrays = dict[str, np.ndarray]
 DTYPES = ("float64", "float32")  # the truth, and the source's own
 
 
-class Source(Protocol):
+class ReferenceModel(Protocol):
     """A model in its own framework. Inputs are float32 [B, H, W, 3]; `dtype` is one of `DTYPES`.
 
-    framework: its name, for people. one_core: a run takes one core, so that two can go side by side. kinks: rounding
-    decides on which side of a kink (ReLU's) some units fall, so that one float32 run of the gradients is not enough.
-    statistics: it has some, which training mode uses otherwise and updates. twins: several exports have the same
-    gradients, which are worth keeping between conversions. probe_factor: by what to multiply a variable so that
-    the normalisation's epsilon decides what comes out.
+    Attributes:
+        framework: its name, for people.
+        one_core: a run takes one core, so that two can go side by side.
+        has_kinks: rounding decides on which side of a kink (ReLU's) some units fall, so that one float32 run of the
+            gradients is not enough.
+        has_statistics: it has moving statistics, which training mode updates and does not use.
+        shares_gradients: several exports have the same gradients, which are worth keeping between conversions.
+        probe_factor: by what to multiply a variable so that the normalisation's epsilon decides what comes out.
     """
 
     framework: str
     one_core: bool
-    kinks: bool
-    statistics: bool
-    twins: bool
+    has_kinks: bool
+    has_statistics: bool
+    shares_gradients: bool
     probe_factor: Callable[[str], float]
 
     def variables(self) -> Mapping[str, np.ndarray]:
@@ -53,7 +56,7 @@ class Source(Protocol):
     def training_pass(self, inputs: np.ndarray, dtype: str) -> tuple[Arrays, Arrays]:
         """The outputs in training mode, and the statistics that it leaves."""
 
-    def comparable(self, gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+    def merge_vanishing_gradients(self, gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
         """The same gradients, those that are nothing but rounding joined with others."""
 
 
@@ -72,14 +75,16 @@ class Candidate(Protocol):
     def training_pass(self, inputs: np.ndarray) -> tuple[np.ndarray, Arrays]:
         """Its output in training mode, and the statistics that it leaves."""
 
-    def multiplied(self, factor: Callable[[str], float]) -> AbstractContextManager[None]:
+    def scaled_variables(self, factor: Callable[[str], float]) -> AbstractContextManager[None]:
         """Inside, each variable is multiplied by the factor of its name."""
 
-    def arranged(self, name: str, array: np.ndarray) -> np.ndarray:
+    def to_export_layout(self, name: str, array: np.ndarray) -> np.ndarray:
         """The source's array of that name, in the candidate's axis order."""
 
-    def promised(self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int) -> Arrays:
-        """The source's statistics after a training pass, where this export by design leaves others in their place.
+    def expected_statistics(
+        self, statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int
+    ) -> Arrays:
+        """The moving statistics this export should have after one training step.
 
         before: what they were. count: of how many values each is.
         """
@@ -95,7 +100,7 @@ class Proof:
 
     def __init__(
         self,
-        source: Source,
+        source: ReferenceModel,
         output: str,
         inputs: Mapping[str, np.ndarray],
         positions: int,
@@ -107,7 +112,7 @@ class Proof:
         self.truth, self.own = (self._run(dtype) for dtype in DTYPES)  # as functions of NHWC arrays
         self._probed = [self._run(dtype, probed=True) for dtype in DTYPES]
         runs = [*((dtype, self._noise) for dtype in DTYPES)]
-        if source.kinks:
+        if source.has_kinks:
             runs.append(("float32", jittered(self._noise)))
         self._gradients = [cache(partial(self._gradient_run, dtype, inputs)) for dtype, inputs in runs]
         self._training = [cache(partial(self._training_run, dtype)) for dtype in DTYPES]
@@ -143,7 +148,7 @@ class Proof:
 
     def compare_variables(self, candidate: Candidate) -> list[Row]:
         """Every variable, bit for bit."""
-        there = _Arranged(self.source.variables(), candidate)
+        there = _InExportLayout(self.source.variables(), candidate)
         return comparison.compare_arrays(there, candidate.variables(), output="variables", tolerance=EXACT)
 
     def compare_outputs(self, candidate: Candidate, name: str, batch: np.ndarray) -> list[Row]:
@@ -161,15 +166,15 @@ class Proof:
         Whether another epsilon shows otherwise depends on the checkpoint.
         """
         truth, own = self._probed
-        with candidate.multiplied(self.source.probe_factor):
+        with candidate.scaled_variables(self.source.probe_factor):
             return comparison.compare_outputs(truth, candidate, {"noise, probed": self._noise}, self.output, source=own)
 
     def compare_gradients(self, candidate: Candidate) -> list[Row]:
         """Gradients by every trainable variable; in both modes, where both are the same model."""
         rows = []
-        truth, *own = [_Arranged(run(), candidate) for run in self._gradients]
-        for training in (False,) if self.source.statistics else (False, True):
-            found = self.source.comparable(candidate.gradients(self._noise, training))
+        truth, *own = [_InExportLayout(run(), candidate) for run in self._gradients]
+        for training in (False,) if self.source.has_statistics else (False, True):
+            found = self.source.merge_vanishing_gradients(candidate.gradients(self._noise, training))
             mode = "noise, training mode" if training else "noise"
             rows += comparison.compare_arrays(
                 truth, found, output="gradients", sources=own, summed=self.positions, input_name=mode, batch=1
@@ -185,9 +190,11 @@ class Proof:
         (truth, statistics_truth), (own, statistics_own) = (run() for run in self._training)
         output = f"{self.output}, training mode"
         rows = comparison.compare_arrays({"": truth}, {"": found}, output=output, sources=[{"": own}], **settings)
-        if self.source.statistics or statistics:
+        if self.source.has_statistics or statistics:
             before, count = self.source.variables(), batch * self.positions
-            truth, own = (candidate.promised(each, before, count) for each in (statistics_truth, statistics_own))
+            truth, own = (
+                candidate.expected_statistics(each, before, count) for each in (statistics_truth, statistics_own)
+            )
             # Without the allowance for sums: that the variance is over n - 1 shows by a tenth of 1 / n only.
             settings |= {"output": "moving statistics", "sources": [own]}
             rows += comparison.compare_arrays(truth, statistics, **settings)
@@ -199,12 +206,14 @@ class Proof:
 
     def _gradient_run(self, dtype: str, inputs: np.ndarray) -> Mapping[str, np.ndarray]:
         def run(inputs: np.ndarray) -> Arrays:
-            return self.source.comparable(self.source.gradients(inputs, dtype))
+            return self.source.merge_vanishing_gradients(self.source.gradients(inputs, dtype))
 
-        return self._kept.large(f"gradients of {self.output}, {dtype}", inputs, run, shared=self.source.twins)
+        return self._kept.large(
+            f"gradients of {self.output}, {dtype}", inputs, run, shared=self.source.shares_gradients
+        )
 
     def _training_run(self, dtype: str) -> tuple[np.ndarray, Arrays]:
-        if not self.source.statistics:  # the same model in both modes
+        if not self.source.has_statistics:  # the same model in both modes
             return (self.truth if dtype == "float64" else self.own)(self._several), {}
 
         def run(inputs: np.ndarray) -> Arrays:
@@ -216,14 +225,14 @@ class Proof:
         return found[self.output], {name.removeprefix(_STATISTIC): found[name] for name in names}
 
 
-class _Arranged(Mapping[str, np.ndarray]):
+class _InExportLayout(Mapping[str, np.ndarray]):
     """The source's arrays in the candidate's axis order, each as it is asked for: together they may be on disk."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], candidate: Candidate) -> None:
         self._arrays, self._candidate = arrays, candidate
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._candidate.arranged(name, self._arrays[name])
+        return self._candidate.to_export_layout(name, self._arrays[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._arrays  # without reading it

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.families.base import Export, Weights
 from utils.families.convmixer import source as pytorch
-from utils.families.convmixer.source import Source
+from utils.families.convmixer.source import ReferenceModel
 from utils.families.variants import ConvMixerArchitecture
 from utils.machine.quiet import quiet_imports
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import onnx
 
 
-def build(architecture: ConvMixerArchitecture, weights: Weights, head: str) -> Source:
+def build(architecture: ConvMixerArchitecture, weights: Weights, head: str) -> ReferenceModel:
     """The PyTorch model, which shares its memory with `weights`."""
-    return Source(pytorch.build_convmixer(architecture, weights, head))
+    return ReferenceModel(pytorch.build_convmixer(architecture, weights, head))
 
 
 def predictor(architecture: ConvMixerArchitecture, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
@@ -28,7 +28,7 @@ def predictor(architecture: ConvMixerArchitecture, weights: Weights) -> Callable
     return pytorch.as_nhwc(pytorch.build_convmixer(architecture, weights))
 
 
-def export(source: Source, weights: Weights, image_size: int, operations: str) -> Export:
+def export(source: ReferenceModel, weights: Weights, image_size: int, operations: str) -> Export:
     """PyTorch -> ONNX -> onnx-tf's handlers -> a TensorFlow function; there is one kind of operations."""
     with quiet_imports():
         from utils.export import onnx_to_tf, torch_to_onnx
@@ -48,7 +48,7 @@ def keras_model(architecture: ConvMixerArchitecture, weights: Weights, head: str
     return layers.build(architecture, weights, head, image_size)
 
 
-def onnx_graph(source: Source) -> onnx.ModelProto:
+def onnx_graph(source: ReferenceModel) -> onnx.ModelProto:
     """PyTorch's own graph, channels first."""
     from utils.export import torch_to_onnx
 

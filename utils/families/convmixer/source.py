@@ -115,13 +115,13 @@ def probe_factor(name: str) -> float:
     return 2.0**-10 if re.search(r"(stem\.2|fn\.2|blocks\.\d+\.3)\.weight$", name) else 1.0
 
 
-class Source:
+class ReferenceModel:
     """The model in float32, and with the very same weights in float64; methods as `utils.parity.proof` asks for them.
 
     Nothing changes the model: whatever would is done with a copy.
     """
 
-    framework, one_core, kinks, statistics, twins = "PyTorch", True, True, True, False
+    framework, one_core, has_kinks, has_statistics, shares_gradients = "PyTorch", True, True, True, False
     probe_factor = staticmethod(probe_factor)
 
     def __init__(self, model: ConvMixer) -> None:
@@ -159,7 +159,7 @@ class Source:
         return _outputs(trained, inputs), _floats(trained.named_buffers())
 
     @staticmethod
-    def comparable(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+    def merge_vanishing_gradients(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
         """The same: none vanishes."""
         return dict(gradients)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.families.base import Export, Weights
 from utils.families.mlp_mixer import source as flax
-from utils.families.mlp_mixer.source import Source
+from utils.families.mlp_mixer.source import ReferenceModel
 from utils.families.variants import MixerArchitecture
 from utils.machine.quiet import quiet_imports
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from utils.export.function import ExportedFunction
 
 
-def build(architecture: MixerArchitecture, weights: Weights, head: str) -> Source:
+def build(architecture: MixerArchitecture, weights: Weights, head: str) -> ReferenceModel:
     """The Flax model with its parameters."""
     model = flax.build(architecture, head)
-    return Source(model, flax.select_parameters(model, weights))
+    return ReferenceModel(model, flax.select_parameters(model, weights))
 
 
 def predictor(architecture: MixerArchitecture, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
@@ -31,7 +31,7 @@ def predictor(architecture: MixerArchitecture, weights: Weights) -> Callable[[np
     return flax.as_function(model, flax.select_parameters(model, weights))
 
 
-def export(source: Source, weights: Weights, image_size: int, operations: str) -> Export:
+def export(source: ReferenceModel, weights: Weights, image_size: int, operations: str) -> Export:
     """Flax -> StableHLO -> `XlaCallModule` by jax2tf, or for "plain" the same model in TensorFlow's operations."""
     with quiet_imports():
         from utils.export import jax_to_tf

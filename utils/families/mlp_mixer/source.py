@@ -199,15 +199,15 @@ def join_vanishing(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.n
     return joined
 
 
-class Source:
+class ReferenceModel:
     """The model in float32 and, with the very same weights, in float64; methods as `utils.parity.proof` asks for them.
 
     JAX computes in float64 for these calls alone: the rest of the process stays in float32.
     """
 
-    framework, one_core, kinks, statistics, twins = "JAX", False, False, False, True
+    framework, one_core, has_kinks, has_statistics, shares_gradients = "JAX", False, False, False, True
     probe_factor = staticmethod(probe_factor)
-    comparable = staticmethod(join_vanishing)
+    merge_vanishing_gradients = staticmethod(join_vanishing)
 
     def __init__(self, model: MlpMixer, parameters: Mapping[str, Any]) -> None:
         self.model, self.output = model, OUTPUTS[model.head]
