@@ -35,7 +35,7 @@ def test_jax_0_7_computes_in_float64_by_its_older_name(monkeypatch, mixer_weight
     monkeypatch.setattr(jax.experimental, "enable_x64", jax.enable_x64, raising=False)
     monkeypatch.delattr(jax, "enable_x64")
     again = imported_again(monkeypatch)
-    source = again.Source(again.build(ARCHITECTURE), mixer_weights)
+    source = again.ReferenceModel(again.build(ARCHITECTURE), mixer_weights)
     found = source.outputs(mixer_golden["inputs"], "float64")["logits"]
     assert found.dtype == np.float64
     assert tiny.relative_error(found, mixer_golden["logits"]) <= TOLERANCE
