@@ -1,16 +1,23 @@
 """Files that appear whole or not at all."""
 
+import os
+
 import pytest
 
 from utils.files import write_text, written_whole
 
 
-def test_a_file_is_replaced_whole_and_others_may_read_it(tmp_path):
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_is_replaced_whole_and_has_the_permissions_that_the_umask_leaves(tmp_path, umask, mode):
     path = tmp_path / "a.txt"
     path.write_text("before")
-    write_text(path, "caf\u00e9\n")
+    before = os.umask(umask)
+    try:
+        write_text(path, "caf\u00e9\n")
+    finally:
+        os.umask(before)
     assert path.read_bytes() == "caf\u00e9\n".encode()
-    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_mode & 0o777 == mode
     assert list(tmp_path.iterdir()) == [path]
 
 

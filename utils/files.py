@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +17,18 @@ from utils.errors import PackagingError
 def written_whole(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     """A new file beside `path`, hidden, which takes its place when the block ends well, and vanishes when it does not.
 
-    mode: its permissions. OSErrors pass through: what is to be done about them, the caller knows.
+    mode: its permissions, less the umask. OSErrors pass through: what is to be done about them, the caller knows.
     """
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Not tempfile's: its permissions are for secrets, and a later chmod would not know the umask.
+        with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
-        os.chmod(beside, mode)  # mkstemp's own is for secrets
+            file.flush()
+            os.fsync(file.fileno())  # the name must not appear before the bytes, should the power fail
         os.replace(beside, path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
 
 

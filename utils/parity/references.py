@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,9 @@ class References:
         wanted: an array that must be among what is remembered.
         """
         key = self._key(what, inputs)
-        found = self._known.get(key) or dict(self._read(key) or {})
+        found = self._known.get(key) or self._read_whole(key)
         if wanted not in found:
-            found |= run(inputs.copy())
+            found = found | run(inputs.copy())  # a new dict: another thread may be reading the old one
             self._write(key, found)
         self._known[key] = found
         return {name: array.copy() for name, array in found.items()}
@@ -123,7 +123,11 @@ class References:
         digest.update(np.ascontiguousarray(inputs))
         return digest.hexdigest()
 
-    def _read(self, key: str) -> Outputs | None:
+    def _read_whole(self, key: str) -> dict[str, np.ndarray]:
+        with self._read(key) or nullcontext({}) as there:
+            return dict(there)
+
+    def _read(self, key: str) -> np.lib.npyio.NpzFile | None:
         if not self._folder or not (path := self._folder / f"{key}.npz").exists():
             return None
         return np.load(path, allow_pickle=False)
