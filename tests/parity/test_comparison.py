@@ -247,12 +247,10 @@ def test_a_source_that_is_wildly_off_fails_for_outputs_and_is_named_elsewhere(in
     assert "proves little" in row.reason
 
 
-def test_a_faithful_export_is_measured_and_each_numeric_fault_fails(inputs):
+def test_a_faithful_export_is_measured(inputs):
     report = Report(compare_outputs(exact, rounding, inputs, "logits", source=coarse), "PyTorch")
     report.require()
     assert all(0 < row.ratio < RATIO for row in report.rows)
-    for name in ("one NaN", "scaled by 1.0001", "classes shifted by one", "half precision", "float64"):
-        assert not Report(compare_outputs(exact, FAULTS[name], inputs, "logits", source=coarse)).passed, name
 
 
 def test_top_one_may_differ_only_within_what_is_allowed():
@@ -332,9 +330,9 @@ FAULTS = {
 @pytest.mark.parametrize("output", ["logits", "features"])
 def test_a_planted_fault_fails(inputs, output, fault):
     report = compared(FAULTS[fault], inputs, output)
-    assert not report.passed
     with pytest.raises(ParityError, match=output):
         report.require()
+    assert not Report(compare_outputs(exact, FAULTS[fault], inputs, output, source=coarse)).passed
 
 
 def test_a_reference_of_nan_fails_even_if_the_candidate_is_the_same(inputs):
@@ -344,21 +342,23 @@ def test_a_reference_of_nan_fails_even_if_the_candidate_is_the_same(inputs):
     assert "reference itself" in report.rows[0].reason
 
 
-def test_a_swapped_best_class_fails_only_where_the_reference_is_sure():
-    """Both errors are within the tolerance; only the margin between the two best classes differs."""
+@pytest.mark.parametrize(("scale", "allowed"), [(1, 1e-5), (10, 1e-4), (0.1, 1e-5)])
+def test_a_swapped_best_class_fails_only_where_the_reference_is_sure(scale, allowed):
+    """The margin between the two best classes decides: it is held against what the largest logit may err by."""
 
     def swapped(margin: float):
-        expected = np.array([[1.0, 1.0 - margin, 0.0]])
-        found = np.array([[1.0 - 0.6 * margin, 1.0 - 0.4 * margin, 0.0]])
+        expected = np.array([[scale, scale - margin, 0.0]])
+        found = np.array([[scale - 0.6 * margin, scale - 0.4 * margin, 0.0]])
         pair = expected.astype(np.float32), found.astype(np.float32)
         return compare_outputs(lambda _: pair[0], lambda _: pair[1], {"x": np.zeros((1, 1))}, "logits")[0]
 
-    sure, unsure = swapped(1.5e-5), swapped(0.7e-5)
-    assert sure.relative <= 1e-5 > unsure.relative
-    assert (sure.passed, sure.top1) == (False, 0.0)
-    assert (unsure.passed, unsure.top1) == (True, None)
-    with pytest.raises(ParityError, match="top-1 differs"):
-        Report([sure]).require()
+    sure, unsure = swapped(1.5 * allowed), swapped(0.7 * allowed)
+    assert (sure.passed, sure.top1, unsure.top1) == (False, 0.0, None)
+    if scale >= 1:  # the error itself is within the tolerance
+        assert sure.figure <= 1e-5
+        assert unsure.passed
+        with pytest.raises(ParityError, match="top-1 differs"):
+            Report([sure]).require()
 
 
 def test_top_five_is_the_overlap_of_the_best_five():
@@ -441,14 +441,6 @@ def test_a_fault_in_one_gradient_fails_and_is_named(name, fault):
         Report(compare_gradients(gradients(), found, "noise", 3)).require()
 
 
-def test_other_arrays_are_held_against_their_own_tolerance():
-    mean = {"stem.2.running_mean": np.array([1.0, 4.0], np.float32)}
-    found = {"stem.2.running_mean": np.array([1.0, 4.0002], np.float32)}
-    settings = {"output": "statistics", "input_name": "noise", "batch": 3}
-    assert Report(compare_arrays(mean, found, tolerance=1e-4, **settings)).passed
-    assert not Report(compare_arrays(mean, found, tolerance=1e-5, **settings)).passed
-
-
 # --- the report
 
 
@@ -501,15 +493,6 @@ def test_many_variables_are_summed_up_with_the_worst_five():
     table = Report(many_gradients()).table()
     assert "gradients (166, median 2.0e-05)" in table
     assert re.findall(r"blocks\.(\d+)\.1\.weight ", table) == ["165", "164", "163", "162", "161"]
-
-
-def test_the_table_is_aligned_and_says_which_row_failed(inputs):
-    lines = failing(inputs).table().splitlines()
-    assert {line.split()[1] for line in lines if line.endswith("FAIL")} == {"large", "photographs"}
-    assert {line.split()[1] for line in lines if line.endswith("pass")} == {"noise", "ramp"}
-    columns = [line.index(figure) + len(figure) for line in lines[2:6] for figure in ["1.0e-05"]]
-    assert len(set(columns)) == 1
-    assert lines[-1].startswith("parity FAILED in 2 of 4")
 
 
 def test_the_html_is_well_formed_compact_and_escaped(inputs):

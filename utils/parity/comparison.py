@@ -29,15 +29,20 @@ def compare_outputs(
     tolerance: float = OUTPUT_TOLERANCE,
     source: Model | None = None,
 ) -> list[Row]:
-    """Runs the models, NHWC float32 -> [B, units], on each of `inputs`: one row per input.
+    """Runs the models, NHWC float32 -> [B, units], on each of `inputs`, and judges the candidate's errors.
 
-    reference: the truth in float64 where `source` is the same model in float32, which then sets the tolerance; else
-        what the candidate must equal within `tolerance`. Both are held against |error| / |reference| in the L2 norm.
-    output: "logits" or "features"; agreement of top-1 and top-5 is counted for logits. Top-1 must be equal for each
-        image whose two best classes the reference tells apart by more than the tolerance allows.
+    Args:
+        reference: the truth in float64 where `source` is given, else what the candidate must equal.
+        candidate: the model to be judged.
+        inputs: float32 [B, H, W, 3] by name.
+        output: "logits" or "features"; agreement of top-1 and top-5 is counted for logits. Top-1 must be equal for each
+            image whose two best classes the reference tells apart by more than the tolerance allows.
+        tolerance: of |error| / |reference| in the L2 norm, where there is no `source`.
+        source: the reference's model in float32, which sets the tolerance. One that errs by more than `judge.DOUBTFUL`
+            fails: such outputs are of no use to anybody, and passing beside them would prove nothing.
 
-    A source whose own float32 errs by more than `judge.DOUBTFUL` fails: such outputs are of no use to anybody, and
-    passing beside them would prove nothing.
+    Returns:
+        A row per input.
     """
     rows = []
     for name, batch in inputs.items():
@@ -62,15 +67,24 @@ def compare_arrays(
     l2: bool = False,
     summed: int = 0,
 ) -> list[Row]:
-    """Compares arrays by name, a row each: what a model gives besides its outputs. None counts as missing.
+    """Compares what a model gives besides its outputs, by name.
 
-    sources: float32 runs of the source, of which the worst by array sets the tolerance; then `reference` is the truth.
-    tolerance: without `sources`. l2: hold it against |error| / |reference| in the L2 norm, which suits arrays of any
-        scale, instead of max |error| / max(1, max |reference|).
-    summed: for gradients: how many terms each is a sum of, batch times positions; see `judge.summed`.
+    Args:
+        reference: the truth in float64 where `sources` are given, else what the candidate must equal.
+        candidate: the arrays to be judged, float32; None counts as missing.
+        output: what they are, such as "gradients".
+        tolerance: where there are no `sources`.
+        sources: float32 runs of the source, of which the worst by array sets the tolerance. One that errs by more than
+            `judge.DOUBTFUL` is named in the row's reason and does not fail: these figures say how the model trains, and
+            its outputs are proved by rows of their own.
+        input_name: the input that all of it was computed for.
+        batch: the number of images in it.
+        l2: hold `tolerance` against |error| / |reference| in the L2 norm, which suits arrays of any scale, instead of
+            max |error| / max(1, max |reference|).
+        summed: for gradients: how many terms each is a sum of, batch times positions; see `judge.summed`.
 
-    A source that errs by more than `judge.DOUBTFUL` is named in the row's reason. It does not fail here: these figures
-    say how the model trains, and its outputs are proved by rows of their own.
+    Returns:
+        A row per array.
     """
     rows = []
     sides = {"reference": reference, "candidate": candidate}

@@ -55,10 +55,20 @@ def make_golden(
     seed: int,
     photographs: Mapping[str, np.ndarray] | None = None,
 ) -> Golden:
-    """Runs `source`, float32 NHWC -> float64 or float32 [B, units], on up to two photographs and one image of noise.
+    """Runs the source on up to two photographs and one image of noise.
 
-    photographs: float32 [height, width, 3], normalised. Fewer images where the outputs would take too many bytes.
-    PackagingError where the source gives anything else, or what is not finite.
+    Args:
+        source: float32 NHWC -> float64 or float32 [B, units].
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        seed: of the noise.
+        photographs: float32 [height, width, 3], normalised, by name.
+
+    Returns:
+        What the source computed; of fewer images where the outputs would take too many bytes.
+
+    Raises:
+        PackagingError: where the source gives anything else, or what is not finite.
     """
     rng = np.random.default_rng(seed)
     noise = rng.integers(-64, 64, (_COARSE, _COARSE, 3), dtype=np.int8)  # +-2

@@ -12,13 +12,19 @@ from utils.errors import ParameterError
 def standard_inputs(
     height: int, width: int, seed: int, photographs: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, np.ndarray]:
-    """Inputs that show faults, float32 [B, height, width, 3] by name; all batches but that of photographs are of 1.
+    """Inputs that show faults. Few: each goes through the source in float64 too, and more showed no other fault.
 
-    Few, since each goes through the source in float64 too: more noise, or more shapes, showed no fault that these miss.
+    Args:
+        height: of the images, in pixels; at least 8.
+        width: of the images, in pixels; at least 8.
+        seed: of the noise.
+        photographs: finite float32 [height, width, 3], normalised as the model expects, by name.
 
-    photographs: float32 [height, width, 3], normalised as the model expects; all go into one batch, in their
-    order. ParameterError for sizes below 8 pixels and for photographs of another shape or dtype, or not
-    finite.
+    Returns:
+        float32 [B, height, width, 3] by name: one batch of all photographs, in their order, and others of 1.
+
+    Raises:
+        ParameterError: for another size, and for a photograph of another shape or dtype, or not finite.
     """
     if min(height, width) < 8:
         raise ParameterError(f"inputs of {height} x {width} pixels: expected at least 8 x 8.")
