@@ -28,7 +28,7 @@ from unittest import mock
 
 from benchmarks import command, environments
 from benchmarks.runtimes import RUNTIMES
-from utils.artefact.card_head import REPOSITORY
+from utils.artefact.manifest import REPOSITORY
 from utils.notebook import colab
 from utils.tables import markdown
 

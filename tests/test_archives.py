@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import tarfile
 import tracemalloc
 import zipfile
@@ -111,14 +112,6 @@ HOSTILE_ZIPS = {
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_good_zip_is_read_by_each_reader(tmp_path, reader):
-    members, read, _, _ = READERS[reader]
-    path = tmp_path / "good.file"
-    path.write_bytes(zipped(members.items()))
-    read(path)
-
-
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("case", HOSTILE_ZIPS)
 @pytest.mark.parametrize("reader", READERS)
@@ -132,10 +125,11 @@ def test_hostile_zip_is_refused_by_each_reader_in_its_own_error(tmp_path, reader
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_more_members_than_allowed_are_refused_by_each_reader(tmp_path, monkeypatch, reader):
+def test_good_zip_is_read_by_each_reader_and_one_of_more_members_than_allowed_is_not(tmp_path, monkeypatch, reader):
     members, read, error, _ = READERS[reader]
     path = tmp_path / "bad.file"
     path.write_bytes(zipped(members.items()))
+    read(path)
     monkeypatch.setattr(archives, "MAX_MEMBERS", 1)
     with pytest.raises(error, match=r"bad\.file: it has \d+ members, more than the 1 that are allowed"):
         read(path)
@@ -178,15 +172,6 @@ def test_bomb_behind_a_directory_that_lies_is_not_unpacked():
         read_member(archive, "a")
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
-
-
-def test_member_shorter_than_the_directory_says_is_refused():
-    data = patched(zipped([("a", b"12345")]), 24, 4, 6)
-    with (
-        pytest.raises(EvaluationError, match="a has 5 bytes, and the directory says 6"),
-        open_zip(io.BytesIO(data), Refusal("a.zip", EvaluationError, ""), {"a": 100}) as archive,
-    ):
-        read_member(archive, "a")
 
 
 def test_any_changed_byte_of_a_zip_is_refused_or_changes_nothing():
@@ -274,17 +259,10 @@ BAD_MEMBERS = {
 
 @pytest.mark.parametrize("case", BAD_MEMBERS)
 def test_bad_member_of_a_tarball_is_refused_by_name(tmp_path, case):
-    path = write_tar(tmp_path / "bad.tar.gz", *BAD_MEMBERS[case])
     name = BAD_MEMBERS[case][-1][0].name
-    with pytest.raises(PackagingError) as raised:
-        hash_tarball(path)
-    assert f"bad.tar.gz, member {name!r}: it" in str(raised.value)
-    refuse_tarball(path, r"bad\.tar\.gz, member ")
-
-
-def test_link_and_a_file_through_it_are_refused(tmp_path):
-    link = member("link", b"", type=tarfile.SYMTYPE, linkname="..")
-    refuse_tarball(write_tar(tmp_path / "a.tar.gz", link, member("link/escaped")), "member 'link': it is a link")
+    refuse_tarball(
+        write_tar(tmp_path / "bad.tar.gz", *BAD_MEMBERS[case]), re.escape(f"bad.tar.gz, member {name!r}: it")
+    )
 
 
 def damaged(whole: bytes) -> dict[str, bytes]:

@@ -24,10 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.card_head import PUBLISHER, licence
+from utils.artefact.card import hub_card, hub_header
 from utils.artefact.contents import check_lite, final_names
-from utils.artefact.hub_card import hub_card, hub_header
-from utils.artefact.manifest import manifest_text, packed_manifest
+from utils.artefact.manifest import PUBLISHER, licence, manifest_text, packed_manifest
 from utils.artefact.opening import open_keras, open_model
 from utils.artefact.tarball import extract_tarball
 from utils.command import run_command

@@ -14,7 +14,6 @@ from server import folder_server
 from utils.artefact.contents import manifest_of
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.opening import open_model, open_models
-from utils.artefact.tarball import write_tarball
 from utils.errors import PackagingError, ParameterError
 from utils.export import saved_model
 from utils.families.variants import get_variant
@@ -67,6 +66,7 @@ def test_a_keras_file_tells_of_itself_and_may_stand_beside_its_saved_model():
     for what in ("name", "weights", "output", "units", "preprocessing", "labels", "names", "variant"):
         assert getattr(native, what) == getattr(saved, what), what
     assert native.hashes == {path.name: hash_file(path)}
+    assert (saved.output, saved.names) == ("features", ())
     with pytest.raises(ParameterError, match=r"\.keras, which was named already"):
         open_models([str(path), str(path)])
 
@@ -99,11 +99,6 @@ def test_a_keras_file_is_refused_where_a_saved_model_is_needed_and_where_it_hold
         open_models([str(tmp_path / "code.keras")])
 
 
-def test_features_have_no_class_names():
-    found = open_model(str(extractors.published("convmixer").folder))
-    assert (found.output, found.names) == ("features", ())
-
-
 def test_address_is_fetched_by_tf_hub_which_loads_it_as_it_is(published, tmp_path, monkeypatch):
     import tensorflow_hub
 
@@ -118,20 +113,15 @@ def test_address_is_fetched_by_tf_hub_which_loads_it_as_it_is(published, tmp_pat
 
 
 def test_nothing_there_says_what_is_and_what_to_do(published, tmp_path):
-    with pytest.raises(ParameterError, match=r"no such file or folder\. Convert one first"):
+    with pytest.raises(ParameterError, match=r"there is no such file\. Convert one first"):
         open_model(str(tmp_path / "absent.tar.gz"))
-    with pytest.raises(ParameterError, match=r"In .* there is: convmixer_tiny_classification_synthetic\.tar\.gz"):
+    with pytest.raises(ParameterError, match=r"Tarballs there: convmixer_tiny_classification_synthetic\.tar\.gz"):
         open_model(str(published.tarball.parent / "convmixer_tiny_classification.tar.gz"))
     with pytest.raises(ParameterError, match=r"holds no saved_model\.pb"):
         open_model(str(published.tarball.parent))
     (tmp_path / "model.tar.gz").write_bytes(b"<html>404</html>")
     with pytest.raises(PackagingError, match=r"model\.tar\.gz.*Expected a complete \.tar\.gz"):
         open_model(str(tmp_path / "model.tar.gz"))
-
-
-def test_the_same_artefact_twice_is_refused(published):
-    with pytest.raises(ParameterError, match="was named already"):
-        open_models([str(published.folder), str(published.tarball)])
 
 
 def shaped(side, shape):
@@ -144,8 +134,6 @@ CHANGES = {
         lambda folder: (folder / UNLISTED[0]).unlink(),
         r"manifest\.json is missing: it is not an artefact of this project",
     ),
-    "no JSON": (lambda folder: (folder / UNLISTED[0]).write_text("{"), "is not JSON"),
-    "a list": (lambda folder: (folder / UNLISTED[0]).write_text("[]"), "holds no manifest"),
     "no text": (lambda folder: (folder / UNLISTED[0]).write_bytes(b"\xff"), "is not text"),
     "huge": (lambda folder: (folder / UNLISTED[0]).write_bytes(bytes((16 << 20) + 1)), "too many to be what its name"),
     "other weights": (lambda folder: edit(folder, lambda m: m.update(weights="stolen")), "weights is 'stolen'"),
@@ -154,13 +142,10 @@ CHANGES = {
     "a missing file": (lambda folder: (folder / "fingerprint.pb").unlink(), r"fingerprint\.pb is missing"),
     # Where a TFLite file, and no SavedModel, has its manifest.
     "one file more": (lambda folder: (folder / "manifest.json").write_text("{}"), r"manifest\.json is not in the man"),
-    "no units": (shaped("outputs", []), "serving_default"),
-    "a shape that is none": (shaped("outputs", 10), "serving_default"),
+    "no shape": (shaped("outputs", None), "serving_default"),
     "any number of units": (shaped("outputs", [None, None]), "serving_default"),
     "no unit": (shaped("outputs", [None, 0]), "serving_default"),
-    "no channels": (shaped("inputs", [None, 48, 48]), "serving_default"),
     "one channel": (shaped("inputs", [None, 48, 48, 1]), "serving_default"),
-    "sizes of text": (shaped("inputs", [None, "48", "48", 3]), "serving_default"),
 }
 
 
@@ -172,15 +157,8 @@ def test_what_was_changed_is_refused_by_name(copied, case):
         open_model(str(copied))
 
 
-def test_a_tarball_of_a_changed_folder_is_refused(copied, tmp_path):
-    CHANGES["another graph"][0](copied)
-    with pytest.raises(PackagingError, match=r"saved_model\.pb is not the file"):
-        open_model(str(write_tarball(copied, tmp_path / "changed.tar.gz")))
-
-
 @pytest.mark.parametrize(("settings", "said"), impossible.PREPROCESSING)
-def test_preprocessing_that_no_image_can_be_prepared_with_is_refused_by_all(copied, settings, said):
+def test_preprocessing_that_no_image_can_be_prepared_with_is_refused(copied, settings, said):
     edit(copied, lambda manifest: manifest["model"].update(preprocessing=asdict(settings)))
-    for reader in (open_model, lambda folder: manifest_of(copied)):  # the latter `utils.verify`'s
-        with pytest.raises(PackagingError, match=f"preprocessing.*{said}"):
-            reader(str(copied))
+    with pytest.raises(PackagingError, match=f"preprocessing.*{said}"):
+        manifest_of(copied)  # which `open_model` and `utils.verify` read it by

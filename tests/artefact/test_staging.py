@@ -56,6 +56,10 @@ def test_publishing_leaves_folder_tarball_and_manifest_of_one_another_and_nothin
     assert hash_tarball(published.tarball) == everything
     assert beside["files"] == {path: value for path, value in everything.items() if path not in UNLISTED}
     assert "assets.extra/labels.tsv" in beside["files"]
+    again = publish(tmp_path / "new" / "exports", b"second")
+    assert (again.folder / "saved_model.pb").read_bytes() == b"second"
+    assert hash_tarball(again.tarball) == hash_files(again.folder)
+    assert left_in(tmp_path / "new" / "exports") == sorted(THREE)
 
 
 def test_what_a_run_measured_is_beside_the_tarball_and_not_in_it(tmp_path):
@@ -83,39 +87,24 @@ def test_what_a_run_measured_is_beside_the_tarball_and_not_in_it(tmp_path):
         stage.publish(inside)
 
 
-def test_publishing_again_replaces_all_three(tmp_path):
-    publish(tmp_path, b"first")
-    published = publish(tmp_path, b"second")
-    assert (published.folder / "saved_model.pb").read_bytes() == b"second"
-    assert hash_tarball(published.tarball) == hash_files(published.folder)
-    assert left_in(tmp_path) == sorted(THREE)
-
-
 def test_a_staging_serves_several_blocks_until_one_fails(tmp_path, stage):
     with stage:
         unpacked = stage.unpacked_candidate()
     assert unpacked != stage.model_dir
     assert hash_files(unpacked) == hash_files(stage.model_dir) == stage.files
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
-    with pytest.raises(KeyError), stage:
-        raise KeyError
+    with pytest.raises(KeyboardInterrupt), stage:
+        raise KeyboardInterrupt
     assert left_in(tmp_path) == []
     with pytest.raises(PackagingError, match="is over"), stage:
         pass
 
 
-CHANGES_AFTER_PARITY = {
-    "a changed graph": lambda folder: (folder / "saved_model.pb").write_bytes(b"other"),
-    "another file": lambda folder: (folder / "variables" / "more").write_bytes(b""),
-    "a missing file": lambda folder: (folder / "assets.extra" / "labels.tsv").unlink(),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES_AFTER_PARITY)
-def test_what_parity_did_not_see_is_not_published(tmp_path, stage, change):
+@pytest.mark.parametrize("path", ["saved_model.pb", "variables/another", "assets.extra/labels.tsv"])
+def test_what_parity_did_not_see_is_not_published(tmp_path, stage, path):
     stage.unpacked_candidate()
     publish(tmp_path, b"old")
-    CHANGES_AFTER_PARITY[change](stage.model_dir)
+    (stage.model_dir / path).write_bytes(b"changed")
     with pytest.raises(PackagingError, match="the folder differs from what parity was run on"), stage:
         stage.publish(manifest(stage.files))
     assert (tmp_path / NAME / "saved_model.pb").read_bytes() == b"old"
@@ -140,21 +129,16 @@ def test_a_manifest_of_other_files_or_another_name_is_not_published(tmp_path, st
 # --- failures leave nothing, or what was there
 
 
-@pytest.mark.parametrize("error", [ValueError("parity"), KeyboardInterrupt(), SystemExit(1)], ids=repr)
-def test_any_exception_removes_the_partial_work_and_passes(tmp_path, stage, error):
-    with pytest.raises(type(error)) as caught, stage:
-        raise error
-    assert caught.value is error
-    assert left_in(tmp_path) == []
-
-
-RENAMES = [(True, range(6)), (False, range(3))]  # of what is replaced too, or of what is new alone
-MOMENTS = [(had, moment) for had, moments in RENAMES for moment in moments]
-
-
-@pytest.mark.parametrize("error", [OSError(5, "broken"), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize("brings", [b"", b"new"], ids=["", "brings a file of a further format"])
-@pytest.mark.parametrize("had", [None, b"", b"old"], ids=["nothing there", "one there", "one there with such a file"])
+# What was there: nothing, an artefact, or one with a file of a further format; and whether the new one brings such one.
+@pytest.mark.parametrize(
+    ("error", "had", "brings"),
+    [
+        (OSError(5, "broken"), None, b""),
+        (OSError(5, "broken"), b"", b"new"),
+        (OSError(5, "broken"), b"old", b""),
+        (KeyboardInterrupt(), b"old", b"new"),
+    ],
+)
 def test_a_rename_that_fails_restores_what_was_there(tmp_path, monkeypatch, error, had, brings):
     replace, place = os.replace, placing.place
 
@@ -206,34 +190,42 @@ def run(code: str, *arguments, **settings) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **settings)
 
 
-KILL_AT_RENAME = """
+def test_after_a_kill_between_renames_the_next_start_restores_what_was_there(tmp_path):
+    code = """
 from utils.artefact import placing, staging
-place, replace, count = placing.place, os.replace, iter(range(100))
-def deadly(source, target):
-    if next(count) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-def armed(*arguments):
-    placing.os.replace = deadly
-    place(*arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-staging.place = armed
-publish(output_dir, b"new")
+from utils.files import hash_files
+place, replace = placing.place, os.replace
+def publish_and_die(folder, moment):
+    count = iter(range(100))
+    def deadly(source, target):
+        if next(count) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+    def armed(*arguments):
+        placing.os.replace = deadly
+        place(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)  # after the last one, and before tidying
+    staging.place = armed
+    publish(folder, b"new")
+for had, moments in ((True, 7), (False, 4)):
+    for moment in range(moments):
+        folder = output_dir / f"{had} {moment}"
+        folder.mkdir()
+        if had:
+            publish(folder, b"old")
+        before = hash_files(folder)
+        if (child := os.fork()) == 0:
+            publish_and_die(folder, moment)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        Staging(folder, NAME).discard()
+        if moment < moments - 1:
+            assert hash_files(folder) == before, folder
+        else:
+            assert (folder / NAME / "saved_model.pb").read_bytes() == b"new"
+        assert not list(folder.glob(".*")), folder
 """
-
-
-@pytest.mark.parametrize(("had", "moment"), [*MOMENTS, (True, 6)])
-def test_after_a_kill_between_renames_the_next_start_restores_what_was_there(tmp_path, moment, had):
-    if had:
-        publish(tmp_path, b"old")
-    before = hash_files(tmp_path)
-    assert run(KILL_AT_RENAME, tmp_path, moment).returncode == -signal.SIGKILL
-    Staging(tmp_path, NAME).discard()
-    if moment < 6:
-        assert hash_files(tmp_path) == before
-    else:  # after the last one, and before tidying
-        assert (tmp_path / NAME / "saved_model.pb").read_bytes() == b"new"
-    assert left_in(tmp_path) == (sorted(THREE) if had else [])
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_killed_process_leaves_nothing_under_the_final_names_and_its_rest_is_removed_next_time(tmp_path):
@@ -358,8 +350,8 @@ def test_a_full_disk_that_tensorflow_reports_is_recognised(tmp_path):
         raise RuntimeError("/x/variables.data; No space left on device")
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "a.json", "é", "x" * 129, None])
+@pytest.mark.parametrize("name", ["", "../up", ".hidden", "a.json", "é", "x" * 129, None])
 def test_a_name_that_cannot_be_a_file_s_is_an_error(tmp_path, name):
-    with pytest.raises(PackagingError, match="expected letters"):
+    with pytest.raises(PackagingError, match="name is "):
         Staging(tmp_path, name)
     assert left_in(tmp_path) == []

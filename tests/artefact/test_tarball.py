@@ -3,7 +3,6 @@
 import io
 import os
 import random
-import struct
 import subprocess
 import sys
 import tarfile
@@ -39,7 +38,7 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_same_folder_gives_the_same_bytes_whatever_its_times_modes_and_order(folder, tmp_path):
+def test_tarball_depends_on_paths_and_contents_alone_and_names_nobody(folder, tmp_path):
     first = write_tarball(folder, tmp_path / "first.tar.gz").read_bytes()
     copy = tmp_path / "elsewhere" / "copy"
     paths = list(folder.rglob("*"))
@@ -52,34 +51,22 @@ def test_the_same_folder_gives_the_same_bytes_whatever_its_times_modes_and_order
             target.chmod(0o600)
             os.utime(target, (1, 1))
     assert write_tarball(copy, tmp_path / "second.tar.gz").read_bytes() == first
-
-
-def test_the_tarball_names_nobody_and_no_time_and_folders_before_what_is_in_them(folder, tmp_path):
-    path = write_tarball(folder, tmp_path / "a.tar.gz")
-    header = path.read_bytes()[:10]
-    assert header[3] == 0  # no file name, comment or extra field
-    assert struct.unpack("<I", header[4:8]) == (0,)
-    with tarfile.open(path) as tar:
+    assert first[3] == 0  # in gzip's header: no file name, comment or extra field
+    assert first[4:8] == bytes(4)  # and no time
+    with tarfile.open(tmp_path / "first.tar.gz") as tar:
         members = tar.getmembers()
     assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", 0)}
     assert {(m.isdir(), m.mode) for m in members} == {(True, 0o755), (False, 0o644)}
-    root = "assets assets.extra assets.extra/labels.tsv saved_model.pb variables"
-    variables = "variables/variables.data-00000-of-00001 variables/variables.index"
-    assert [m.name for m in members] == [*root.split(), *variables.split()]
+    assert [m.name for m in members][:3] == ["assets", "assets.extra", "assets.extra/labels.tsv"]
 
 
-def test_what_is_unpacked_is_what_was_packed(folder, tmp_path):
+def test_what_is_packed_is_unpacked_here_and_by_the_system_s_tar_and_what_that_packs_too(folder, tmp_path):
     path = write_tarball(folder, tmp_path / "a.tar.gz")
     unpacked = extract_tarball(path, tmp_path / "deep" / "unpacked")
     assert hash_files(unpacked) == hash_files(folder) == hash_tarball(path)
-    assert (unpacked / "assets").is_dir()
+    assert (unpacked / "assets").is_dir()  # though nothing is in it
     assert unpacked.stat().st_mode & 0o777 == 0o755
     assert left_in(tmp_path / "deep") == ["unpacked"]
-
-
-def test_the_system_s_tar_and_gzip_read_it_and_what_they_pack_is_read(folder, tmp_path):
-    path = write_tarball(folder, tmp_path / "a.tar.gz")
-    subprocess.run(["gzip", "--test", path], check=True)
     (tmp_path / "unpacked").mkdir()
     subprocess.run(["tar", "-xzf", path, "-C", tmp_path / "unpacked"], check=True)
     # With leading dots; and macOS may add a file "._name" of its own beside each.
@@ -115,7 +102,7 @@ def test_what_is_appended_later_is_read_by_every_client_and_the_tarball_is_compl
 def test_packing_holds_no_file_in_memory(tmp_path):
     (tmp_path / "model").mkdir()
     with (tmp_path / "model" / "saved_model.pb").open("wb") as file:
-        for _ in range(40):
+        for _ in range(15):
             file.write(os.urandom(5_000_000))
     code = (
         f"{memory.PEAK}\nfrom utils.artefact.tarball import *\n"
@@ -137,18 +124,14 @@ def test_a_folder_that_is_missing_or_empty_or_holds_a_link_is_an_error(tmp_path,
     assert left_in(tmp_path) == ["empty", "linked"]
 
 
-@pytest.mark.parametrize("names", [("variables", "variables/variables.index"), ("saved_model.pb", "../climbing")])
-def test_a_refused_tarball_is_named_with_its_member_and_leaves_nothing(tmp_path, names):
-    """The first is noticed only when it is unpacked: a file is the folder of another."""
+def test_tarball_whose_file_is_the_folder_of_another_is_refused_and_leaves_nothing(tmp_path):
     path = tmp_path / "bad.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        for name in names:
+        for name in ("variables", "variables/variables.index"):
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    outside = left_in(tmp_path.parent)
-    with pytest.raises(PackagingError, match=rf"bad\.tar\.gz, member '{names[1]}'"):
+    with pytest.raises(PackagingError, match=r"bad\.tar\.gz, member 'variables/variables.index'"):
         extract_tarball(path, tmp_path / "unpacked")
     assert left_in(tmp_path) == ["bad.tar.gz"]
-    assert left_in(tmp_path.parent) == outside
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(folder, tmp_path):

@@ -1,14 +1,14 @@
 """The files that a conversion leaves beside its SavedModel, one for each further format that was asked for.
 
 Each is written from the source, loaded again by what its users have, and proved against the same float64 truth. A
-format is a class in `KINDS`, and a row of `variants.BESIDE`.
+format is a row of `KINDS`, and one of `variants.BESIDE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,14 +38,13 @@ class ExtraFormats:
         self._reports: dict[str, Reports] = {}
         self.facts: dict[str, dict[str, Any]] = {}  # for the manifest, by format, of what was proved
 
-    def write(self, **told: Any) -> None:
-        """Writes every file, with a record of what it is.
+    def write(self, **fields: Any) -> None:
+        """Writes every file, with a record of what it is. Raises ConversionErrors where the weights do not fit.
 
-        told: for `build_record`, all but variant and tolerance. Raises
-        ConversionErrors where the weights do not fit. OSErrors pass through.
+        fields: for `build_record`, all but variant and tolerance.
         """
         if self._files:
-            record = build_record(variant=self._variant, tolerance=self._case.tolerance(), **told)
+            record = build_record(variant=self._variant, tolerance=self._case.tolerance(), **fields)
         for key, path in self._files.items():
             KINDS[key].write(path, self._variant, self._case.source, record)
 
@@ -83,74 +82,65 @@ def require(key: str, reports: Reports) -> None:
 
 
 def facts(key: str, path: Path, reports: Reports) -> dict[str, Any]:
-    """For the manifest: the SHA-256 of the file that was proved, and by who computed how much it errs, without rows."""
-    told = {by: report.to_json() for by, report in reports.items()}
-    parity = {by: {field: found[field] for field in found if field != "rows"} for by, found in told.items()}
+    """For the manifest: the SHA-256 of the file that was proved, versions, and how much it errs, without rows."""
+    parity = {
+        by: {field: value for field, value in report.to_json().items() if field != "rows"}
+        for by, report in reports.items()
+    }
     return {"sha256": hash_file(path), **KINDS[key].versions(path), "parity": parity}
 
 
-class Kind(Protocol):
-    """What a format can do; frameworks are imported when one is asked for."""
+def _write_keras(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:
+    with quiet_imports():
+        from utils.keras_models import conversion
 
-    @staticmethod
-    def write(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:
-        """Writes the file of the `source` model, with the `record` in it."""
-
-    @staticmethod
-    def prove(case: Proof, path: Path, family: str, more: Inputs) -> Reports:
-        """The comparison of the file, loaded again."""
-
-    @staticmethod
-    def versions(path: Path) -> dict[str, Any]:
-        """What the manifest says of what the file is made of, and was computed by."""
+    conversion.write(path, variant, source.variables(), record["head"], record["image_size"], record)
 
 
-class Keras:
-    """Keras's own layers: on each backend, in a process of its own."""
+def _prove_keras(case: Proof, path: Path, family: str, more: Inputs) -> Reports:
+    """On each backend, in a process of its own."""
+    from utils.keras_models import gate
 
-    @staticmethod
-    def write(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:  # noqa: D102
-        with quiet_imports():
-            from utils.keras_models import conversion
-
-        conversion.write(path, variant, source.variables(), record["head"], record["image_size"], record)
-
-    @staticmethod
-    def prove(case: Proof, path: Path, family: str, more: Inputs) -> Reports:  # noqa: D102
-        from utils.keras_models import gate
-
-        return gate.prove(case, path, family, more)
-
-    @staticmethod
-    def versions(path: Path) -> dict[str, Any]:  # noqa: D102
-        from utils.keras_models.archive import read_version
-
-        return {"keras_version": read_version(path)}
+    return gate.prove(case, path, family, more)
 
 
-class Onnx:
-    """PyTorch's own graph: by ONNX Runtime, inference alone, since there is nothing in the file to train it by."""
+def _keras_versions(path: Path) -> dict[str, Any]:
+    from utils.keras_models.archive import read_version
 
-    @staticmethod
-    def write(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:  # noqa: D102
-        from utils.export import onnx_file
-
-        graph = FAMILIES[variant.family].models.onnx_graph(source)
-        onnx_file.write(path, graph, source.variables(), record["image_size"], record_as_texts(record))
-
-    @staticmethod
-    def prove(case: Proof, path: Path, _family: str, more: Inputs) -> Reports:  # noqa: D102
-        from utils.export import onnx_file, onnx_session
-
-        rows = case.compare(onnx_file.Candidate(path), more, training=False)
-        return {onnx_session.NAME: Report(rows, case.source.framework)}
-
-    @staticmethod
-    def versions(_path: Path) -> dict[str, Any]:  # noqa: D102
-        from utils.export import onnx_session, torch_to_onnx
-
-        runtime = onnx_session.import_onnxruntime()
-        return {"opset": torch_to_onnx.FILE_OPSET, f"{onnx_session.NAME}_version": runtime.__version__}
+    return {"keras_version": read_version(path)}
 
 
-KINDS: dict[str, type[Kind]] = {"keras": Keras, "onnx": Onnx}
+def _write_onnx(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:
+    from utils.export import onnx_file
+
+    graph = FAMILIES[variant.family].models.onnx_graph(source)
+    onnx_file.write(path, graph, source.variables(), record["image_size"], record_as_texts(record))
+
+
+def _prove_onnx(case: Proof, path: Path, _family: str, more: Inputs) -> Reports:
+    """By ONNX Runtime, inference alone, since there is nothing in the file to train it by."""
+    from utils.export import onnx_file, onnx_session
+
+    rows = case.compare(onnx_file.Candidate(path), more, training=False)
+    return {onnx_session.NAME: Report(rows, case.source.framework)}
+
+
+def _onnx_versions(_path: Path) -> dict[str, Any]:
+    from utils.export import onnx_session, torch_to_onnx
+
+    runtime = onnx_session.import_onnxruntime()
+    return {"opset": torch_to_onnx.FILE_OPSET, f"{onnx_session.NAME}_version": runtime.__version__}
+
+
+class Kind(NamedTuple):
+    """What a format can do: write the file with its record, compare it, and say for the manifest what made it."""
+
+    write: Callable[[Path, Variant, Any, Mapping[str, Any]], None]
+    prove: Callable[[Proof, Path, str, Inputs], Reports]
+    versions: Callable[[Path], dict[str, Any]]
+
+
+KINDS = {
+    "keras": Kind(_write_keras, _prove_keras, _keras_versions),
+    "onnx": Kind(_write_onnx, _prove_onnx, _onnx_versions),
+}

@@ -9,8 +9,8 @@ import json
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -18,6 +18,9 @@ from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE, Preprocessing, Variant
 from utils.parity.judge import Row
+
+PUBLISHER = "mixers-to-tensorflow"
+REPOSITORY = f"https://github.com/{PUBLISHER}/mixers-to-tensorflow"
 
 SCHEMA = 1  # raised when a field changes its meaning; a new field needs no new number
 
@@ -33,9 +36,16 @@ _BESIDE = ("tarball", *BESIDE)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_OF_VARIANT = (
+_RATED = ("labels", "top1", "top1_source", "testing")
+_MODEL = (
     *("family", "labels", "trained_on", "top1", "top1_source", "testing"),
-    *("licence", "licence_url", "paper", "paper_url", "upstream_url", "citation"),
+    *("licence", "licence_url", "paper", "paper_url", "upstream_url", "citation", "architecture", "preprocessing"),
+)
+# What `build_manifest` writes, in the order of the file.
+_BUILT = (
+    *("name", "variant", "head", "weights", "source", "versions", "parameters", "signatures", "parity", "seconds"),
+    *("peak_memory_mb", "files", "model", "peak_memory_mb_by_stage", "settings", "training", "preprocessing_parity"),
+    "notes",
 )
 
 Name = Annotated[str, Must(_NAME.fullmatch, "letters, digits, - and _, with a letter or digit first")]
@@ -68,16 +78,6 @@ class Signature(TypedDict):
     outputs: dict[str, Tensor]
 
 
-class ImagePreparation(TypedDict):
-    """`Preprocessing`, as it stands in a file."""
-
-    resize: int
-    crop: int
-    mean: list[float]
-    std: list[float]
-    interpolation: str
-
-
 class Model(TypedDict):
     """The variant's facts, which a `.keras` or `.onnx` file has too."""
 
@@ -90,7 +90,7 @@ class Model(TypedDict):
     upstream_url: str
     citation: str
     architecture: dict[str, Any]
-    preprocessing: ImagePreparation
+    preprocessing: Preprocessing
 
 
 class RatedModel(Model):
@@ -176,83 +176,40 @@ class Manifest(Facts):
     onnx: NotRequired[FileBeside]
 
 
-def build_manifest(
-    *,
-    name: str,
-    variant: Variant,
-    head: str,
-    weights: str,
-    source: Mapping[str, str | None],
-    versions: Mapping[str, str | int],
-    parameters: int,
-    signatures: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    parity: Mapping[str, Any],
-    seconds: Mapping[str, float],
-    peak_memory_mb: float,
-    files: Mapping[str, str],
-    peak_memory_mb_by_stage: Mapping[str, float] | None = None,
-    preprocessing: Preprocessing | None = None,
-    settings: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    preprocessing_parity: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
+def build_manifest(variant: Variant, preprocessing: Preprocessing | None = None, **fields: Any) -> dict[str, Any]:
     """The manifest of a SavedModel as a dict for JSON, checked. The card is made from it alone.
 
     Args:
-        name: the artefact's.
-        variant: its details (licence, paper, architecture) are copied under `model`.
-        head: "classification" or "fe".
-        weights: "official", "synthetic" or "custom".
-        source: `url` and `path` (either may be None) and `sha256` of the checkpoint.
-        versions: of each library, and what the exporter adds; `minimum_tensorflow` and `platforms` become fields.
-        parameters: their count.
-        signatures: as `describe_signatures`.
-        parity: `Report.to_json()`.
-        seconds: by stage.
-        peak_memory_mb: of the whole conversion.
-        files: what parity was run on, as `Staging.files`.
-        peak_memory_mb_by_stage: the same by stage.
-        preprocessing: what the artefact expects, if not the variant's own.
-        settings: parameters worth keeping (image_size, seed, operations).
-        training: of a fine-tuned model, its history, data set and settings.
-        preprocessing_parity: as `parity`, of the graph's preprocessing against Pillow's, in levels of 0 to 255.
-        notes: what reading the checkpoint had to tell.
+        variant: The model's; what is known of it (licence, paper, architecture) becomes the field `model`.
+        preprocessing: What the artefact expects, if not the variant's own.
+        fields: The other fields of `Manifest`; None and no notes are left out. `versions` may also have an exporter's
+            `minimum_tensorflow` and `platforms`, which become fields.
 
     Raises:
-        PackagingError: for a value that fits no field, or that JSON cannot hold.
+        PackagingError: For a value that fits no field, or that JSON cannot hold.
     """
-    model = {key: getattr(variant, key) for key in _OF_VARIANT}
-    if weights == "custom":  # whose classes are those of its labels.tsv
+    model = model_facts(variant, preprocessing or variant.preprocessing, rated=True)
+    if fields["weights"] == "custom":  # whose classes are those of its labels.tsv
         model |= {"labels": None, "top1": None, "trained_on": "not known: a local checkpoint file"}
-    model["architecture"] = asdict(variant.architecture)
-    model["preprocessing"] = asdict(preprocessing or variant.preprocessing)
-    manifest: dict[str, Any] = {
-        "name": name,
+    fields |= {
         "variant": variant.name,
-        "head": head,
-        "weights": weights,
-        "source": {key: source.get(key) for key in ("url", "path", "sha256")},
-        "versions": dict(versions),
-        "parameters": parameters,
-        "signatures": signatures,
-        "parity": parity,
-        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "peak_memory_mb": peak_memory_mb,
-        "files": dict(files),
         "model": model,
+        "source": {key: fields["source"].get(key) for key in ("url", "path", "sha256")},
+        "seconds": {stage: round(value, 3) for stage, value in fields["seconds"].items()},
     }
-    optional = {
-        "peak_memory_mb_by_stage": peak_memory_mb_by_stage,
-        "settings": settings,
-        "training": training,
-        "preprocessing_parity": preprocessing_parity,
-        "notes": list(notes) or None,
-    }
-    manifest |= {key: value for key, value in optional.items() if value is not None}
+    surplus = fields.keys() - set(_BUILT)
+    if surplus:
+        raise PackagingError(f"manifest: {', '.join(sorted(surplus))} is no field that it is built from.")
+    manifest = {key: fields[key] for key in _BUILT if fields.get(key) not in (None, [])}
     manifest = upgraded(json.loads(manifest_text(manifest)))  # tuples become lists, as they are in the file
     check_manifest(manifest)
     return manifest
+
+
+def model_facts(variant: Variant, preprocessing: Preprocessing, rated: bool = False) -> dict[str, Any]:
+    """The field `model`. rated: as a `RatedModel`."""
+    facts = asdict(replace(variant, preprocessing=preprocessing))
+    return {key: facts[key] for key in _MODEL if rated or key not in _RATED}
 
 
 def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list[str]:
@@ -263,37 +220,35 @@ def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list
     unknown = check(dict(manifest), Manifest, where)
     ending = f"_{manifest['storage']}" if manifest.get("storage") else ""
     synthetic, main = manifest["weights"] == "synthetic", _MAIN[manifest.get("format", "saved_model")]
-    if manifest["name"].removesuffix(ending).endswith("_synthetic") != synthetic:
-        words = "_synthetic at its end, as the weights are" if synthetic else "no _synthetic at its end"
-        raise misfit(where, "name", manifest["name"], words)
-    if manifest["weights"] == "official" and not manifest["source"]["url"]:
-        raise misfit(where, "source.url", manifest["source"]["url"], "the official file's address")
-    if not manifest["versions"]:
-        raise misfit(where, "versions", {}, "the version of each library")
-    if "serving_default" not in manifest["signatures"]:
-        raise PackagingError(f"{where}: signatures.serving_default is missing.")
-    if main not in manifest["files"] or any(path in manifest["files"] for path in UNLISTED):
-        words = f"the SHA-256 of {main} and all but {' and '.join(UNLISTED)}"
-        raise misfit(where, "files", list(manifest["files"]), words)
-    if not is_packed(manifest):
-        for field in ("seconds", "peak_memory_mb"):
-            if not manifest.get(field):
-                raise PackagingError(f"{where}: {field} is missing.")
-    for field in ("parity", "preprocessing_parity"):
-        if field in manifest and not _passed(manifest[field]):
-            raise misfit(where, field, manifest[field], "a report that passed, with at least one row and none failed")
+    files, passed = manifest["files"], "a report that passed, with at least one row and none failed"
+    rules = [
+        (
+            "name",
+            manifest["name"].removesuffix(ending).endswith("_synthetic") == synthetic,
+            f"{'' if synthetic else 'no '}_synthetic at its end, as the weights are {manifest['weights']}",
+        ),
+        ("source", manifest["weights"] != "official" or manifest["source"]["url"], "the official file's url"),
+        ("versions", manifest["versions"], "the version of each library"),
+        ("signatures", "serving_default" in manifest["signatures"], "a serving_default among them"),
+        (
+            "files",
+            main in files and not any(path in files for path in UNLISTED),
+            f"the SHA-256 of {main} and of all but {' and '.join(UNLISTED)}",
+        ),
+        ("seconds", is_packed(manifest) or manifest.get("seconds"), "how long each stage took"),
+        ("peak_memory_mb", is_packed(manifest) or "peak_memory_mb" in manifest, "a number above 0"),
+        ("parity", _passed(manifest["parity"]), passed),
+        ("preprocessing_parity", _passed(manifest.get("preprocessing_parity", manifest["parity"])), passed),
+    ]
+    for field, holds, words in rules:
+        if not holds:
+            raise misfit(where, field, manifest.get(field), words)
     return unknown
 
 
 def _passed(parity: Mapping[str, Any]) -> bool:
     compared = parity.get("compared") or parity.get("rows")
     return parity["passed"] and bool(compared) and all(row.get("passed", True) for row in compared)
-
-
-def check_name(name: object) -> None:
-    """PackagingError unless `name` may be an artefact's: it becomes part of file names."""
-    if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise PackagingError(f"name = {name!r}: expected letters, digits, - and _, with a letter or digit first.")
 
 
 def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,6 +271,16 @@ def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
         found["operations"] = "xla"
     kept = dict(manifest) | {"versions": versions, "format": manifest.get("format", "saved_model")}
     return {"schema": SCHEMA} | kept | found
+
+
+def licence(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and address of the weights' licence: their authors', "custom" if it is not known here."""
+    model = manifest["model"]
+    return {
+        "official": (model["licence"], model["licence_url"]),
+        "custom": ("custom", ""),
+        "synthetic": ("Apache-2.0", f"{REPOSITORY}/blob/main/LICENSE"),  # this repository made them
+    }[manifest["weights"]]
 
 
 def requirements(manifest: Mapping[str, Any]) -> dict[str, Any]:

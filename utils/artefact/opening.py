@@ -23,19 +23,14 @@ from utils.files import hash_file, hash_files
 from utils.images.labels import Label, read_labels
 from utils.keras_models.archive import check, read_record
 
-HOW_TO_GET_ONE = (
-    "Convert one first (`make convert`, or a conversion notebook), then pass its folder, its .tar.gz, "
-    "or an address of such a tarball."
-)
-
 
 @dataclass(frozen=True)
 class Pretrained:
     """An artefact that was opened, all of its files known to be those that were published.
 
-    folder: the SavedModel; None where a `.keras` file was opened. manifest: of a `.keras` file, its record.
-    output: "logits" or "features". units: how many of them. hashes: SHA-256 of every file by path.
-    keras_file: the `.keras` file that was opened, or found to be the SavedModel's.
+    folder: the SavedModel; None if a `.keras` file was opened. manifest: of a `.keras` file, its record.
+    output: "logits" or "features". units: how many of them. labels: None if it names no classes. hashes: SHA-256 of
+    every file by path. keras_file: the `.keras` file that was opened, or found to be the SavedModel's.
     """
 
     folder: Path | None
@@ -43,7 +38,7 @@ class Pretrained:
     output: str
     units: int
     preprocessing: Preprocessing
-    labels: list[Label] | None  # None where it names no classes
+    labels: list[Label] | None
     hashes: Mapping[str, str]
     keras_file: Path | None = None
     temporary: tempfile.TemporaryDirectory | None = None  # keeps what was unpacked, until this is forgotten
@@ -52,23 +47,6 @@ class Pretrained:
     def name(self) -> str:
         """The artefact's."""
         return self.manifest["name"]
-
-    @property
-    def variant(self) -> Variant:
-        """The row of the table, without what is known of the official weights alone if these are custom.
-
-        ParameterError where this version has no such row.
-        """
-        row = get_variant(self.manifest["variant"])
-        if self.weights != "custom":
-            return row
-        architecture = self.manifest.get("model", {}).get("architecture", {})
-        return customised(row, architecture.get("classes", row.architecture.classes))
-
-    @property
-    def image_size(self) -> int:
-        """Of both sides, which a SavedModel takes; 0 for any."""
-        return self.manifest["signatures"]["serving_default"]["inputs"]["inputs"]["shape"][1] or 0
 
     @property
     def weights(self) -> str:
@@ -81,8 +59,25 @@ class Pretrained:
         return self.manifest["files"]
 
     @property
+    def image_size(self) -> int:
+        """Of both sides, which a SavedModel takes; 0 for any."""
+        return self.manifest["signatures"]["serving_default"]["inputs"]["inputs"]["shape"][1] or 0
+
+    @property
+    def variant(self) -> Variant:
+        """The variant's row, without what is known of the official weights alone if these are custom.
+
+        ParameterError if this version has no such row.
+        """
+        row = get_variant(self.manifest["variant"])
+        if self.weights != "custom":
+            return row
+        architecture = self.manifest.get("model", {}).get("architecture", {})
+        return customised(row, architecture.get("classes", row.architecture.classes))
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, in the outputs' order; numbers where it has no names, none for features."""
+        """Of the classes, in the outputs' order; numbers if it has no names, none for features."""
         if self.labels is not None:
             return tuple(label.name for label in self.labels)
         return tuple(f"class {i}" for i in range(self.units if self.output == "logits" else 0))
@@ -91,12 +86,12 @@ class Pretrained:
 def open_models(models: Iterable[str]) -> dict[str, Pretrained]:
     """Opens each, as `open_model` or `open_keras`, by its artefact's name, with ".keras" behind it for such a file.
 
-    ParameterError where two are the same.
+    ParameterError if two are the same.
     """
     opened: dict[str, Pretrained] = {}
     for model in models:
         found = open_keras(Path(model).expanduser()) if is_keras(model) else open_model(model)
-        name = f"{found.name}.keras" if is_keras(model) else found.name
+        name = found.name if found.folder else f"{found.name}.keras"
         if name in opened:
             raise ParameterError(f"model {model!r} is {name}, which was named already. Name each model once.")
         opened[name] = found
@@ -138,23 +133,27 @@ def open_keras(path: Path) -> Pretrained:
 def open_model(model: str) -> Pretrained:
     """Opens a SavedModel: a folder, a .tar.gz or an address (https://…). Local ones download nothing.
 
-    Raises ParameterError where there is nothing, saying what there is, and PackagingError for what is no artefact of
+    Raises ParameterError if there is nothing, saying what there is, and PackagingError for what is no artefact of
     this project, damaged or changed.
     """
-    temporary = None
+    temporary, path = None, Path(model).expanduser()
     if is_keras(model):
         raise ParameterError(f"model {model!r} is a .keras file; here a SavedModel is needed, its folder or .tar.gz.")
     if "://" in model:
         folder = _fetched(model)
+    elif path.is_file():
+        temporary = tempfile.TemporaryDirectory(prefix="model-")
+        folder = extract_tarball(path, Path(temporary.name) / "model")
+    elif (path / "saved_model.pb").is_file():
+        folder = path.absolute()
     else:
-        path = Path(model).expanduser()
-        if path.is_file():
-            temporary = tempfile.TemporaryDirectory(prefix="model-")
-            folder = extract_tarball(path, Path(temporary.name) / "model")
-        elif (path / "saved_model.pb").is_file():
-            folder = path.absolute()
-        else:
-            raise ParameterError(f"model {model!r}: {_what_is_there(path)} {HOW_TO_GET_ONE}")
+        there = sorted(each.name for each in (path if path.is_dir() else path.parent).glob("*.tar.gz"))
+        said = f"Tarballs there: {', '.join(there)}. " if there else ""
+        raise ParameterError(
+            f"model {model!r}: {'that folder holds no saved_model.pb' if path.is_dir() else 'there is no such file'}. "
+            f"{said}Convert one first (`make convert`, or a "
+            "conversion notebook), then pass its folder, its .tar.gz, or an address of such a tarball."
+        )
     try:
         return _opened(folder, temporary)
     except (ConversionError, OSError) as error:
@@ -171,14 +170,6 @@ def _fetched(address: str) -> Path:
             f"model {address!r} could not be fetched: {str(error) or type(error).__name__}. Check the address and the "
             "connection, or download the tarball in another way and pass its path."
         ) from error
-
-
-def _what_is_there(path: Path) -> str:
-    """For somebody who mistyped, or passed the folder above."""
-    folder = path if path.is_dir() else path.parent
-    found = sorted(each.name for each in folder.glob("*.tar.gz")) if folder.is_dir() else []
-    said = "that folder holds no saved_model.pb." if path.is_dir() else "there is no such file or folder."
-    return f"{said} In {folder} there is: {', '.join(found)}." if found else said
 
 
 def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pretrained:

@@ -37,19 +37,18 @@ def make_folder(output_dir: Path, name: str, needed_bytes: int) -> tuple[Path, I
         output_dir.mkdir(parents=True, exist_ok=True)
         with _only_one(output_dir):
             _clear_stale(output_dir, name)
-        free = shutil.disk_usage(output_dir).free
-        if free < needed_bytes:
-            raise PackagingError(
-                f"output_dir = {output_dir} has {free / 1e6:,.0f} MB free, and {needed_bytes / 1e6:,.0f} MB "
-                "are needed. Free some space or choose another folder."
-            )
-        folder = Path(tempfile.mkdtemp(dir=output_dir, prefix=f".{name}.partial-"))
-        try:
+            free = shutil.disk_usage(output_dir).free
+            if free < needed_bytes:
+                raise PackagingError(
+                    f"output_dir = {output_dir} has {free / 1e6:,.0f} MB free, and {needed_bytes / 1e6:,.0f} MB "
+                    "are needed. Free some space or choose another folder."
+                )
+            folder = Path(tempfile.mkdtemp(dir=output_dir, prefix=f".{name}.partial-"))
             (folder / "new").mkdir()
-            return folder, _locked_file(folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            lock = (folder / "lock").open("wb")
+            with suppress(OSError):  # no locks here: age decides
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            return folder, lock
 
 
 def clear(output_dir: Path, name: str) -> None:
@@ -118,17 +117,6 @@ def _is_stale(folder: Path) -> bool:
         return False
     except OSError:  # no lock to go by
         return folder.exists() and time.time() - folder.stat().st_mtime > _STALE_SECONDS
-
-
-def _locked_file(folder: Path) -> IO[bytes]:
-    """Locked before it gets its name: nobody can find it unlocked while this process lives."""
-    lock = (folder / "lock.new").open("wb")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        os.replace(folder / "lock.new", folder / "lock")
-    except OSError:  # no locks here: without the file, age decides
-        (folder / "lock.new").unlink()
-    return lock
 
 
 @contextmanager

@@ -8,12 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from utils.artefact.card_head import licence
-from utils.artefact.manifest import SCHEMA, Facts, Model, manifest_text
+from utils.artefact.manifest import SCHEMA, Facts, Model, licence, manifest_text, model_facts
 from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families import FAMILIES
@@ -22,11 +20,10 @@ from utils.parity.golden import Golden, golden_bytes, read_golden
 
 # The fields that are more than text; ONNX has text alone.
 _JSON = ("schema", "source", "parameters", "units", "image_size", "model", "labels", "tolerance", "training")
-_OF_VARIANT = ("family", "trained_on", "licence", "licence_url", "paper", "paper_url", "upstream_url", "citation")
 
 
 class Record(Facts):
-    """What the file says of its model besides the facts that a manifest has too."""
+    """What the file says of its model besides the facts that a manifest has too. labels: WordNet id and name."""
 
     output: Literal["logits", "features"]
     units: Count
@@ -38,47 +35,29 @@ class Record(Facts):
     activation: NotRequired[str]
 
 
-def build_record(
-    *,
-    name: str,
-    variant: Variant,
-    head: str,
-    weights: str,
-    source: Mapping[str, str | None],
-    parameters: int,
-    units: int,
-    image_size: int,
-    preprocessing: Preprocessing,
-    labels: Sequence[tuple[str, str]] | None,
-    golden: Golden,
-    tolerance: float,
-    training: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def build_record(variant: Variant, preprocessing: Preprocessing, golden: Golden, **fields: Any) -> dict[str, Any]:
     """The record, for JSON.
 
-    weights: "official", "synthetic" or "custom"; source: the checkpoint's url, name and SHA-256. parameters: how many
-    numbers are trained. units: classes, or features. image_size: 0 for any.
-    labels: WordNet id and name of each class, in the outputs' order. tolerance: how far the golden outputs may be off.
-    training: of a fine-tuned model, the data set and the extractor.
+    Args:
+        variant: The model's.
+        preprocessing: What the file expects.
+        golden: What it must compute.
+        fields: `name`, `head`, `weights`, `source`, `parameters`, `units`, `image_size` (0 for any), `labels` and
+            `tolerance`, of a fine-tuned model `training` too, as in `Record`.
     """
-    activation = getattr(variant.architecture, "activation", "gelu")
+    head, activation = fields["head"], getattr(variant.architecture, "activation", "gelu")
     record = {
         "schema": SCHEMA,
-        "name": name,
+        "name": fields["name"],
         "variant": variant.name,
         "head": head,
         "output": OUTPUTS[head],
-        "weights": weights,
-        "source": dict(source),
-        "parameters": parameters,
-        "units": units,
-        "image_size": image_size,
+        **{key: fields[key] for key in ("weights", "source", "parameters", "units", "image_size")},
         "activation": f"gelu, {FAMILIES[variant.family].gelu}" if activation == "gelu" else activation,
-        "model": {key: getattr(variant, key) for key in _OF_VARIANT}
-        | {"architecture": asdict(variant.architecture), "preprocessing": asdict(preprocessing)},
-        "labels": [list(label) for label in labels] if labels and head == "classification" else None,
-        "tolerance": tolerance,
-        "training": dict(training) if training else None,
+        "model": model_facts(variant, preprocessing),
+        "labels": (fields["labels"] or None) if head == "classification" else None,
+        "tolerance": fields["tolerance"],
+        "training": fields.get("training"),
         "golden": base64.b64encode(golden_bytes(golden)).decode(),
     }
     return json.loads(manifest_text(record))  # tuples become lists, as they are in the file
@@ -95,9 +74,9 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
 
 
 def record_as_texts(record: Mapping[str, Any]) -> dict[str, str]:
-    """The record for what knows only texts by name, as ONNX does; others than texts as JSON, without what is None.
+    """The record as a flat mapping of texts, for ONNX. Others than texts are JSON; None is left out.
 
-    One is added, since `model` tells of the source model whosever the weights are: `licence`, of the weights.
+    Also adds `licence`, the licence of the weights; `model` only describes the architecture's authors.
     """
     told = {key: value for key, value in record.items() if value is not None} | {"licence": licence(record)[0]}
     return {key: json.dumps(value, ensure_ascii=False) if key in _JSON else value for key, value in told.items()}

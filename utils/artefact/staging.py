@@ -21,9 +21,10 @@ from typing import IO, Any, NamedTuple
 
 from utils.artefact.card import model_card
 from utils.artefact.contents import final_names
-from utils.artefact.manifest import UNLISTED, check_manifest, check_name, is_packed, manifest_text, packed_manifest
+from utils.artefact.manifest import UNLISTED, Name, check_manifest, is_packed, manifest_text, packed_manifest
 from utils.artefact.placing import explained, full, make_folder, place
 from utils.artefact.tarball import Packing, extract_tarball, hash_tarball, write_tarball
+from utils.artefact.typed import check
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE
 from utils.files import hash_file, hash_files, paths_below
@@ -62,7 +63,7 @@ class Staging:
     """
 
     def __init__(self, output_dir: str | os.PathLike, name: str, needed_bytes: int = 0) -> None:
-        check_name(name)
+        check(name, Name, "artefact", "name")
         self.name = name
         self.output_dir = Path(output_dir).expanduser().absolute()
         self._folder, lock = make_folder(self.output_dir, name, needed_bytes)

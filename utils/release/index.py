@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
-from utils.artefact.card_head import licence
 from utils.artefact.contents import read_json
-from utils.artefact.manifest import Sha256
+from utils.artefact.manifest import Sha256, licence
 from utils.artefact.typed import Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE

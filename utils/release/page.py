@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from utils.artefact.card_head import REPOSITORY
+from utils.artefact.manifest import REPOSITORY
 from utils.parity.judge import RATIO
 from utils.release.index import VERIFIER, Entry
 from utils.release.markup import address, element, html, link

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from utils.artefact.card_head import SYNTHETIC
+from utils.artefact.card import SYNTHETIC
 from utils.families import FAMILIES
 from utils.families.variants import BESIDE
 from utils.release.index import VERIFIER, Entry, times

@@ -16,7 +16,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from utils.artefact.card_head import licence
+from utils.artefact.manifest import licence
 from utils.artefact.opening import Pretrained
 
 _KEY, _IDENTIFIER, _PARSER = "TFLITE_METADATA", b"M001", "1.0.0"  # the oldest parser knows all that is used here

@@ -14,9 +14,8 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from utils.artefact.contents import manifest_of
 from utils.artefact.manifest import check_manifest
@@ -30,34 +29,16 @@ _WORDS = {True: "ok", False: "FAIL", None: "-"}
 
 
 def verify(path: Path) -> Iterator[Check]:
-    """Everything that is looked at, in order; what a stage finds wrong is a failed check, and no later stage runs."""
-    stage = "sum"
+    """Everything that is looked at, in order; what is found wrong is a failed check, and nothing is run after that."""
+    stage, seen = "contents", set()
     try:
-        if path.is_file():
-            yield (check := files.check_sum(path))
-            if check.passed is False:
+        for check in _checks(path):
+            yield check
+            if check.passed is False and check.name != "numbers":  # the other ways to run it are worth knowing
                 return
-        stage = "contents"
-        if path.is_file() and path.suffix in native.OPEN:
-            yield from native.check_native(path)
-            return
-        with tempfile.TemporaryDirectory(prefix="verify-", ignore_cleanup_errors=True) as scratch:
-            folder = files.unpack(path, Path(scratch) / "unpacked")
-            manifest = manifest_of(folder)
-            lite = manifest.get("format") == "tflite"
-            yield Check(
-                "contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest{_newer(manifest)}"
-            )
-            checks = [
-                files.check_name(path, manifest),
-                files.check_beside(path, manifest),
-                files.check_files(folder, manifest),
-            ]
-            yield from checks
-            if any(check.passed is False for check in checks):
-                return
-            stage = "numbers"
-            yield from (numbers.check_lite if lite else numbers.check_saved_model)(folder, manifest)
+            seen.add(check.name)
+            if seen >= {"contents", "files"}:
+                stage = "numbers"
     except (ConversionError, OSError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         # Whether no file of whatever contents could bring this about: no space, no permission, no TensorFlow.
@@ -67,9 +48,22 @@ def verify(path: Path) -> Iterator[Check]:
         yield Check(stage, False, f"{type(error).__name__}: {error}")
 
 
-def _newer(manifest: Mapping[str, Any]) -> str:
-    unknown = check_manifest(manifest)
-    return f", which has fields that this version does not know: {', '.join(unknown[:10])}" if unknown else ""
+def _checks(path: Path) -> Iterator[Check]:
+    if path.is_file():
+        yield files.check_sum(path)
+    if path.is_file() and path.suffix in native.OPEN:
+        yield from native.check_native(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="verify-", ignore_cleanup_errors=True) as scratch:
+        folder = files.unpack(path, Path(scratch) / "unpacked")
+        manifest = manifest_of(folder)
+        lite, unknown = manifest.get("format") == "tflite", check_manifest(manifest)
+        newer = f", which has fields that this version does not know: {', '.join(unknown[:10])}" if unknown else ""
+        yield Check("contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest{newer}")
+        yield files.check_name(path, manifest)
+        yield files.check_beside(path, manifest)
+        yield files.check_files(folder, manifest)
+        yield from (numbers.check_lite if lite else numbers.check_saved_model)(folder, manifest)
 
 
 def is_right(checks: list[Check]) -> bool:

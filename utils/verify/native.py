@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from utils.artefact.contents import published_hash
 from utils.artefact.record import check_record, golden_of, record_from_texts
 from utils.errors import PackagingError
@@ -16,9 +14,8 @@ from utils.files import hash_file
 from utils.keras_models.archive import check, read_record
 from utils.keras_models.candidate import load_candidate
 from utils.verify.files import Check, check_name
-from utils.verify.numbers import check_numbers
+from utils.verify.numbers import Run, check_batches
 
-Run = Callable[[np.ndarray], np.ndarray]
 # The record, what the file is, and how it is loaded.
 Opened = tuple[Mapping[str, Any], str, Callable[[], Run]]
 
@@ -29,8 +26,6 @@ def check_native(path: Path) -> Iterator[Check]:
     PackagingError for what is no whole file of this project.
     """
     yield (published := _check_beside(path))
-    if published.passed is False:
-        return
     try:
         record, what, load = OPEN[path.suffix](path)
     except Unloadable as error:
@@ -40,9 +35,7 @@ def check_native(path: Path) -> Iterator[Check]:
         return
     check_record(record, path.name)
     yield Check("contents", True, f"{what}, with its record")
-    yield (check := check_name(path, record))
-    if check.passed is False:
-        return
+    yield check_name(path, record)
     golden = golden_of(record, path.name)
     try:
         run = load()
@@ -51,10 +44,7 @@ def check_native(path: Path) -> Iterator[Check]:
             raise
         yield Check("load", False, str(error))
         return
-    parity = {"parity": {"tolerance": {record["output"]: record["tolerance"]}}}
-    yield check_numbers(golden, run, "one batch", parity, record["output"])
-    single = lambda inputs: np.concatenate([run(image[None]) for image in inputs])  # noqa: E731
-    yield check_numbers(golden, single, "image by image", parity, record["output"])
+    yield from check_batches(golden, run, record["tolerance"], record["output"])
 
 
 def _open_keras(path: Path) -> Opened:

@@ -22,6 +22,8 @@ from utils.parity.golden import GOLDEN, Golden, read_golden
 from utils.parity.report import describe
 from utils.verify.files import Check
 
+Run = Callable[[np.ndarray], np.ndarray]
+
 DEFAULT, IMAGES, BYTES = "serving_default", "serving_image", "serving_image_bytes"
 
 
@@ -75,12 +77,13 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
     if described != manifest["signatures"]:
         return [Check("signatures", False, f"found {described}, and the manifest says {manifest['signatures']}")]
     (output,) = described[DEFAULT]["outputs"]
-    called = [_check_image_signatures(tf, model, described)] if IMAGES in described else []
     functions = {
         "the model called": lambda inputs: model(tf.constant(inputs), training=False).numpy(),
         DEFAULT: lambda inputs: model.signatures[DEFAULT](inputs=tf.constant(inputs))[output].numpy(),
     }
-    return called + [check_numbers(golden, function, how, manifest, output) for how, function in functions.items()]
+    called = [_check_image_signatures(tf, model, described)] if IMAGES in described else []
+    tolerance = manifest["parity"]["tolerance"].get(output)
+    return called + [check_numbers(golden, run, how, tolerance, output) for how, run in functions.items()]
 
 
 def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
@@ -91,11 +94,8 @@ def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
     except Exception as error:
         return [Check("load", False, f"{runtime} cannot load it: {_first_line(error)}")]
     (output,) = manifest["signatures"][DEFAULT]["outputs"]
-    single = lambda inputs: np.concatenate([run(image[None])[output] for image in inputs])  # noqa: E731
-    return [
-        check_numbers(golden, lambda inputs: run(inputs)[output], f"one batch, {runtime}", manifest, output),
-        check_numbers(golden, single, f"image by image, {runtime}", manifest, output),
-    ]
+    tolerance = manifest["parity"]["tolerance"].get(output)
+    return check_batches(golden, lambda inputs: run(inputs)[output], tolerance, output, f", {runtime}")
 
 
 def lite_runtime() -> tuple[Callable[..., Any], str]:
@@ -128,13 +128,28 @@ def lite_function(path: Path, preprocessing: Preprocessing) -> Callable[[np.ndar
     return lambda inputs: dict(runner(images=(inputs * std + mean).astype(np.float32)))
 
 
-def check_numbers(
-    golden: Golden, function: Callable[[np.ndarray], np.ndarray], how: str, manifest: Mapping[str, Any], output: str
-) -> Check:
-    """What `function` makes of the golden inputs against the golden outputs, within the manifest's tolerance."""
-    try:
-        tolerance = float(manifest["parity"]["tolerance"][output])
-    except (KeyError, TypeError, ValueError):
+def check_batches(
+    golden: Golden, function: Run, tolerance: float | None, output: str, runtime: str = ""
+) -> list[Check]:
+    """What `function` makes of the golden inputs, all at once and one by one."""
+    single = lambda inputs: np.concatenate([function(image[None]) for image in inputs])  # noqa: E731
+    return [
+        check_numbers(golden, function, f"one batch{runtime}", tolerance, output),
+        check_numbers(golden, single, f"image by image{runtime}", tolerance, output),
+    ]
+
+
+def check_numbers(golden: Golden, function: Run, how: str, tolerance: float | None, output: str) -> Check:
+    """What `function` makes of the golden inputs against the golden outputs, within the manifest's tolerance.
+
+    Args:
+        golden: Inputs, and what they must give.
+        function: The model.
+        how: It is run, in words.
+        tolerance: None if the manifest names none.
+        output: "logits" or "features".
+    """
+    if tolerance is None:
         return Check("numbers", False, f"the manifest names no tolerance for {output}")
     try:
         (row,) = compare_outputs(lambda _: golden.outputs, function, {how: golden.inputs}, output, tolerance)
