@@ -25,7 +25,7 @@ from utils.export import onnx_session
 from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.parity.golden import GOLDEN, golden_bytes, make_golden, read_golden
-from utils.verify import app as verify_app, native, numbers
+from utils.verify import app as verify_app, numbers
 from utils.verify.command import main
 from utils.verify.files import SUMS, Check
 
@@ -360,7 +360,7 @@ def test_onnx_without_its_runtime_says_what_to_install(onnx, monkeypatch, capsys
 
 def test_onnx_of_a_wrong_hash_is_not_loaded_and_a_renamed_one_is_named(onnx, monkeypatch, capsys):
     fails(capsys, shutil.copy(onnx, onnx.with_name("convmixer_768_32_fe.onnx")), "name")
-    monkeypatch.setattr(native, "Session", lambda _: pytest.fail("it was loaded"))
+    monkeypatch.setattr(numbers, "Session", lambda _: pytest.fail("it was loaded"))
     onnx.write_bytes(onnx.read_bytes() + b"\0")
     assert "fetch it again" in fails(capsys, onnx, "files")[-1]
 
@@ -395,7 +395,7 @@ def test_published_onnx_that_an_old_runtime_does_not_read_is_not_called_damaged(
     def refuses(path):
         raise onnx_session.Unloadable(f"{path}: ONNX Runtime 1.2 cannot load it: opset 17 is not known")
 
-    monkeypatch.setattr(native, "Session", refuses)
+    monkeypatch.setattr(numbers, "Session", refuses)
     assert "Try another version of ONNX Runtime" in fails(capsys, onnx, "load")[-1]
 
 

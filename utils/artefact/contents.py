@@ -85,7 +85,9 @@ def preprocessing_of(manifest: Mapping[str, Any]) -> Preprocessing:
     """
     found = dict(manifest["model"]["preprocessing"])
     found |= {key: tuple(map(float, found[key])) for key in ("mean", "std")}
-    preprocessing = Preprocessing(**{each.name: found[each.name] for each in fields(Preprocessing)})
+    preprocessing = Preprocessing(
+        **{each.name: found[each.name] for each in fields(Preprocessing) if each.name in found}
+    )
     try:
         preprocessing.check()
     except ConversionError as error:
@@ -118,16 +120,16 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
     folder, tarball, path = (output_dir / part for part in final_names(name))
     try:
         manifest = read_manifest(path)
-        expected = {tarball: manifest["tarball"]["sha256"]}
-        expected |= {output_dir / f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
-        if is_packed(manifest):
-            raise ValueError("it has no figures: it is one from inside an artefact")
-    except (ValueError, KeyError, TypeError) as error:
+        if is_packed(manifest) or "tarball" not in manifest:
+            raise PackagingError("it is one from inside an artefact")
+    except PackagingError as error:
         raise PackagingError(f"{path} is no published manifest ({error}). Convert it again.") from error
     if manifest["name"] != name:
         raise PackagingError(f"{path} is the manifest of {manifest['name']!r}. Convert {name} again.")
+    hashes = {tarball: manifest["tarball"]["sha256"]}
+    hashes |= {output_dir / f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
     try:
-        for file, sha256 in expected.items():
+        for file, sha256 in hashes.items():
             if hash_file(file) != sha256:
                 raise PackagingError(f"{file} is not the one that its manifest describes. Convert it again.")
         if not unpacked:

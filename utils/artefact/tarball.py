@@ -85,9 +85,6 @@ def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
         tar.addfile(member, file)
 
 
-_CHUNK = 1 << 20
-
-
 def extract_tarball(path: str | os.PathLike, destination: str | os.PathLike) -> Path:
     """Unpacks a tar.gz into the new folder `destination`, which appears once it is complete and checked.
 
@@ -130,4 +127,4 @@ def _write(path: Path, contents: IO[bytes] | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # "x": two names may be one to the file system, as "A" and "a" are to many.
     with path.open("xb") as file:
-        shutil.copyfileobj(contents, file, _CHUNK)
+        shutil.copyfileobj(contents, file, 1 << 20)

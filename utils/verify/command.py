@@ -20,7 +20,7 @@ from pathlib import Path
 from utils.artefact.contents import manifest_of
 from utils.artefact.manifest import check_manifest
 from utils.errors import ConversionError
-from utils.verify import files, native, numbers
+from utils.verify import files, numbers
 from utils.verify.files import Check
 
 MACHINE = "machine"  # the check that fails where the system refuses something, or TensorFlow is missing
@@ -51,8 +51,8 @@ def verify(path: Path) -> Iterator[Check]:
 def _checks(path: Path) -> Iterator[Check]:
     if path.is_file():
         yield files.check_sum(path)
-    if path.is_file() and path.suffix in native.OPEN:
-        yield from native.check_native(path)
+    if path.is_file() and path.suffix in numbers.NATIVE:
+        yield from numbers.check_native(path)
         return
     with tempfile.TemporaryDirectory(prefix="verify-", ignore_cleanup_errors=True) as scratch:
         folder = files.unpack(path, Path(scratch) / "unpacked")

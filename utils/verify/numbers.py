@@ -1,11 +1,14 @@
-"""What can be verified of a download only by running it: its signatures, and the golden numbers that it carries."""
+"""What can be verified of a download only by running it: its signatures, and the golden numbers that it carries.
+
+A `.keras` or `.onnx` file is looked at here, too: its runtime says what is in it.
+"""
 
 from __future__ import annotations
 
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -13,17 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from utils.artefact.contents import preprocessing_of
+from utils.artefact import record as records
+from utils.artefact.contents import preprocessing_of, published_hash
 from utils.errors import PackagingError
-from utils.export.onnx_session import import_onnxruntime
+from utils.export.onnx_session import Session, Unloadable, import_onnxruntime
 from utils.families.variants import Preprocessing
+from utils.files import hash_file
+from utils.keras_models import archive
+from utils.keras_models.candidate import load_candidate
 from utils.parity.comparison import compare_outputs
 from utils.parity.golden import GOLDEN, Golden, read_golden
 from utils.parity.report import describe
-from utils.verify.files import Check
+from utils.verify.files import Check, check_name
 
 Run = Callable[[np.ndarray], np.ndarray]
 
+NATIVE = (".keras", ".onnx")  # endings of files that are not unpacked
 DEFAULT, IMAGES, BYTES = "serving_default", "serving_image", "serving_image_bytes"
 
 
@@ -96,6 +104,49 @@ def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
     (output,) = manifest["signatures"][DEFAULT]["outputs"]
     tolerance = manifest["parity"]["tolerance"].get(output)
     return check_batches(golden, lambda inputs: run(inputs)[output], tolerance, output, f", {runtime}")
+
+
+def check_native(path: Path) -> Iterator[Check]:
+    """Looks at a `.keras` or `.onnx` file, then runs it: on the backend that KERAS_BACKEND names, or by ONNX Runtime.
+
+    PackagingError for what is no whole file of this project.
+    """
+    yield (published := _check_beside(path))
+    try:
+        if path.suffix == ".keras":
+            what, record = "a Keras 3 model of Keras's own layers", archive.read_record(path)
+            archive.check(path)
+        else:
+            what, session = "an ONNX model that ONNX Runtime loads", Session(path)
+            record = records.record_from_texts(session.metadata, path.name)
+    except Unloadable as error:
+        if not published.passed:  # damage is likelier than an old runtime
+            raise
+        yield Check("load", False, str(error))
+        return
+    records.check_record(record, path.name)
+    yield Check("contents", True, f"{what}, with its record")
+    yield check_name(path, record)
+    golden = records.golden_of(record, path.name)
+    try:
+        run = load_candidate(path, record["model"]["family"]) if path.suffix == ".keras" else session
+    except PackagingError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise
+        yield Check("load", False, str(error))
+        return
+    yield from check_batches(golden, run, record["tolerance"], record["output"])
+
+
+def _check_beside(path: Path) -> Check:
+    """The file's SHA-256 against the published manifest's, if that is beside it and knows of the file."""
+    name = path.resolve().stem
+    expected = published_hash(path, name)
+    if expected is None:
+        return Check("files", None, f"there is no {name}.json beside it that names its SHA-256")
+    if (found := hash_file(path)) != expected:
+        return Check("files", False, f"its SHA-256 is {found}, and {name}.json says {expected}")
+    return Check("files", True, f"its SHA-256 is the one in {name}.json")
 
 
 def lite_runtime() -> tuple[Callable[..., Any], str]:
