@@ -82,11 +82,11 @@ def prepare_onnx(name: str) -> Callable[[Path], None]:
 
 def prepare_keras(name: str, head: str) -> Callable[[Path], None]:
     """For a `Worker`: the function that writes the `.keras` file."""
-    from utils.keras_models import conversion
+    from utils.keras_models import saving
 
     def write(path: Path) -> None:
         variant = get_variant(name)
-        conversion.write(path, variant, weights_of(variant), head, variant.image_size, record={})
+        saving.write(path, variant, weights_of(variant), head, variant.image_size, record={})
 
     return write
 

@@ -59,7 +59,7 @@ def _write_keras(path, manifest):
 
     from utils.artefact import record
     from utils.files import hash_file
-    from utils.keras_models import conversion
+    from utils.keras_models import saving
     from utils.parity.golden import make_golden
 
     variant = get_variant(manifest["variant"])
@@ -73,7 +73,7 @@ def _write_keras(path, manifest):
         golden=make_golden(proofs.proof(variant.name, "fe").truth, 48, 48, 0),
         tolerance=1e-5,
     )
-    conversion.write(path, variant, proofs.weights(variant.name), "fe", 48, told)
+    saving.write(path, variant, proofs.weights(variant.name), "fe", 48, told)
     return {"sha256": hash_file(path), "parity": {}}
 
 

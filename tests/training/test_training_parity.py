@@ -67,10 +67,10 @@ def train_saved_model(folder, axes, batch, training=True):
 def train_keras(variant, weights, batch, path):
     import keras
 
-    from utils.keras_models import conversion
+    from utils.keras_models import saving
     from utils.keras_models.candidate import load_candidate
 
-    conversion.write(path, variant, weights, "classification", variant.image_size, {})
+    saving.write(path, variant, weights, "classification", variant.image_size, {})
     candidate = load_candidate(path, variant.family)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
@@ -82,7 +82,7 @@ def train_keras(variant, weights, batch, path):
 def as_keras(variant, run, count):
     """What Keras promises of such a run: its axis order, and its variances; see `with_keras_variances`."""
     from utils.families import FAMILIES
-    from utils.keras_models.conventions import with_keras_variances
+    from utils.keras_models.candidate import with_keras_variances
 
     size, keys = variant.image_size, FAMILIES[variant.family].layout.KERAS_NAMES
     positions = count * variant.architecture.positions(size, size)
@@ -147,7 +147,7 @@ def test_a_planted_fault_in_a_keras_file_does_not_train_alike(tmp_path, monkeypa
     count = 1 if fault == "PyTorch's variance expected" else BATCH  # where it makes a difference: 144 positions
     batch, weights = task(variant, count), dict(weights_of(variant))
     if fault == "PyTorch's variance expected":
-        monkeypatch.setattr("utils.keras_models.conventions.with_keras_variances", lambda found, *_: found)
+        monkeypatch.setattr("utils.keras_models.candidate.with_keras_variances", lambda found, *_: found)
     elif fault == "statistics kept":
         monkeypatch.setattr("utils.families.convmixer.keras_model.MOMENTUM", 1.0)
     else:

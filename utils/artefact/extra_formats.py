@@ -92,9 +92,9 @@ def facts(key: str, path: Path, reports: Reports) -> dict[str, Any]:
 
 def _write_keras(path: Path, variant: Variant, source: Any, record: Mapping[str, Any]) -> None:
     with quiet_imports():
-        from utils.keras_models import conversion
+        from utils.keras_models import saving
 
-    conversion.write(path, variant, source.variables(), record["head"], record["image_size"], record)
+    saving.write(path, variant, source.variables(), record["head"], record["image_size"], record)
 
 
 def _prove_keras(case: Proof, path: Path, family: str, more: Inputs) -> Reports:

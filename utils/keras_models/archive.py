@@ -27,10 +27,8 @@ _MEMBERS = {CONFIG: 64 << 20, METADATA: 64 << 20, WEIGHTS: 16 << 30}  # bytes, u
 _DATE = "1980-01-01@00:00:00"  # zip's first: when a file was made must not make it another
 _SHARED = "shared_object_id"
 # Arguments at their defaults that Keras writes today, and that the Keras of a year ago refuses.
-_NEWER = {
-    **{"input_axes": None, "output_axes": None, "quantization_config": None, "optional": False, "ragged": False},
-    **{"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99, "rms_scaling": False},
-}
+_NEWER = dict.fromkeys(("input_axes", "output_axes", "quantization_config", "renorm_clipping"))
+_NEWER |= {"optional": False, "ragged": False, "renorm": False, "renorm_momentum": 0.99, "rms_scaling": False}
 
 # All that these models are made of, by Keras's module, and none of it brings code of the file's own, as Lambda,
 # TFSMLayer and TorchModuleWrapper do.

@@ -12,7 +12,6 @@ import numpy as np
 from utils.families import FAMILIES
 from utils.families.base import KerasNames
 from utils.keras_models import saving
-from utils.keras_models.conventions import with_keras_variances
 
 if TYPE_CHECKING:
     import keras
@@ -20,8 +19,31 @@ if TYPE_CHECKING:
 Arrays = dict[str, np.ndarray]
 
 
+def with_keras_variances(
+    statistics: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray], count: int, passes: int = 1
+) -> Arrays:
+    """What PyTorch's statistics after training passes would be, had it Keras's variance of a batch.
+
+    Both normalise by the variance over n. PyTorch moves its `running_var` towards the one over n - 1, Keras towards the
+    one over n, on every backend, and no setting of a layer changes that. So both keep 0.9 of what was, and of what
+    PyTorch adds, Keras adds (n - 1) / n.
+
+    Args:
+        statistics: by key, after the passes.
+        before: the same before them.
+        count: n, the number of values of a channel in each batch.
+        passes: how many there were.
+    """
+    found = dict(statistics)
+    for key, moved in statistics.items():
+        if key.endswith("running_var"):
+            stayed = saving.MOMENTUM**passes * before[key].astype(np.float64)
+            found[key] = (stayed + (moved - stayed) * ((count - 1) / count)).astype(moved.dtype)
+    return found
+
+
 class Conventions:
-    """What a candidate of Keras says of itself, whatever process computes it."""
+    """Keras's axis order and its variances, whatever process computes the candidate."""
 
     def __init__(self, keys: KerasNames) -> None:
         self._keys = keys
@@ -123,10 +145,10 @@ def _jax(model: keras.Model, inputs: np.ndarray, training: bool) -> list:
         outputs, _ = model.stateless_call(trainable, others, inputs, training=training)
         return (outputs**2).sum() / len(inputs)
 
-    values = [
+    trainable, others = (
         [variable.value for variable in each] for each in (model.trainable_variables, model.non_trainable_variables)
-    ]
-    return jax.jit(jax.grad(loss))(*values)
+    )
+    return jax.jit(jax.grad(loss))(trainable, others)
 
 
 def _torch(model: keras.Model, inputs: np.ndarray, training: bool) -> list:

@@ -1,21 +1,28 @@
-"""A Keras model into its `.keras` file, and back, on whatever backend Keras runs."""
+"""A checkpoint's arrays into a Keras model, that into its `.keras` file, and back, on whatever backend Keras runs."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import PackagingError
+import numpy as np
+
+from utils.errors import CheckpointError, PackagingError
+from utils.families import FAMILIES
+from utils.families.base import KerasNames
+from utils.families.variants import Variant
 from utils.files import written_whole
 from utils.keras_models import archive
-from utils.keras_models.conventions import BACKENDS
 
 if TYPE_CHECKING:
     import keras
+
+BACKENDS = ("tensorflow", "jax", "torch")  # as KERAS_BACKEND names them
+MOMENTUM = 0.9  # BatchNorm's share of what was; PyTorch's 0.1 is the share of what is new
 
 
 def import_keras() -> ModuleType:
@@ -31,8 +38,59 @@ def import_keras() -> ModuleType:
     return keras
 
 
+def fill(
+    model: keras.Model, arrays: Mapping[str, np.ndarray], keys: KerasNames, unused: Collection[str] = ()
+) -> keras.Model:
+    """Assigns every variable of `model` the array of its key, in Keras's axis order.
+
+    Args:
+        model: the Keras model.
+        arrays: the checkpoint, by key.
+        keys: how the model names them.
+        unused: keys that this model has no use for.
+
+    Returns:
+        The same model.
+
+    Raises:
+        CheckpointError: names what is missing, left over, of another shape or another dtype; nothing was assigned.
+    """
+    wanted = {keys.key_of(variable.path): variable for variable in model.variables}
+    found = {key: keys.to_export_layout(key, array) for key, array in arrays.items() if key in wanted}
+    problems = [f"missing {key}" for key in wanted if key not in arrays]
+    problems += [f"unexpected {key}" for key in arrays if key not in wanted and key not in unused]
+    problems += [
+        f"{key}: expected float32 {list(wanted[key].shape)}, found {array.dtype} {list(array.shape)}"
+        for key, array in found.items()
+        if (array.shape, array.dtype) != (tuple(wanted[key].shape), np.float32)
+    ]
+    if len(wanted) != len(model.variables):
+        problems.append("two variables have one and the same key")
+    if problems:
+        raise CheckpointError(
+            f"these arrays do not fit the Keras model {model.name!r}: {'; '.join(problems)}. Choose the variant and "
+            "the head that they are of."
+        )
+    for key, array in found.items():
+        wanted[key].assign(array)
+    return model
+
+
+def write(
+    path: Path,
+    variant: Variant,
+    weights: Mapping[str, np.ndarray],
+    head: str,
+    image_size: int,
+    record: Mapping[str, Any],
+) -> Path:
+    """Builds the variant's model, fills it and saves it; image_size: 0 for any. CheckpointError as `fill`."""
+    model = FAMILIES[variant.family].models.keras_model(variant.architecture, weights, head, image_size)
+    return save(model, path, record)
+
+
 def save(model: keras.Model, path: Path, record: Mapping[str, Any]) -> Path:
-    """Writes `path`, whole or not at all, with `record` in it; see `archive`. OSErrors pass through.
+    """Writes `path`, whole or not at all, with `record` in it; see `archive`. Does not catch OSError.
 
     The same model and record give the same bytes, by any process with the same versions.
     """

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from utils.artefact.opening import Pretrained, open_model
+from utils.artefact.opening import open_model
 from utils.errors import ConversionError, PackagingError
 from utils.machine.quiet import quiet_imports
 from utils.verify.files import check_name
@@ -29,21 +29,15 @@ def make_smaller(path: Path, kind: str, output_dir: Path | None = None) -> Path 
     with quiet_imports():
         from utils.smaller import making
 
-    artefact, folder = _opened(path), output_dir or path.resolve().parent
+    artefact = open_model(str(path))
+    if (name := check_name(path, artefact.manifest)).passed is False:
+        raise PackagingError(f"{path}: {name.text}. Make it again, or fetch it again.")
     if artefact.output != "logits":
         return None
     try:
-        return making.make_lite(artefact, kind.removeprefix("tflite-"), folder)
+        return making.make_lite(artefact, kind.removeprefix("tflite-"), output_dir or path.resolve().parent)
     except ConversionError as error:
         raise PackagingError(f"{artefact.name}, {kind}: {error}") from error
-
-
-def _opened(path: Path) -> Pretrained:
-    artefact = open_model(str(path))
-    name = check_name(path, artefact.manifest)
-    if name.passed is False:
-        raise PackagingError(f"{path}: {name.text}. Make it again, or fetch it again.")
-    return artefact
 
 
 def _figures(path: Path) -> str:

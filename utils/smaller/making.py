@@ -19,7 +19,6 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from utils.families import FAMILIES
 from utils.files import hash_file
 from utils.machine.measure import Stages
 from utils.parity import comparison
-from utils.parity.judge import OUTPUT_TOLERANCE, Row, rounded_up
+from utils.parity.judge import OUTPUT_TOLERANCE, rounded_up
 from utils.parity.report import Report
 from utils.smaller.lite import convert_to_lite, normalising, operators, rounded
 from utils.smaller.metadata import with_metadata
@@ -43,8 +42,9 @@ from utils.verify.numbers import golden_of, lite_function
 
 # Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
 FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
-_OF_SAVED_MODELS = ("stablehlo_version", "calling_convention_version")  # versions that a TFLite file does not need
-_EXTRAS = ("golden.npz", "labels.tsv")  # what every smaller file takes along, where the artefact has it
+# What a SavedModel needs, and a TFLite file does not; which runtime reads that is not known beforehand.
+_OF_SAVED_MODELS = ("minimum_tensorflow", "platforms")
+_VERSIONS_OF_SAVED_MODELS = ("stablehlo_version", "calling_convention_version")
 
 
 def make_lite(artefact: Pretrained, storage: str, output_dir: Path) -> Path:
@@ -53,24 +53,30 @@ def make_lite(artefact: Pretrained, storage: str, output_dir: Path) -> Path:
     storage: "float32", "float16" or "int8". Raises ParityError with the figures, and ConversionError for what TFLite
     cannot express; then nothing is left.
     """
-    stages, name = Stages(), f"{artefact.name}_{storage}"
-    output_dir = Path(output_dir).expanduser().absolute()
+    name, output_dir = f"{artefact.name}_{storage}", Path(output_dir).expanduser().absolute()
     # The twin, what takes levels, the model, and the model packed.
     scratch, lock = make_folder(output_dir, f"{name}.tflite", needed_bytes=16 * artefact.manifest["parameters"])
     try:
         with explained(output_dir):
-            return _make_lite(artefact, storage, name, scratch, stages, output_dir)
+            packed, manifest = _make(artefact, storage, name, scratch)
+            (scratch / "json").write_text(manifest, encoding="utf-8")
+            path, beside = output_dir / f"{name}.tflite", output_dir / f"{name}.tflite.json"
+            beside.unlink(missing_ok=True)  # where a manifest is, its model is
+            os.replace(packed, path)
+            os.replace(scratch / "json", beside)
+            return path
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         lock.close()
 
 
-def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, stages: Stages, output_dir: Path) -> Path:
+def _make(artefact: Pretrained, storage: str, name: str, scratch: Path) -> tuple[Path, str]:
+    """The file in the folder `scratch`, verified, and the manifest for beside it."""
+    stages = Stages()
     with stages("load"):
         model = load_model(artefact.folder)
         folder = _in_plain_operations(artefact, model, scratch)
-        # TFLite has every constant in float16 then, which tells: a rounded BatchNorm scale moves a whole channel.
-        tolerance = _tolerance(artefact, model, storage, vectors=storage == "float16")
+        tolerance = _tolerance(artefact, model, storage)
         del model
     with stages("export"):
         content = convert_to_lite(folder, storage, artefact.preprocessing, scratch)
@@ -78,7 +84,8 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
         if foreign := sorted(op for op in used if op.startswith("Flex") or op == "CUSTOM"):
             raise ConversionError(f"{name}: TFLite has no operations of its own for {', '.join(foreign)}.")
     with stages("save"):
-        associated = {path.name: path.read_bytes() for path in _extras(artefact, _EXTRAS)}
+        extras = (artefact.folder / "assets.extra" / file for file in (lite_file.GOLDEN, lite_file.LABELS))
+        associated = {path.name: path.read_bytes() for path in extras if path.is_file()}
         if artefact.labels:
             associated[lite_file.NAMES] = "".join(f"{label}\n" for label in artefact.names).encode()
         if artefact.image_size:  # of pictures, which MediaPipe asks the file
@@ -86,31 +93,16 @@ def _make_lite(artefact: Pretrained, storage: str, name: str, scratch: Path, sta
         model_path = scratch / lite_file.MODEL
         model_path.write_bytes(content)
         del content
+    with stages("verify"):
+        report = _compared(artefact, model_path, tolerance)
+        report.require()
     files = {lite_file.MODEL: hash_file(model_path)}
     files |= {key: hashlib.sha256(data).hexdigest() for key, data in associated.items()}
-    with stages("verify"):
-        run = lite_function(model_path, artefact.preprocessing)
-        rows = _golden_rows(artefact, lambda inputs: run(inputs)[artefact.output], tolerance)
-        report = Report(rows)
-        report.require()
-    manifest = _derived(artefact, name, storage, report, stages, files)
-    manifest |= {"format": "tflite", "operators": dict(sorted(used.items()))}
-    # What a SavedModel needs; which runtime reads a TFLite file is not known beforehand.
-    manifest.pop("minimum_tensorflow", None)
-    manifest.pop("platforms", None)
-    manifest["versions"] = {key: value for key, value in manifest["versions"].items() if key not in _OF_SAVED_MODELS}
-    manifest["versions"] |= installed_versions(["ai-edge-litert"])  # which ran it
-    default = artefact.manifest["signatures"]["serving_default"]
-    manifest["signatures"] = {"serving_default": default | {"inputs": {"images": default["inputs"]["inputs"]}}}
+    facts = {"operators": dict(sorted(used.items())), "parity": report.to_json(), "files": files}
+    manifest = _derived(artefact, name, storage, stages) | facts
     check_manifest(manifest)
     inside = {lite_file.MANIFEST: manifest_text(packed_manifest(manifest)).encode(), **associated}
-    packed = lite_file.pack_lite(model_path, inside, scratch / "packed")
-    (scratch / "json").write_text(manifest_text(manifest), encoding="utf-8")
-    path, beside = output_dir / f"{name}.tflite", output_dir / f"{name}.tflite.json"
-    beside.unlink(missing_ok=True)  # where a manifest is, its model is
-    os.replace(packed, path)
-    os.replace(scratch / "json", beside)
-    return path
+    return lite_file.pack_lite(model_path, inside, scratch / "packed"), manifest_text(manifest)
 
 
 def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Path:
@@ -127,17 +119,19 @@ def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Pat
     return save_model(exported, scratch / "plain")
 
 
-def _tolerance(artefact: Pretrained, model: Any, storage: str, vectors: bool = False) -> float:
+def _tolerance(artefact: Pretrained, model: Any, storage: str) -> float:
     """Rounds the model's kernels as `storage` does, and leaves them so; what comes of it sets the tolerance.
 
-    vectors: biases, scales and statistics are rounded as well, and what normalises levels.
+    TFLite has every constant in float16 with that, which tells: a rounded BatchNorm scale moves a whole channel. So
+    biases, scales and statistics are rounded as well then, and what normalises levels.
     """
+    every = storage == "float16"
     for variable in model.variables:
-        if vectors or len(variable.shape) >= 2:
+        if every or len(variable.shape) >= 2:
             variable.assign(rounded(variable.numpy(), storage))
     golden, preprocessing = golden_of(artefact.folder), artefact.preprocessing
     inputs = golden.inputs
-    if vectors:
+    if every:
         subtracted, scale = (rounded(constant, storage) for constant in normalising(preprocessing))
         inputs = (inputs * np.float32(preprocessing.std) + np.float32(preprocessing.mean) - subtracted) * scale
     moved = np.linalg.norm(as_function(model)(inputs) - golden.outputs) / np.linalg.norm(golden.outputs)
@@ -148,32 +142,33 @@ def _tolerance(artefact: Pretrained, model: Any, storage: str, vectors: bool = F
     return rounded_up(base + FACTORS[storage] * float(moved), digits=2)
 
 
-def _golden_rows(artefact: Pretrained, function: Any, tolerance: float) -> list[Row]:
+def _compared(artefact: Pretrained, model: Path, tolerance: float) -> Report:
     """All golden images at once, and the first one alone."""
-    golden, rows = golden_of(artefact.folder), []
+    golden, output, run = golden_of(artefact.folder), artefact.output, lite_function(model, artefact.preprocessing)
+    rows = []
     for count in sorted({len(golden.inputs), 1}, reverse=True):
-        inputs = {"golden": golden.inputs[:count]}
         rows += comparison.compare_outputs(
-            lambda batch: golden.outputs[: len(batch)], function, inputs, artefact.output, tolerance
+            lambda batch: golden.outputs[: len(batch)],
+            lambda batch: run(batch)[output],
+            {"golden": golden.inputs[:count]},
+            output,
+            tolerance,
         )
-    return rows
+    return Report(rows)
 
 
-def _extras(artefact: Pretrained, names: Sequence[str]) -> list[Path]:
-    return [path for name in names if (path := artefact.folder / "assets.extra" / name).is_file()]
-
-
-def _derived(
-    artefact: Pretrained, name: str, storage: str, report: Report, stages: Stages, files: Mapping[str, str]
-) -> dict[str, Any]:
-    """The artefact's manifest with what is another's in the smaller file."""
-    return dict(artefact.manifest) | {
+def _derived(artefact: Pretrained, name: str, storage: str, stages: Stages) -> dict[str, Any]:
+    """The artefact's manifest with what is another's in the smaller file, all but `operators`, `parity` and `files`."""
+    manifest = {key: value for key, value in artefact.manifest.items() if key not in _OF_SAVED_MODELS}
+    versions = {k: v for k, v in manifest["versions"].items() if k not in _VERSIONS_OF_SAVED_MODELS}
+    default = manifest["signatures"]["serving_default"]
+    return manifest | {
         "name": name,
         "storage": storage,
-        "derived_from": {"name": artefact.name, "files": artefact.manifest["files"]},
-        "versions": dict(artefact.manifest["versions"]) | installed_versions(["tensorflow", "numpy"]),
-        "parity": report.to_json(),
+        "derived_from": {"name": artefact.name, "files": manifest["files"]},
+        "format": "tflite",
+        "versions": versions | installed_versions(["tensorflow", "numpy", "ai-edge-litert"]),  # the last one ran it
+        "signatures": {"serving_default": default | {"inputs": {"images": default["inputs"]["inputs"]}}},
         "seconds": {stage: round(value, 3) for stage, value in stages.seconds.items()},
         "peak_memory_mb": stages.peak_memory_mb,
-        "files": dict(files),
     }

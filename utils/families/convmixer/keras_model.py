@@ -14,8 +14,7 @@ from keras import layers
 
 from utils.families.convmixer.layout import KERAS_NAMES
 from utils.families.variants import ConvMixerArchitecture
-from utils.keras_models.conventions import MOMENTUM
-from utils.keras_models.filling import fill
+from utils.keras_models.saving import MOMENTUM, fill
 
 
 def build(

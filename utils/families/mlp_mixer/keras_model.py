@@ -14,7 +14,7 @@ from keras import layers
 
 from utils.families.mlp_mixer.layout import KERAS_NAMES
 from utils.families.variants import MixerArchitecture
-from utils.keras_models.filling import fill
+from utils.keras_models.saving import fill
 
 # As a file has `keras.ops.gelu(x, approximate=True)`, the tanh form: `Activation("gelu")` is the exact one, and a
 # function of one's own would have to be there wherever the file is loaded.
