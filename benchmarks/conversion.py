@@ -62,13 +62,11 @@ def convert_plain(
     import onnx
     import torch
 
-    from utils.export.onnx_tf_compat import import_plain_onnx_tf
+    from utils.export.onnx_to_tf import import_onnx_tf
     from utils.machine.devices import keep_triton_out
 
     keep_triton_out()
-    backend = import_plain_onnx_tf()
-    if hasattr(backend, "additional_handlers"):
-        raise RuntimeError("this process has changed onnx-tf's handlers: it is no longer the plain one")
+    backend = import_onnx_tf()
     file = folder / ONNX_FILE
     with stages("torch.onnx.export"):
         torch.onnx.export(

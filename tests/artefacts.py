@@ -6,7 +6,7 @@ import tiny
 from utils.artefact.manifest import installed_versions
 from utils.artefact.staging import Staging
 from utils.export import saved_model
-from utils.export.warmup import write_warmup
+from utils.export.signatures import write_warmup
 from utils.families.variants import get_variant
 from utils.parity import comparison
 from utils.parity.golden import make_golden, write_golden

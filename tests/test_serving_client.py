@@ -6,7 +6,7 @@ import tiny
 from server import Server, serving
 
 from utils.export import saved_model
-from utils.export.image_signatures import image_signatures
+from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
 from utils.images.photographs import pillow_preprocess, sample_files, sample_photographs
 from utils.serving_client import ServingError, main, predict
@@ -33,7 +33,7 @@ def test_files_of_different_sizes_in_one_request_give_what_the_model_gives(serve
     expected = model(batch).numpy()
     answers = predict(address, "tiny", list(sample_files().values()))
     found = [answer["logits"] for answer in answers] if output == "logits" else answers
-    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)  # a level here and there: test_image_signatures.py
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)  # a level here and there: test_signatures.py
     if output == "logits":
         assert [np.argmax(answer["probabilities"]) for answer in answers] == expected.argmax(axis=1).tolist()
 

@@ -149,12 +149,12 @@ class Conversion:
         """
         with quiet.quiet_imports():
             from utils.artefact.extra_formats import ExtraFormats
-            from utils.export import image_signatures, saved_model, warmup
+            from utils.export import saved_model, signatures
 
         settings, staging, exported = self.settings, self._staging, self._exported
         with self._step("save"):
-            saved_model.save_model(exported, staging.model_dir, image_signatures.image_signatures(self.preprocessing))
-            warmup.write_warmup(staging.model_dir, self.preprocessing.crop)
+            saved_model.save_model(exported, staging.model_dir, signatures.image_signatures(self.preprocessing))
+            signatures.write_warmup(staging.model_dir, self.preprocessing.crop)
             self.golden = self._golden()
             golden.write_golden(staging.model_dir, self.golden)
             if settings.head == "classification" and self.labels:
@@ -185,7 +185,7 @@ class Conversion:
         progress: show a bar over the inputs. Whether all passes, the report says; `require` raises. ParityError where
         the graph's preprocessing does not give Pillow's pixels.
         """
-        from utils.export.signature_parity import compare_signatures
+        from utils.export.signatures import compare_signatures
 
         batches, proof, candidate = self.proof.inputs | {"golden": self.golden.inputs}, self.proof, self.candidate
         with self._step("verify"):

@@ -22,7 +22,7 @@ from utils.errors import EvaluationError
 from utils.evaluate import batches as evaluation_batches, command, data as evaluation_data
 from utils.evaluate.model import find_checkpoint
 from utils.evaluate.progress import Progress
-from utils.export.image_signatures import image_signatures
+from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.images.photographs import load_image, pillow_preprocess

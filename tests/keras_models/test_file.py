@@ -1,7 +1,6 @@
 """`.keras` files: the same bytes each time, whole or not at all, and read without running what is in them."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -47,20 +46,6 @@ def rewritten(path, target, **changes):
     return target
 
 
-@pytest.mark.slow
-def test_same_model_gives_the_same_bytes_in_any_process(file, tmp_path):
-    """Keras numbers shared objects by their place in memory, and dates what it writes."""
-    code = (
-        "import sys; sys.path[:0] = sys.argv[3:]; import json, pathlib, keras_tiny;"
-        "from utils.keras_models import saving;"
-        "saving.save(keras_tiny.built('mixer_tiny'), pathlib.Path(sys.argv[1]), json.loads(sys.argv[2]))"
-    )
-    paths = [p for p in sys.path if p.endswith("tests")] + [os.getcwd()]
-    command = [sys.executable, "-c", code, str(tmp_path / "b.keras"), json.dumps(RECORD), *paths]
-    subprocess.run(command, check=True, env=os.environ | {"KERAS_BACKEND": "tensorflow", "PYTHONHASHSEED": "1"})
-    assert (tmp_path / "b.keras").read_bytes() == file.read_bytes()
-
-
 @pytest.mark.parametrize("name", [GELU, MIXER])
 def test_comes_back_as_it_was(name, files):
     for before, after in zip(keras_tiny.built(name).variables, saving.load(files[name]).variables, strict=True):
@@ -79,7 +64,7 @@ def test_it_is_what_keras_reads_of_whatever_version(name, files):
 
 def test_anybody_loads_it_without_this_project_and_reads_the_record(file, tmp_path):
     code = f"import keras; model = keras.saving.load_model({str(file)!r}, safe_mode=True); print(model.output_shape)"
-    environment = {"HOME": str(tmp_path), "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {"HOME": str(tmp_path), "KERAS_BACKEND": "torch", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
     )

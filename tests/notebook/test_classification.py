@@ -10,7 +10,7 @@ import pytest
 from notebooks import assert_stops, run, text_of
 from PIL import Image
 
-from utils.export.image_signatures import image_signatures
+from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
 from utils.images.photographs import sample_photographs
 

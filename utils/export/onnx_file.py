@@ -23,24 +23,24 @@ from utils.files import written_whole
 def write(
     path: Path, graph: onnx.ModelProto, weights: Mapping[str, np.ndarray], image_size: int, metadata: Mapping[str, str]
 ) -> Path:
-    """Writes `path`, whole or not at all; the same arguments give the same bytes. OSErrors pass through.
+    """Writes `path`, whole or not at all; the same arguments give the same bytes. Does not catch OSError.
 
-    graph: as from `export_onnx`, channels first. weights: an array for each of its further inputs, whose initial value
-    that becomes. image_size: of both sides, 0 for any. metadata: texts by name, of which `name` is the model's.
-    Raises ConversionError where an array is missing, of another shape or not float32, or ONNX's checker refuses the
-    model.
+    Args:
+        path: the file.
+        graph: as from `export_onnx`, channels first.
+        weights: an array for each of its further inputs, whose initial value that becomes.
+        image_size: of both sides, 0 for any.
+        metadata: texts by name, of which `name` is the model's.
+
+    Raises:
+        ConversionError: as `checked_weights`, or ONNX's checker refuses the model.
     """
     model = copy.deepcopy(graph)
-    inputs, *variables = model.graph.input
+    for name, array in checked_weights(graph, weights).items():
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
     del model.graph.input[1:]
-    for variable in variables:
-        array, shape = weights.get(variable.name), [dim.dim_value for dim in variable.type.tensor_type.shape.dim]
-        if array is None or list(array.shape) != shape or array.dtype != np.float32:
-            found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
-            raise ConversionError(f"{path.name}: {variable.name} is {found}; expected float32 {shape}.")
-        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), variable.name))
     if image_size:
-        for side in inputs.type.tensor_type.shape.dim[2:]:
+        for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
             side.dim_value = image_size
     model.graph.name = metadata.get("name", path.stem)
     onnx.helper.set_model_props(model, dict(metadata))
@@ -51,6 +51,21 @@ def write(
     with written_whole(path) as file:
         file.write(model.SerializeToString(deterministic=True))
     return path
+
+
+def checked_weights(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The array of every input but the first, the image.
+
+    ConversionError for one that is missing, of another shape or, as by accident, not float32.
+    """
+    found = {}
+    for value in graph.graph.input[1:]:
+        expected, array = [dim.dim_value for dim in value.type.tensor_type.shape.dim], weights.get(value.name)
+        if array is None or list(array.shape) != expected or array.dtype != np.float32:
+            kind = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise ConversionError(f"{value.name} is {kind}; the ONNX graph reads float32 {expected}.")
+        found[value.name] = array
+    return found
 
 
 class Candidate:

@@ -1,23 +1,43 @@
 """ONNX -> TensorFlow through onnx-tf's handlers, node by node, with the weights as variables.
 
 onnx-tf's own `prepare` makes every weight a constant; here its handlers meet `tf.Variable`s in TensorFlow's layout.
-Knows no particular model.
+Knows no particular model. onnx-tf 1.10 (2022) is unmaintained: what it misses to run on today's onnx and TensorFlow is
+here, and nowhere else.
+
+- `onnx.mapping` and `onnx.helper.mapping`, dtype tables that onnx has removed: rebuilt from `onnx.helper`.
+- `tensorflow_addons` and `tensorflow_probability`, which have no wheels for today's Python or break beside Keras 3:
+  placeholders, present only while onnx-tf is imported; the two handlers that would use them (Hardmax, Bernoulli)
+  raise when called.
+- operators that came after it: `Gelu` (opset 20), `ReduceMean` with its axes as an input (opset 18), and `Constant`
+  19, which only admits more dtypes than `Constant` 13.
+- a Flatten that is right under TensorFlow 2.19, a Conv whose bias and a Relu which Grappler can fuse, and a
+  BatchNormalization that keeps channels last and that can train.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import importlib
+import importlib.util
+import math
+import sys
+import types
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
+import onnx.helper
 import tensorflow as tf
 
 from utils.errors import ConversionError
 from utils.export.function import ExportedFunction
-from utils.export.onnx_tf_compat import TRAINING, import_onnx_tf
+from utils.export.onnx_file import checked_weights
 
+Tensors = Mapping[str, Any]  # what onnx-tf calls a tensor dictionary
+TRAINING = "training"  # key of the tensor dictionary under which handlers find the Python bool
 # Weights are stored as TensorFlow's kernels read them. The function shows each handler the transpose back to
 # ONNX's axis order; the handler transposes again, and Grappler removes such a pair of inverses.
 # (operator, position of the weight) -> axes of the ONNX array in the order of the TensorFlow variable
@@ -42,19 +62,22 @@ def export_tensorflow(
 ) -> ExportedFunction:
     """A TensorFlow function with variables that computes what the ONNX `graph` does.
 
-    weights: float32 arrays by the names that the graph's inputs have, in ONNX's axis order.
-    image_size: height and width of the inputs in pixels, or None (or 0) for any.
-    output: "logits" or "features".
+    Args:
+        graph: channels last, as from `export_onnx`.
+        weights: float32 arrays by the names that the graph's inputs have, in ONNX's axis order.
+        image_size: height and width of the inputs in pixels, or None (or 0) for any.
+        output: "logits" or "features".
 
-    Raises ConversionError when a weight is missing, misshapen, or an operator has no handler.
+    Raises:
+        ConversionError: a weight is missing or misshapen, or an operator has no handler.
     """
-    backend = import_onnx_tf()
+    backend, _ = _with_handlers()
     nodes = [backend.OnnxNode(node) for node in graph.graph.node]
     handlers = backend.TensorflowBackend._get_handlers(graph.opset_import)[""]
     missing = {node.op_type for node in nodes} - set(handlers)
     if missing:
         raise ConversionError(f"onnx-tf has no handler for the ONNX operators {sorted(missing)}")
-    _check_shapes(graph, weights)
+    weights = checked_weights(graph, weights)
 
     uses = {name: (node.op_type, i) for node in nodes for i, name in enumerate(node.inputs) if name in weights}
     axes = {name: STORED_AXES[use] for name, use in uses.items() if use in STORED_AXES}
@@ -101,16 +124,15 @@ def export_tensorflow(
 def _chains(nodes: list[Any], updated: set[str]) -> list[list[Any]]:
     """The nodes, in order, grouped into chains; a node that updates variables stays alone, since it must see them."""
     uses = Counter(name for node in nodes for name in node.inputs)
+
+    def chainable(node: Any) -> bool:
+        return node.op_type in CHAINED and not updated.intersection(node.inputs)
+
     chains: list[list[Any]] = []
     for node in nodes:
-        chainable = node.op_type in CHAINED and not updated.intersection(node.inputs)
-        last = chains[-1][-1] if chains and chainable else None
-        if (
-            last
-            and last.op_type in CHAINED
-            and not updated.intersection(last.inputs)
-            and (node.inputs[0] == last.outputs[0] and uses[last.outputs[0]] == 1)
-        ):
+        last = chains[-1][-1] if chains else None
+        follows = last and node.inputs[0] == last.outputs[0] and uses[node.inputs[0]] == 1
+        if follows and chainable(last) and chainable(node):
             chains[-1].append(node)
         else:
             chains.append([node])
@@ -149,16 +171,192 @@ def _run(handlers: Mapping[str, Any], chain: list[Any], tensors: Mapping[str, An
     return produced
 
 
-def _check_shapes(graph: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
-    """Every input of the graph but the image has a weight of its shape, and no weight is float64 by accident."""
-    for value in graph.graph.input:
-        if value.name == "inputs":
-            continue
-        expected = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        found = weights.get(value.name)
-        if found is None:
-            raise ConversionError(f"the ONNX graph reads {value.name} {expected}, which the weights lack")
-        if found.shape != expected or found.dtype != np.float32:
-            raise ConversionError(
-                f"{value.name} is {found.dtype} {found.shape}; the ONNX graph reads float32 {expected}"
-            )
+# --- onnx-tf itself
+
+
+class _Missing(types.ModuleType):
+    """Stands in for a package; whatever is taken from it raises when it is called."""
+
+    def __getattr__(self, name: str) -> _Missing:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Missing(f"{self.__name__}.{name}")
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise ConversionError(
+            f"this ONNX operator needs {self.__name__}, which does not run beside today's TensorFlow; "
+            "no ConvMixer uses it, so the graph is not the one this project exports"
+        )
+
+
+@functools.cache
+def import_onnx_tf() -> types.ModuleType:
+    """The module `onnx_tf.backend`, made importable and otherwise as it is.
+
+    Raises ConversionError, with the command that installs it, when onnx-tf is not there.
+    """
+    if importlib.util.find_spec("onnx_tf") is None:
+        raise ConversionError(
+            "onnx-tf is not installed. Install it without its outdated dependencies: "
+            "pip install --no-deps -r requirements-onnx-tf.txt"
+        )
+    if not hasattr(onnx, "mapping"):
+        onnx.mapping = onnx.helper.mapping = _mapping()
+    absent = [p for p in ("tensorflow_addons", "tensorflow_probability") if importlib.util.find_spec(p) is None]
+    sys.modules.update({package: _Missing(package) for package in absent})
+    try:
+        return importlib.import_module("onnx_tf.backend")
+    finally:
+        for package in absent:  # lest others find them
+            del sys.modules[package]
+
+
+def _mapping() -> types.SimpleNamespace:
+    """What was `onnx.mapping`, tables, from the functions that replaced it."""
+    dtypes = [t for t in onnx.TensorProto.DataType.values() if t != onnx.TensorProto.UNDEFINED]
+    of_numpy = {t: onnx.helper.tensor_dtype_to_np_dtype(t) for t in dtypes}
+    storage = {t: onnx.helper.tensor_dtype_to_storage_tensor_dtype(t) for t in dtypes}
+    return types.SimpleNamespace(
+        TENSOR_TYPE_TO_NP_TYPE=of_numpy,
+        NP_TYPE_TO_TENSOR_TYPE={dtype: t for t, dtype in of_numpy.items() if dtype != np.dtype(object)},
+        TENSOR_TYPE_TO_STORAGE_TENSOR_TYPE=storage,
+        STORAGE_TENSOR_TYPE_TO_FIELD={t: onnx.helper.tensor_dtype_to_field(t) for t in set(storage.values())},
+    )
+
+
+@functools.cache  # which holds the handlers for good: `__subclasses__()` forgets what the collector takes
+def _with_handlers() -> tuple[types.ModuleType, list[type]]:
+    """onnx-tf's backend with ours by its own extension point: it collects the subclasses of BackendHandler.
+
+    That cannot be undone in a process.
+    """
+    backend = import_onnx_tf()
+    from onnx_tf.handlers.backend.constant import Constant
+    from onnx_tf.handlers.backend.conv_mixin import ConvMixin
+    from onnx_tf.handlers.backend.reduce_mean import ReduceMean
+    from onnx_tf.handlers.backend_handler import BackendHandler
+    from onnx_tf.handlers.handler import onnx_op
+
+    Constant.version_19 = Constant.version_13
+
+    def reduce_mean_18(_cls: type, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+        axes = tf.get_static_value(tensor_dict[node.inputs[1]]).tolist()
+        return [tf.reduce_mean(tensor_dict[node.inputs[0]], axes, keepdims=node.attrs.get("keepdims", 1) == 1)]
+
+    ReduceMean.version_18 = classmethod(reduce_mean_18)
+
+    @onnx_op("Gelu")
+    class Gelu(BackendHandler):
+        """Spelled as oneDNN and TFLite's converter know it; tf.nn.gelu's form, by erfc, takes half as long again."""
+
+        @classmethod
+        def version_20(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            approximate = node.attrs.get("approximate", "none")
+            approximate = approximate.decode() if isinstance(approximate, bytes) else approximate
+            x = tensor_dict[node.inputs[0]]
+            if approximate == "tanh":
+                return [_before_layout(lambda x: tf.nn.gelu(x, approximate=True), x)]
+            return [_before_layout(lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5))), x)]
+
+    @onnx_op("Relu")
+    class Relu(BackendHandler):
+        """onnx-tf's, next to the bias before it."""
+
+        @classmethod
+        def version_14(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            return [_before_layout(tf.nn.relu, tensor_dict[node.inputs[0]])]
+
+    @onnx_op("Conv")
+    class Conv(ConvMixin, BackendHandler):
+        """onnx-tf's convolution, with the bias as a BiasAdd: Grappler fuses that, but not a plain addition.
+
+        One whose windows neither overlap nor leave gaps is a matrix product of windows by channels. With oneDNN, whose
+        convolutions lay their weights out anew at each call, a single image takes a pointwise one in four fifths of the
+        time, and patches in two thirds, as the product takes GELU in.
+        """
+
+        @classmethod
+        def version_11(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            x, weight, *bias = (tensor_dict[name] for name in node.inputs)
+            if _is_product(node, weight):
+                x, weight = tf.transpose(x, (0, 2, 3, 1)), tf.transpose(weight, (2, 3, 1, 0))
+                windows, rows, columns = _windows(x, *weight.shape[:2])
+                y = tf.matmul(windows, tf.reshape(weight, (windows.shape[1], weight.shape[3])))
+                y = tf.nn.bias_add(y, bias[0]) if bias else y
+                return [tf.transpose(tf.reshape(y, (-1, rows, columns, weight.shape[3])), (0, 3, 1, 2))]
+            without_bias = copy.copy(node)
+            without_bias.inputs = node.inputs[:2]
+            (y,) = cls.conv(without_bias, tensor_dict)
+            if bias:
+                y = tf.transpose(tf.nn.bias_add(tf.transpose(y, (0, 2, 3, 1)), bias[0]), (0, 3, 1, 2))
+            return [y]
+
+    @onnx_op("Flatten")
+    class Flatten(BackendHandler):
+        """onnx-tf's asks the running graph for both sizes, which TensorFlow 2.19's Grappler folds into (-1, -1)."""
+
+        @classmethod
+        def version_13(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            x, axis = tensor_dict[node.inputs[0]], node.attrs.get("axis", 1)
+            if axis == 1 and x.shape[1:].is_fully_defined():
+                return [tf.reshape(x, (-1, x.shape[1:].num_elements()))]
+            return [tf.reshape(x, (tf.reduce_prod(tf.shape(x)[:axis]), tf.reduce_prod(tf.shape(x)[axis:])))]
+
+    @onnx_op("BatchNormalization")
+    class BatchNormalization(BackendHandler):
+        """Replaces onnx-tf's, which normalises channels-first and updates nothing as PyTorch does."""
+
+        @classmethod
+        def version_15(cls, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
+            x, scale, offset, mean, variance = (tensor_dict[name] for name in node.inputs)
+            epsilon, momentum = node.attrs.get("epsilon", 1e-5), node.attrs.get("momentum", 0.9)
+            x = tf.transpose(x, (0, 2, 3, 1))
+            if tensor_dict[TRAINING]:
+                # The fused kernel normalises by the biased variance and reports the unbiased one, as PyTorch keeps.
+                y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+                    x, scale, offset, epsilon=epsilon, is_training=True
+                )
+                mean.assign_sub((mean - batch_mean) * (1 - momentum))
+                variance.assign_sub((variance - batch_variance) * (1 - momentum))
+            else:
+                factor = scale * tf.math.rsqrt(variance + epsilon)
+                y = x * factor + (offset - mean * factor)
+            return [tf.transpose(y, (0, 3, 1, 2))]
+
+    return backend, [Gelu, Relu, Conv, Flatten, BatchNormalization]
+
+
+def _before_layout(function: Callable[[Any], Any], x: Any) -> Any:
+    """`function(x)`, of each element by itself, computed before the reshape and transposes that `x` comes out of.
+
+    A pointwise Conv ends with those. With oneDNN, Grappler makes one operation of a matrix product, its bias and the
+    activation that follows, but only of one that follows at once: a transpose it moves away, a reshape it does not.
+    """
+    layouts = {"Transpose": tf.transpose, "Reshape": tf.reshape}
+    if not tf.is_symbolic_tensor(x) or x.op.type not in layouts:
+        return function(x)
+    before, how = x.op.inputs
+    return layouts[x.op.type](_before_layout(function, before), how)
+
+
+def _is_product(node: Any, weight: Any) -> bool:
+    """Whether a Conv is dense, without padding, and moves by the size of its windows."""
+    plain = {"group": 1, "strides": [1, 1], "dilations": [1, 1], "pads": [0, 0, 0, 0]} | node.attrs
+    unpadded = plain["pads"] == [0, 0, 0, 0] and plain.get("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    return plain["group"] == 1 and plain["dilations"] == [1, 1] and unpadded and plain["strides"] == weight.shape[2:]
+
+
+def _windows(x: Any, height: int, width: int) -> tuple[Any, Any, Any]:
+    """NHWC `x` -> its windows, side by side, [B * rows * columns, height * width * C], and how many rows and columns.
+
+    What is left over below and to the right is cut off.
+    """
+    sizes = [size or tf.shape(x)[axis] for axis, size in ((1, x.shape[1]), (2, x.shape[2]))]
+    rows, columns = sizes[0] // height, sizes[1] // width
+    if (height, width) != (1, 1):
+        if None in x.shape[1:3] or sizes != [rows * height, columns * width]:
+            x = x[:, : rows * height, : columns * width]
+        x = tf.reshape(x, (-1, height, columns, width * x.shape[3]))
+        x = tf.transpose(x, (0, 2, 1, 3))
+        return tf.reshape(x, (-1, height * x.shape[3])), rows, columns
+    return tf.reshape(x, (-1, x.shape[3])), rows, columns
