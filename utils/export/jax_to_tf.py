@@ -60,16 +60,16 @@ def export(
     @tf.custom_gradient
     def run(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return list(_call_module((*arguments, upstream), inference.backward))
+            return list(jax2tf._run_exported_as_tf((*arguments, upstream), inference.backward))
 
-        return _call_module(arguments, inference.forward)[0], gradient
+        return jax2tf._run_exported_as_tf(arguments, inference.forward)[0], gradient
 
     @tf.custom_gradient
     def run_in_training(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        result, *residuals = _call_module(arguments, training_pass.forward)
+        result, *residuals = jax2tf._run_exported_as_tf(arguments, training_pass.forward)
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return list(_call_module((*arguments, *residuals, upstream), training_pass.backward))
+            return list(jax2tf._run_exported_as_tf((*arguments, *residuals, upstream), training_pass.backward))
 
         return result, gradient
 
@@ -179,7 +179,3 @@ def _for_old_tensorflow(exported: jax.export.Exported) -> jax.export.Exported:
     return dataclasses.replace(
         exported, mlir_module_serialized=serialized, calling_convention_version=CALLING_CONVENTION_VERSION
     )
-
-
-def _call_module(arguments: tuple[tf.Tensor, ...], exported: jax.export.Exported) -> tuple[tf.Tensor, ...]:
-    return jax2tf._run_exported_as_tf(arguments, exported)

@@ -6,7 +6,6 @@ The interface is TF Hub's "reusable SavedModel": `__call__(inputs, training)`, `
 
 from __future__ import annotations
 
-import errno
 import gc
 import hashlib
 import os
@@ -60,9 +59,8 @@ def save_model(
 ) -> Path:
     """Write `exported` as a SavedModel folder, complete or not at all: written beside, then renamed.
 
-    directory: the final folder; it must not exist.
     image_signatures: gets the model's inference function (float32 NHWC -> output) and gives further signatures by
-        name, such as `serving_image`; None for none.
+    name, such as `serving_image`.
 
     The same model saved by two processes, each as its first, gives the same bytes (TensorFlow numbers functions by
     process, so a second one differs in their names). Raises PackagingError when the folder exists or cannot be written
@@ -81,11 +79,7 @@ def save_model(
         make_reproducible(beside)
         os.replace(beside, directory)
     except (OSError, tf.errors.OpError) as error:
-        no_space = isinstance(error, tf.errors.ResourceExhaustedError) or (
-            getattr(error, "errno", None) == errno.ENOSPC
-        )
-        reason = "no space is left on the disk" if no_space else str(error)
-        raise PackagingError(f"{directory} could not be written: {reason}") from error
+        raise PackagingError(f"{directory} could not be written: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return directory
@@ -239,13 +233,8 @@ def describe_signatures(model: Any) -> dict[str, dict[str, dict[str, Any]]]:
     """Each signature's `inputs` and `outputs`: {argument: {"dtype": "float32", "shape": [None, 224, 224, 3]}}."""
 
     def describe(specs: Mapping[str, tf.TensorSpec]) -> dict[str, Any]:
-        return {
-            name: {
-                "dtype": spec.dtype.name,
-                "shape": None if spec.shape.rank is None else spec.shape.as_list(),
-            }
-            for name, spec in sorted(specs.items())
-        }
+        shapes = {name: None if spec.shape.rank is None else spec.shape.as_list() for name, spec in specs.items()}
+        return {name: {"dtype": specs[name].dtype.name, "shape": shapes[name]} for name in sorted(specs)}
 
     return {
         name: {

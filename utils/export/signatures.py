@@ -119,7 +119,7 @@ def compare_signatures(
 # --- warm-up
 
 
-def write_warmup(model_dir: str | os.PathLike, size: int) -> Path:
+def write_warmup(model_dir: str | os.PathLike, size: int) -> None:
     """Writes requests that TensorFlow Serving runs before it says that a model is ready: no user waits for the first.
 
     There is one for each signature, in a TFRecord file of `PredictionLog` messages. Their classes are in
@@ -137,7 +137,6 @@ def write_warmup(model_dir: str | os.PathLike, size: int) -> Path:
             inputs = _field(1, argument.encode()) + _field(2, tensor.SerializeToString())  # key and value of a map
             request = _field(1, model_spec) + _field(2, inputs)  # PredictRequest.model_spec, .inputs
             file.write(_field(6, _field(1, request)))  # PredictionLog.predict_log, PredictLog.request
-    return path
 
 
 def _requests(size: int) -> Iterator[tuple[str, str, Message]]:
