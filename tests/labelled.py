@@ -1,13 +1,15 @@
 """Labelled images to train on, and a training run as the notebook does it."""
 
+from unittest.mock import patch
+
 import extractors
 import numpy as np
 from PIL import Image
 
-from utils.training import fit, keras_worlds
+from utils.export import saved_model
 from utils.training.datasets import GENTLE, LabelledImages, Split
-from utils.training.extractor import open_extractor
-from utils.training.settings import TrainingSettings, check_training
+from utils.training.fine_tuning import FineTuning
+from utils.training.settings import TrainingSettings
 
 EPOCHS, BATCH = 4, 4
 
@@ -47,31 +49,23 @@ def coloured_images():
     labels = np.arange(24) % 3
     pixels = np.clip(rng.normal(90, 40, (24, 50, 50, 3)) + 60 * np.eye(3)[labels, None, None], 0, 255).astype(np.uint8)
     parts = (Split(pixels[part].__getitem__, labels[part]) for part in (slice(16), slice(16, 24)))
-    return LabelledImages("colours", ("red", "green", "blue"), *parts, GENTLE, (), "fingerprint")
+    return LabelledImages("colours", ("red", "green", "blue"), *parts, GENTLE, "fingerprint")
 
 
-class Run:
-    """What the notebook does, up to the trained model; `changed` are settings."""
+def built(kind, images, output_dir, **changed):
+    """What the notebook does up to the model to train, with `images` for its data set; `changed` are settings."""
+    values = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.02, "train_backbone": True, "image_size": 0}
+    values |= {"output_dir": str(output_dir), "seed": 1, "keras": "tf_keras"} | changed
+    run = FineTuning(TrainingSettings(str(extractors.published(kind).folder), "digits", **values).checked())
+    run.open()
+    with patch("utils.training.fine_tuning.load_dataset", return_value=images):
+        run.read()
+    run.build()
+    return run
 
-    def __init__(self, kind, images, output_dir, float16=False, **changed):
-        model, self.kind = str(extractors.published(kind).folder), kind
-        values = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 0.02, "train_backbone": True, "image_size": 0}
-        values |= {"output_dir": str(output_dir), "seed": 1, "keras": "tf_keras"} | changed
-        self.settings = check_training(TrainingSettings(model, "digits", **values))
-        self.extractor = open_extractor(model, 0, self.settings.keras)
-        steps = len(images.train) // BATCH * self.settings.epochs
-        self.trainable = keras_worlds.build(self.settings, self.extractor, 3, steps, float16)
-        self.images = images
-        self.before = self.trainable.values()[0]
 
-    def train(self):
-        self.state = fit.open_state(self.trainable, self.settings, "name", self.images, self.extractor.files)
-        self.resumed = self.state.epochs_done
-        preprocessing = self.extractor.preprocessing
-        self.history = fit.train(self.trainable, self.settings, self.images, preprocessing, self.state)
-        return self
-
-    def moved(self):
-        """Names of the backbone's variables that are not what they were."""
-        after = self.trainable.values()[0]
-        return {name for name, value in after.items() if not np.array_equal(value, self.before[name])}
+def moved(run):
+    """Names of the extractor's variables that are not what they were."""
+    before = saved_model.Candidate(saved_model.load_model(run.extractor.folder)).variables()
+    after = run.trainable.arrays()
+    return {name for name, value in before.items() if not np.array_equal(after[name], value)}

@@ -109,23 +109,6 @@ def formats_of(formats: str, family: str = "") -> tuple[str, ...]:
     return named
 
 
-def check_classification(model: str, image: str, top_k: int, output_dir: str) -> list[str]:
-    """The models that `model` names, separated by commas, if every parameter makes sense. ParameterError if not."""
-    models = [each.strip() for each in model.split(",")] if isinstance(model, str) else []
-    if not models or not all(models):
-        raise ParameterError(
-            f"model is {model!r}; expected the path of a SavedModel folder or tarball, or an address of a tarball; "
-            "several separated by commas"
-        )
-    if len(set(models)) != len(models):
-        raise ParameterError(f"model is {model!r}, which names a model twice")
-    if not isinstance(image, str) or not image.strip():
-        raise ParameterError(f"image is {image!r}; expected a sample's name, the path or URL of an image, or 'upload'")
-    whole_number("top_k", top_k, 1, 50)
-    check_output_dir(output_dir)
-    return models
-
-
 def preprocessing_for(variant: Variant, image_size: int) -> Preprocessing:
     """The variant's preprocessing, scaled to `image_size` pixels (0: the trained size) at the same crop fraction."""
     trained = variant.preprocessing

@@ -146,17 +146,16 @@ import tensorflow as tf
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import extractors
-from labelled import Run, coloured_images
+from labelled import built, coloured_images, moved
+from utils.machine import devices
 
+devices.choose_strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 for kind, keras in (("convmixer", "tf_keras"), ("convmixer native", "keras_3")):
-    extractors.published(kind)  # a strategy's scope is for what is trained, not for making the extractor
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        run = Run(kind, coloured_images(), pathlib.Path(sys.argv[1]), epochs=2, keras=keras)
+    run = built(kind, coloured_images(), pathlib.Path(sys.argv[1]), epochs=2, keras=keras)
     run.train()
-    assert strategy.num_replicas_in_sync == 2
-    assert run.history["loss"][1] < run.history["loss"][0], run.history
-    assert len(run.moved()) == len(run.before)
+    assert run.trainable.model.distribute_strategy.num_replicas_in_sync == 2
+    assert run.state.history["loss"][1] < run.state.history["loss"][0], run.state.history
+    assert len(moved(run)) == len(run.trainable.arrays()) - 2
     print("mirrored", keras, run.state.epochs_done)
 """
 

@@ -22,7 +22,7 @@ def images_of(count=14, classes=2):
     labels = np.arange(count) % classes
     split = Split(lambda i: pixels[i], labels)
     names = tuple("abcdefgh"[:classes])
-    return LabelledImages("numbers", names, split, Split(lambda i: pixels[i], labels[:5]), STANDARD, (), "0")
+    return LabelledImages("numbers", names, split, Split(lambda i: pixels[i], labels[:5]), STANDARD, "0")
 
 
 def numbers(batch):

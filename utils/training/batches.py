@@ -74,7 +74,7 @@ def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preproc
         bounding_boxes=tf.zeros([0, 0, 4]),
         seed=seed,
         min_object_covered=0.0,
-        aspect_ratio_range=augmentation.aspect,
+        aspect_ratio_range=(0.75, 1.33),  # the default, which the Mixer authors leave
         area_range=augmentation.area,
         use_image_if_no_bounding_boxes=True,
     )

@@ -30,18 +30,16 @@ _NAMED = 5  # files that an error message names
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Share of the image's area that a crop may have, its aspect ratio (width / height), and whether to mirror."""
+    """Share of the image's area that a crop may have, and whether to mirror."""
 
     area: tuple[float, float]
-    aspect: tuple[float, float]
     flip: bool
 
 
-# The Mixer authors': vit_jax/input_pipeline.py in google-research/vision_transformer, `inception_crop`; the aspect
-# ratio there is the default of `tf.image.sample_distorted_bounding_box`.
-STANDARD = Augmentation(area=(0.05, 1.0), aspect=(0.75, 1.33), flip=True)
+# The Mixer authors': vit_jax/input_pipeline.py in google-research/vision_transformer, `inception_crop`.
+STANDARD = Augmentation(area=(0.05, 1.0), flip=True)
 # Where a small part does not tell the class, and a mirror image is another or none: digits and letters.
-GENTLE = Augmentation(area=(0.7, 1.0), aspect=(0.75, 1.33), flip=False)
+GENTLE = Augmentation(area=(0.7, 1.0), flip=False)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class LabelledImages:
     """A data set, split; `classes` are the names, in the order of the labels.
 
     skipped: files left out because they cannot be decoded. fingerprint: a hash of names, labels and split. notice: what
-    must be told of the choice.
+    to show with them, or nothing.
     """
 
     name: str
@@ -68,8 +66,8 @@ class LabelledImages:
     train: Split
     validation: Split
     augmentation: Augmentation
-    skipped: tuple[str, ...]
     fingerprint: str
+    skipped: tuple[str, ...] = ()
     notice: str = ""
 
 
@@ -139,15 +137,17 @@ def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
         )
     whole = _can_be_decoded([path for path, _ in files])
     skipped = [str(path.relative_to(folder)) for (path, _), good in zip(files, whole, strict=True) if not good]
+    named = f"{'; '.join(skipped[:_NAMED])}{'; …' if len(skipped) > _NAMED else ''}"
     if skipped and corrupt_images == "refuse":
         raise ParameterError(
-            f"dataset = {folder}: {len(skipped)} of {len(files)} files cannot be decoded: "
-            f"{'; '.join(skipped[:_NAMED])}{'; …' if len(skipped) > _NAMED else ''}. "
+            f"dataset = {folder}: {len(skipped)} of {len(files)} files cannot be decoded: {named}. "
             'Replace or remove them, or set corrupt_images = "skip".'
         )
     paths, labels = zip(*itertools.compress(files, whole), strict=True) if any(whole) else ((), ())
     names = [str(path.relative_to(folder)) for path in paths]
-    return _assembled(folder.name, by_class, lambda i: load_image(paths[i]), labels, seed, skipped=skipped, files=names)
+    images = _assembled(folder.name, by_class, lambda i: load_image(paths[i]), labels, seed, files=names)
+    notice = f"{len(skipped)} files cannot be decoded and were left out: {named}" if skipped else ""
+    return replace(images, skipped=tuple(skipped), notice=notice)
 
 
 def _can_be_decoded(paths: list[Path]) -> list[bool]:
@@ -171,7 +171,6 @@ def _assembled(
     labels: Sequence[int],
     seed: int,
     augmentation: Augmentation = STANDARD,
-    skipped: Sequence[str] = (),
     files: Sequence[str] = (),
 ) -> LabelledImages:
     classes, labels = tuple(classes), np.array(labels, np.int64)
@@ -189,7 +188,7 @@ def _assembled(
     content = repr((classes, labels.tolist(), list(files), parts[0].tolist())).encode()
     train, validation = (Split(lambda i, part=part: np.asarray(read(part[i])), labels[part]) for part in parts)
     fingerprint = hashlib.sha256(content).hexdigest()
-    return LabelledImages(name, classes, train, validation, augmentation, tuple(skipped), fingerprint)
+    return LabelledImages(name, classes, train, validation, augmentation, fingerprint)
 
 
 def _stratified(labels: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -21,23 +21,37 @@ from utils.errors import PackagingError
 from utils.families.variants import Preprocessing
 from utils.training.batches import steps_per_epoch, training_batches, validation_batches
 from utils.training.datasets import LabelledImages
-from utils.training.keras_worlds import Trainable, variables_of
+from utils.training.model import Trainable, variables_of
 from utils.training.settings import TrainingSettings
 
 
 class TrainingState:
-    """The state of one run in a folder of its own: all variables, the history by epoch, and which epoch was best."""
+    """The state of one run in a folder of its own: all variables, the history by epoch, and which epoch was best.
 
-    def __init__(self, folder: Path, trainable: Trainable) -> None:
+    What an earlier run left there is restored into the Keras `model`. PackagingError if that is not a state of this
+    very model and optimizer.
+    """
+
+    def __init__(self, folder: Path, model: Any) -> None:
         def manager(name: str, **state: Any) -> tf.train.CheckpointManager:
             return tf.train.CheckpointManager(tf.train.Checkpoint(**state), str(folder / name), max_to_keep=1)
 
         self.folder = folder
         self.history: dict[str, list[float]] = {}
         self._text = tf.Variable("{}", dtype=tf.string, trainable=False)
-        model, optimizer = (variables_of(part) for part in (trainable.model, trainable.optimizer))
-        self._latest = manager("latest", model=model, optimizer=optimizer, history=self._text)
-        self._best = manager("best", model=model)
+        weights, optimizer = variables_of(model), variables_of(model.optimizer)
+        self._latest = manager("latest", model=weights, optimizer=optimizer, history=self._text)
+        self._best = manager("best", model=weights)
+        if self._latest.latest_checkpoint is None:
+            return
+        try:
+            self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
+            self.history = json.loads(self._text.numpy())
+        except (OSError, AssertionError, ValueError, tf.errors.OpError) as error:
+            raise PackagingError(
+                f"{folder} does not hold the state of this run, or is damaged ({str(error).splitlines()[0]}). "
+                "Remove it to train from the beginning."
+            ) from error
 
     @property
     def epochs_done(self) -> int:
@@ -49,22 +63,6 @@ class TrainingState:
         """The epoch, from 0, of the best validation accuracy; among equals, of the lowest validation loss."""
         accuracy, loss = self.history["val_accuracy"], self.history["val_loss"]
         return min(range(self.epochs_done), key=lambda epoch: (-accuracy[epoch], loss[epoch]))
-
-    def resume(self) -> None:
-        """Restores the latest state, if there is one.
-
-        Raises PackagingError when what is there is not a state of this very model and optimizer.
-        """
-        if self._latest.latest_checkpoint is None:
-            return
-        try:
-            self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
-            self.history = json.loads(self._text.numpy())
-        except (OSError, AssertionError, ValueError, tf.errors.OpError) as error:
-            raise PackagingError(
-                f"{self.folder} does not hold the state of this run, or is damaged ({str(error).splitlines()[0]}). "
-                "Remove it to train from the beginning."
-            ) from error
 
     def save(self, logs: Mapping[str, Any]) -> None:
         """Adds an epoch's figures to the history and writes it all; the best epoch's weights first."""
@@ -90,30 +88,21 @@ class TrainingState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def open_state(
-    trainable: Trainable, settings: TrainingSettings, name: str, images: LabelledImages, files: Mapping[str, str]
-) -> TrainingState:
-    """The state of this very run, restored into `trainable` when an earlier one was stopped; see `epochs_done`.
-
-    It lies hidden beside the artefact `name`, in a folder of its own for each choice of settings, data and backbone
-    `files`: another learning rate is another run, which starts from the beginning.
-    """
-    digest = settings.digest(data=images.fingerprint, backbone=dict(files), layer=trainable.layer)
-    state = TrainingState(Path(settings.output_dir).expanduser().absolute() / f".{name}.training-{digest}", trainable)
-    state.resume()
-    return state
-
-
 def train(
     trainable: Trainable,
     settings: TrainingSettings,
     images: LabelledImages,
     preprocessing: Preprocessing,
     state: TrainingState,
-) -> dict[str, list[float]]:
+) -> None:
     """Trains from the epoch that `state` has reached to the last one, and leaves the best epoch's weights.
 
-    Returns the history: `loss`, `accuracy`, `val_loss`, `val_accuracy`, a value by epoch, of all epochs.
+    Args:
+        trainable: the compiled model.
+        settings: epochs, batch size and seed.
+        images: training and validation images.
+        preprocessing: which images the model takes.
+        state: gets the history: `loss`, `accuracy`, `val_loss` and `val_accuracy`, a value by epoch.
     """
     done, steps = state.epochs_done, steps_per_epoch(images, settings.batch_size)
     if done < settings.epochs:
@@ -129,7 +118,6 @@ def train(
             verbose=0,
         )
     state.restore_best()
-    return state.history
 
 
 def _saver_and_bar(keras: ModuleType, state: TrainingState, steps: int, epochs: range) -> Any:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.notebook.display import new_figure, show_picture
+from utils.notebook.display import Notice, new_figure, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from utils.training.datasets import LabelledImages
 
 _TRAINING, _VALIDATION = "#4c72b0", "#dd8452"
 _MOST_CLASSES_WITH_NAMES = 30  # beyond that a confusion matrix's labels would overlap
@@ -55,11 +57,12 @@ def plot_history(history: Mapping[str, Sequence[float]], best_epoch: int) -> Fig
     return figure
 
 
-def plot_confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> Figure:
-    """The confusion matrix of true and predicted classes, int [N] each; rows are shaded by share of the true class."""
+def plot_confusion(images: LabelledImages, probabilities: np.ndarray) -> Figure:
+    """The confusion matrix of the validation images, given `probabilities` [images, classes]; rows add up to 100 %."""
     from sklearn.metrics import confusion_matrix
 
-    counts = confusion_matrix(labels, predictions, labels=np.arange(len(names)))
+    names = images.classes
+    counts = confusion_matrix(images.validation.labels, probabilities.argmax(axis=1), labels=np.arange(len(names)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.2 + 0.32 * min(len(names), _MOST_CLASSES_WITH_NAMES)
     figure, ((axis,),) = new_figure(1, 1, side + 0.8, side)
@@ -76,22 +79,16 @@ def plot_confusion(labels: np.ndarray, predictions: np.ndarray, names: Sequence[
     return figure
 
 
-def worst_mistakes(labels: np.ndarray, probabilities: np.ndarray, most: int = 6) -> list[int]:
-    """Indices of wrong answers, the surest first."""
-    predictions = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predictions != labels)
-    return wrong[np.argsort(-probabilities[wrong, predictions[wrong]], kind="stable")][:most].tolist()
-
-
-def plot_mistakes(
-    images: Sequence[np.ndarray], labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]
-) -> Figure:
-    """Photographs that were mistaken, each uint8 of any size: what they are, and what was said how surely."""
-    titles = [
-        f"{names[label]}\nnot {names[guess]} ({row[guess]:.0%})"
-        for label, guess, row in zip(labels, probabilities.argmax(axis=1), probabilities, strict=True)
-    ]
-    return plot_images(images, titles)
+def plot_mistakes(images: LabelledImages, probabilities: np.ndarray, most: int = 6) -> Figure | Notice:
+    """The validation images that were mistaken most surely: what they are, and what was said how surely."""
+    labels, guesses = images.validation.labels, probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(guesses != labels)
+    if not len(wrong):
+        return Notice(f"Not one mistake in {len(labels)} validation images.")
+    sureness = probabilities[np.arange(len(labels)), guesses]
+    worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:most]
+    titles = [f"{images.classes[labels[i]]}\nnot {images.classes[guesses[i]]} ({sureness[i]:.0%})" for i in worst]
+    return plot_images([images.validation.read(i) for i in worst], titles)
 
 
 def _plain(axis: Any) -> None:

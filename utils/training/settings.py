@@ -22,9 +22,14 @@ DATASETS = ("auto", "tf_flowers", "digits")
 class TrainingSettings:
     """What a run is asked to do; two runs of equal settings on equal data do the same steps.
 
-    model: a SavedModel folder, a tarball, a `.keras` file or a TF Hub handle. dataset: one of DATASETS, or a folder
-    with one sub-folder per class. image_size: pixels; 0 for the size that the model was made for. clip_norm: of all
-    gradients together; 0 for no clipping. corrupt_images: what to do about files that cannot be decoded.
+    Attributes:
+        model: a SavedModel folder, a tarball, a `.keras` file or a TF Hub handle; "auto" for what there is.
+        dataset: one of DATASETS, or a folder with one sub-folder per class.
+        image_size: in pixels; 0 for the size that the model was made for.
+        clip_norm: of all gradients together; 0 for no clipping.
+        corrupt_images: "refuse" or "skip" files that cannot be decoded.
+        keras: "tf_keras", "keras_3", or "auto".
+        precision: "float32", or "auto": float16 on GPUs that gain from it.
     """
 
     model: str
@@ -43,6 +48,56 @@ class TrainingSettings:
     keras: str = "auto"
     precision: str = "auto"
 
+    def checked(self) -> TrainingSettings:
+        """The same settings with a choice made for `keras`. ParameterError names a parameter and what it may be.
+
+        "auto" is "keras_3" for a `.keras` file, and otherwise what the environment variable TF_USE_LEGACY_KERAS says:
+        "0" or "false" is Keras 3, and anything else, or nothing, tf_keras.
+        """
+        some_text("model", self.model, "a SavedModel folder, a tarball, a .keras file or a TF Hub handle")
+        folder = "the path of a folder with one sub-folder of images per class"
+        some_text("dataset", self.dataset, f"{', '.join(DATASETS)}, or {folder}")
+        if self.dataset not in DATASETS and not Path(self.dataset).expanduser().is_dir():
+            raise ParameterError(
+                f"dataset is {self.dataset!r}, which is no folder; expected {', '.join(DATASETS)}, or {folder}"
+            )
+        check_output_dir(self.output_dir)
+        whole_number("epochs", self.epochs, 1, 100_000)
+        whole_number("batch_size", self.batch_size, 1, 65_536)
+        if not isinstance(self.train_backbone, bool):
+            raise ParameterError(f"train_backbone is {self.train_backbone!r}; expected True or False")
+        whole_number("image_size", self.image_size, 0, 4096)
+        whole_number("seed", self.seed, 0, 2**31 - 1)
+        one_of("optimizer", self.optimizer, ("sgd", "adamw"))
+        one_of("corrupt_images", self.corrupt_images, ("refuse", "skip"))
+        one_of("precision", self.precision, ("auto", "float32"))
+        # A whole number is the same setting as its float, and is to have the same digest.
+        floats = {
+            "learning_rate": _number("learning_rate", self.learning_rate, 100, zero=False),
+            "label_smoothing": _number("label_smoothing", self.label_smoothing, 0.99),
+            "clip_norm": _number("clip_norm", self.clip_norm, 1e6),
+        }
+        return dataclasses.replace(self, keras=self._checked_keras(), **floats)
+
+    def _checked_keras(self) -> str:
+        one_of("keras", self.keras, ("auto", "tf_keras", "keras_3"))
+        keras = self.keras
+        if keras == "auto":
+            legacy = os.environ.get("TF_USE_LEGACY_KERAS", "1").strip().lower() not in ("0", "false")
+            keras = "tf_keras" if legacy and not is_keras(self.model) else "keras_3"
+        if keras == "tf_keras" and is_keras(self.model):
+            raise ParameterError(
+                f"keras is 'tf_keras', which loads no .keras file, and model is {self.model}; expected 'keras_3' or "
+                "'auto', or the SavedModel beside it"
+            )
+        backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+        if keras == "keras_3" and backend != "tensorflow":
+            raise ParameterError(
+                f"keras is 'keras_3', and KERAS_BACKEND is {backend!r} here; expected 'tensorflow', on which this "
+                "notebook trains. Set it before Python starts; docs/keras.md shows how to train on the others"
+            )
+        return keras
+
     def digest(self, **facts: Any) -> str:
         """Twelve hexadecimal digits that change with whatever changes the steps of a run.
 
@@ -53,55 +108,8 @@ class TrainingSettings:
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check_training(settings: TrainingSettings) -> TrainingSettings:
-    """The settings, if each makes sense: raises ParameterError that names the parameter and what it may be.
-
-    `keras` = "auto" becomes "keras_3" for a `.keras` file, and otherwise what the environment variable
-    TF_USE_LEGACY_KERAS says: "0" or "false" is Keras 3, and anything else, or nothing, tf_keras.
-    """
-    some_text("model", settings.model, "a SavedModel folder, a tarball, a .keras file or a TF Hub handle")
-    folder = "the path of a folder with one sub-folder of images per class"
-    some_text("dataset", settings.dataset, f"{', '.join(DATASETS)}, or {folder}")
-    if settings.dataset not in DATASETS and not Path(settings.dataset).expanduser().is_dir():
-        raise ParameterError(
-            f"dataset is {settings.dataset!r}, which is no folder; expected {', '.join(DATASETS)}, or {folder}"
-        )
-    check_output_dir(settings.output_dir)
-    whole_number("epochs", settings.epochs, 1, 100_000)
-    whole_number("batch_size", settings.batch_size, 1, 65_536)
-    _number("learning_rate", settings.learning_rate, 0, 100, above=True)
-    if not isinstance(settings.train_backbone, bool):
-        raise ParameterError(f"train_backbone is {settings.train_backbone!r}; expected True or False")
-    whole_number("image_size", settings.image_size, 0, 4096)
-    whole_number("seed", settings.seed, 0, 2**31 - 1)
-    one_of("optimizer", settings.optimizer, ("sgd", "adamw"))
-    _number("label_smoothing", settings.label_smoothing, 0, 0.99)
-    _number("clip_norm", settings.clip_norm, 0, 1e6)
-    one_of("corrupt_images", settings.corrupt_images, ("refuse", "skip"))
-    one_of("keras", settings.keras, ("auto", "tf_keras", "keras_3"))
-    one_of("precision", settings.precision, ("auto", "float32"))
-    keras = settings.keras
-    if keras == "auto":
-        legacy = os.environ.get("TF_USE_LEGACY_KERAS", "1").strip().lower() not in ("0", "false")
-        keras = "tf_keras" if legacy and not is_keras(settings.model) else "keras_3"
-    if keras == "tf_keras" and is_keras(settings.model):
-        raise ParameterError(
-            f"keras is 'tf_keras', which loads no .keras file, and model is {settings.model}; expected 'keras_3' or "
-            "'auto', or the SavedModel beside it"
-        )
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    if keras == "keras_3" and backend != "tensorflow":
-        raise ParameterError(
-            f"keras is 'keras_3', and KERAS_BACKEND is {backend!r} here; expected 'tensorflow', on which this notebook "
-            "trains. Set it before Python starts; docs/keras.md shows how to train on the others"
-        )
-    # A whole number is the same setting as its float, and is to have the same digest.
-    floats = {name: float(getattr(settings, name)) for name in ("learning_rate", "label_smoothing", "clip_norm")}
-    return dataclasses.replace(settings, keras=keras, **floats)
-
-
-def _number(name: str, value: object, least: float, most: float, above: bool = False) -> None:
+def _number(name: str, value: object, most: float, zero: bool = True) -> float:
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not least <= value <= most or (above and value == least):
-        start = f"above {least} and up" if above else f"from {least}"
-        raise ParameterError(f"{name} is {value!r}; expected a number {start} to {most}")
+    if not good or not 0 <= value <= most or not (zero or value):
+        raise ParameterError(f"{name} is {value!r}; expected a number {'from' if zero else 'above'} 0 to {most}")
+    return float(value)

@@ -1,0 +1,216 @@
+"""Fine-tuning in both Kerases: what moves, what is resumed, what is kept, and what is published of it."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import manifests
+import numpy as np
+import proofs
+import pytest
+import tiny
+from labelled import BATCH, EPOCHS, built, coloured_images, moved
+
+from utils.artefact.opening import open_model, open_models
+from utils.errors import PackagingError, ParityError
+from utils.export import saved_model
+from utils.families import FAMILIES
+from utils.keras_models import conversion, saving
+from utils.keras_models.archive import read_record
+from utils.machine import devices
+from utils.training import fit, model
+from utils.training.batches import validation_batches
+from utils.training.fine_tuning import fine_tuned_name
+from utils.verify.command import verify
+
+# Of a ConvMixer: Keras, and the kind of extractor.
+WAYS = [("tf_keras", "convmixer"), ("keras_3", "convmixer native"), ("keras_3", "convmixer")]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return coloured_images()
+
+
+@pytest.fixture(scope="module", params=[*WAYS[:2], tiny.slow(WAYS[2])], ids=", ".join)
+def trained(request, images, tmp_path_factory):
+    """A whole run on the ConvMixer, uninterrupted."""
+    keras, kind = request.param
+    run = built(kind, images, tmp_path_factory.mktemp("whole"), keras=keras)
+    run.train()
+    return SimpleNamespace(run=run, again={"kind": kind, "images": images, "keras": keras})
+
+
+def test_every_weight_moves_and_statistics_do_unless_the_layer_cannot(trained):
+    run, after = trained.run, trained.run.trainable.arrays()
+    assert run.state.history["loss"][-1] < run.state.history["loss"][0]
+    assert all(len(values) == EPOCHS and np.isfinite(values).all() for values in run.state.history.values())
+    statistics = {name for name in after if name.endswith(("running_mean", "running_var"))}
+    weights = set(after) - statistics - set(FAMILIES["convmixer"].head_keys)
+    assert statistics
+    assert moved(run) == (weights if run.trainable.layer == "TFSMLayer" else weights | statistics)
+
+
+def test_the_best_epoch_is_what_is_left(trained):
+    run, history = trained.run, trained.run.state.history
+    batches = validation_batches(run.images, run.extractor.preprocessing, BATCH)
+    loss, accuracy = run.trainable.model.evaluate(batches, verbose=0)
+    assert accuracy == pytest.approx(max(history["val_accuracy"]))
+    assert loss == pytest.approx(history["val_loss"][run.state.best_epoch], rel=1e-5)
+
+
+def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, tmp_path, monkeypatch):
+    stopped = built(output_dir=tmp_path, **trained.again)
+    update = Mock(side_effect=[*[None] * 9, KeyboardInterrupt])  # in the middle of the third epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.tqdm, "update", update)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train()
+    resumed = built(output_dir=tmp_path, **trained.again)
+    assert resumed.state.epochs_done == 2
+    resumed.train()
+    for name, values in trained.run.state.history.items():
+        np.testing.assert_allclose(resumed.state.history[name], values, rtol=1e-5, err_msg=name)
+    found = resumed.trainable.arrays()
+    for name, value in trained.run.trainable.arrays().items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_finished_run_is_not_trained_again_other_settings_start_anew_and_a_damaged_state_is_named(trained, tmp_path):
+    state = trained.run.state
+    again = built(output_dir=state.folder.parent, **trained.again)
+    again.trainable.model.fit = None  # would be called
+    again.train()
+    assert again.state.history == state.history
+    other = built(output_dir=state.folder.parent, learning_rate=0.01, **trained.again)
+    assert other.state.epochs_done == 0
+
+    damaged = shutil.copytree(state.folder, tmp_path / "state")
+    (index,) = (damaged / "latest").glob("*.index")
+    index.write_bytes(b"damaged")
+    with pytest.raises(PackagingError, match="Remove it"):
+        fit.TrainingState(damaged, trained.run.trainable.model)
+
+
+@pytest.mark.parametrize(("keras", "kind"), [*WAYS[:2], tiny.slow(*WAYS[2])])
+def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, keras, kind):
+    run = built(kind, images, tmp_path, keras=keras, train_backbone=False, epochs=1)
+    run.train()
+    assert moved(run) == set()
+    kernel, _ = FAMILIES["convmixer"].head_keys
+    assert np.abs(run.trainable.arrays()[kernel]).max() > 0
+
+
+KINDS = [
+    ("tf_keras", "convmixer"),
+    ("tf_keras", "xla"),
+    tiny.slow("tf_keras", "plain"),
+    *(tiny.slow("keras_3", kind) for kind in ("plain", "xla", "convmixer native", "mixer native")),
+]
+
+
+# Keras's, where a model wants a list of one.
+@pytest.mark.filterwarnings("error:The structure of `inputs`")
+@pytest.mark.parametrize(("keras", "kind"), KINDS)
+def test_what_is_published_is_the_trained_model_and_can_be_trained_again(images, tmp_path, keras, kind):
+    options = {"optimizer": "adamw", "label_smoothing": 0.1, "clip_norm": 0.0} if kind == "plain" else {}
+    run = built(kind, images, tmp_path, keras=keras, epochs=2, learning_rate=0.003, **options)
+    run.train()
+    assert run.state.history["loss"][1] < run.state.history["loss"][0]
+    run.save()
+    assert run.compare().passed
+    published = run.publish()
+    assert not run.state.folder.exists()
+
+    opened = open_model(str(published.tarball))
+    assert opened.names == images.classes
+    assert opened.manifest["training"]["settings"]["keras"] == keras
+    exported = saved_model.load_model(opened.folder)
+    inputs = np.random.default_rng(2).standard_normal((5, 48, 48, 3), dtype=np.float32)
+    expected = np.asarray(run.trainable.model(inputs, training=False))
+    np.testing.assert_allclose(exported(inputs).numpy(), expected, atol=1e-5)
+    gradients = saved_model.Candidate(exported).gradients(inputs, training=True)
+    assert all(gradient is not None and np.isfinite(gradient).all() for gradient in gradients.values())
+    trainable = saved_model.load_model(run.extractor.folder).trainable_variables
+    head_keys = FAMILIES[run.extractor.variant.family].head_keys
+    assert set(gradients) == {saved_model.name_of(v) for v in trainable} | set(head_keys)
+    size, of_extractor = (
+        (folder / "variables" / "variables.data-00000-of-00001").stat().st_size
+        for folder in (published.folder, run.extractor.folder)
+    )
+    assert size < of_extractor + 4 * 33 * 3 + 4096  # no weight is stored twice
+    if not kind.endswith("native"):
+        return
+
+    path = tmp_path / f"{run.name}.keras"
+    assert [check.name for check in verify(path) if check.passed is False] == []
+    native = open_models([str(path)])[path.name]
+    assert native.names == images.classes
+    assert native.manifest["parameters"] == opened.manifest["parameters"]
+    assert native.manifest["training"] == {"dataset": images.name, "extractor": run.extractor.name}
+    loaded = saving.load(path)
+    assert len(loaded.trainable_variables) == len(gradients)
+    np.testing.assert_allclose(loaded(inputs), expected, atol=1e-5)
+
+
+def test_a_classifier_that_is_not_the_trained_model_is_not_published(images, tmp_path):
+    run = built("convmixer native", images, tmp_path, keras="keras_3")
+    run.save()
+    head = run.trainable.model.get_layer("head")
+    head.set_weights([array + 1e-3 for array in head.get_weights()])
+    assert not run.compare().passed
+    assert not run.keras_reports["tensorflow"].passed
+    with pytest.raises(ParityError, match="variables"):
+        run.publish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gradients_are_clipped_all_together_and_the_rate_warms_up_for_a_tenth_and_ends_at_zero(trained):
+    run = trained.run
+    assert run.trainable.model.optimizer.global_clipnorm == run.settings.clip_norm > 0
+    schedule = model.learning_rate_schedule(run.trainable.keras, 0.5, 100)
+    assert [float(schedule(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("keras", [tiny.slow("tf_keras"), "keras_3"])
+def test_a_scaled_loss_trains_too(images, tmp_path, monkeypatch, keras):
+    """As with float16 on a GPU: here in float32, which the rewrite does not change on a CPU."""
+    monkeypatch.setattr(devices, "gains_from_float16", lambda: True)
+    run = built("plain", images, tmp_path, keras=keras, epochs=1)
+    run.train()
+    devices.set_mixed_precision(False)
+    assert all(np.isfinite(value).all() for value in run.trainable.arrays().values())
+    assert moved(run)
+
+
+def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
+    """The name and the checkpoint that its record states are right."""
+    run = built("convmixer native", images, tmp_path, keras="keras_3")
+    path, record = tmp_path / "other.keras", read_record(run.extractor.keras_file)
+    arrays = proofs.weights("convmixer_tiny") | {}
+    arrays["stem.0.bias"] = np.nextafter(arrays["stem.0.bias"], np.float32(1))
+    conversion.write(path, run.extractor.variant, arrays, "fe", 48, record)
+    with pytest.raises(PackagingError, match=r"other\.keras has other weights than"):
+        model.build(run.settings, replace(run.extractor, keras_file=path), 3, 1)
+
+
+NAMES = {
+    ("convmixer_768_32_fe", "tf_flowers"): "convmixer_768_32_classification_tf_flowers",
+    ("mixer_b16_i1k_fe_plain_synthetic", "digits"): "mixer_b16_i1k_classification_plain_digits_synthetic",
+    # A folder may be called as it likes; only the weights are synthetic, or not.
+    ("convmixer_768_32_fe", "my synthetic"): "convmixer_768_32_classification_my_synthetic_images",
+    ("convmixer_768_32_fe", "synthetic_int8"): "convmixer_768_32_classification_synthetic_int8_images",
+    ("convmixer_768_32_fe_synthetic", "synthetic"): "convmixer_768_32_classification_synthetic_images_synthetic",
+    ("convmixer_768_32_fe", "Blumen (größere)/"): "convmixer_768_32_classification_Blumen_gr_ere",
+    ("convmixer_768_32_fe", "花"): "convmixer_768_32_classification_images",
+    ("convmixer_768_32_fe", "x" * 33 + " synthetic"): f"convmixer_768_32_classification_{'x' * 33}_synthe",
+}
+
+
+@pytest.mark.parametrize(("extractor", "dataset"), NAMES)
+def test_the_name_is_one_that_a_manifest_may_have(extractor, dataset):
+    name = fine_tuned_name(extractor, dataset)
+    assert name == NAMES[extractor, dataset]
+    weights = "synthetic" if extractor.endswith("synthetic") else "custom"
+    assert manifests.manifest(name=name, weights=weights)["name"] == name
