@@ -158,7 +158,7 @@ class Conversion:
             self.golden = self._golden()
             golden.write_golden(staging.model_dir, self.golden)
             if settings.head == "classification" and self.labels:
-                labels.write_labels(self.labels, exported.units, staging.model_dir)
+                labels.write_labels(self.labels, staging.model_dir)
             self._exported = exported = exported.without_variables()  # they are as large as the model
             self._extra = ExtraFormats(formats_of(settings.formats), staging, self.proof, self.variant)
             self._extra.write(

@@ -19,7 +19,7 @@ from utils.families import FAMILIES
 from utils.keras_models import conversion, saving
 from utils.keras_models.archive import read_record
 from utils.machine import devices
-from utils.training import fit, model
+from utils.training import model, state
 from utils.training.batches import validation_batches
 from utils.training.fine_tuning import fine_tuned_name
 from utils.verify.command import verify
@@ -64,7 +64,7 @@ def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, 
     stopped = built(output_dir=tmp_path, **trained.again)
     update = Mock(side_effect=[*[None] * 9, KeyboardInterrupt])  # in the middle of the third epoch
     with monkeypatch.context() as patch:
-        patch.setattr(fit.tqdm, "update", update)
+        patch.setattr(state.tqdm, "update", update)
         with pytest.raises(KeyboardInterrupt):
             stopped.train()
     resumed = built(output_dir=tmp_path, **trained.again)
@@ -78,19 +78,19 @@ def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, 
 
 
 def test_a_finished_run_is_not_trained_again_other_settings_start_anew_and_a_damaged_state_is_named(trained, tmp_path):
-    state = trained.run.state
-    again = built(output_dir=state.folder.parent, **trained.again)
+    earlier = trained.run.state
+    again = built(output_dir=earlier.folder.parent, **trained.again)
     again.trainable.model.fit = None  # would be called
     again.train()
-    assert again.state.history == state.history
-    other = built(output_dir=state.folder.parent, learning_rate=0.01, **trained.again)
+    assert again.state.history == earlier.history
+    other = built(output_dir=earlier.folder.parent, learning_rate=0.01, **trained.again)
     assert other.state.epochs_done == 0
 
-    damaged = shutil.copytree(state.folder, tmp_path / "state")
+    damaged = shutil.copytree(earlier.folder, tmp_path / "state")
     (index,) = (damaged / "latest").glob("*.index")
     index.write_bytes(b"damaged")
     with pytest.raises(PackagingError, match="Remove it"):
-        fit.TrainingState(damaged, trained.run.trainable.model)
+        state.TrainingState(damaged, trained.run.trainable.model)
 
 
 @pytest.mark.parametrize(("keras", "kind"), [*WAYS[:2], tiny.slow(*WAYS[2])])

@@ -79,10 +79,8 @@ def class_labels(path: str | Path, known: str | None, classes: int) -> list[Labe
     return labels
 
 
-def write_labels(labels: Sequence[Label], classes: int, model_dir: Path) -> Path:
-    """Put class names into a SavedModel folder as `assets.extra/labels.tsv`; PackagingError for another count."""
-    if len(labels) != classes:
-        raise PackagingError(f"{len(labels):,} classes are named; the model has {classes:,}")
+def write_labels(labels: Sequence[Label], model_dir: Path) -> Path:
+    """Puts class names into a SavedModel folder, as `assets.extra/labels.tsv`."""
     path = model_dir / "assets.extra" / "labels.tsv"
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(f"{label.wordnet_id}\t{label.name}\n" for label in labels), encoding="utf-8")

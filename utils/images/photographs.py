@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zlib
 from os import PathLike
 from pathlib import Path
@@ -50,34 +49,35 @@ def is_image(path: Path, folder: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
 
 
-def load_image(path: str | PathLike | BinaryIO) -> Image.Image:
+def load_image(file: str | PathLike | BinaryIO, name: str = "") -> Image.Image:
     """Reads a photograph as an upright RGB image: EXIF orientation applied, alpha dropped, 16 bits cut to 8.
 
-    Of a moving picture, the first frame. ParameterError for a missing file, one that is no image, a damaged
-    one, or one of more pixels than Pillow's limit (`Image.MAX_IMAGE_PIXELS`), past which it suspects a
-    decompression bomb.
+    Of a moving picture, the first frame. name: what errors call the file, if it is not a path. ParameterError for a
+    missing file, one that is no image, a damaged one, or one of more pixels than Pillow's limit
+    (`Image.MAX_IMAGE_PIXELS`), beyond which it suspects a decompression bomb.
     """
+    name = name or str(file)
     try:
-        with warnings.catch_warnings():
+        with Image.open(file, formats=FORMATS) as image:
             # Between one and two times its limit Pillow only warns; here that is as much an error as beyond.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise ParameterError(f"image {path}: no such file. Pass the path of an image file.") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ParameterError(f"image {name}: no such file. Pass the path of an image file.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ParameterError(
-            f"image {path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is safe to decode. "
+            f"image {name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is safe to decode. "
             "Pass a smaller copy."
         ) from error
     except Image.UnidentifiedImageError as error:
         raise ParameterError(
-            f"image {path} is not an image that can be read. Expected one of: {', '.join(FORMATS)}."
+            f"image {name} is not an image that can be read. Expected one of: {', '.join(FORMATS)}."
         ) from error
     except _DAMAGE as error:
         raise ParameterError(
-            f"image {path} cannot be decoded ({error}): damaged, incomplete, or of a rare kind. "
+            f"image {name} cannot be decoded ({error}): damaged, incomplete, or of a rare kind. "
             "Fetch it again or pass another file."
         ) from error
 

@@ -44,7 +44,8 @@ with quiet_imports():
     from utils.export.function import ExportedFunction
     from utils.keras_models import saving
     from utils.keras_models.candidate import load_candidate
-    from utils.training import batches, fit, model
+    from utils.training import batches, model
+    from utils.training.state import TrainingState, saver_and_bar
 
 Facts = dict[str, Any]  # what a step shows, by title
 _LIBRARIES = ("python", "tensorflow", "tensorflow-hub", "tf_keras", "keras", "numpy")  # versions in the manifest
@@ -110,7 +111,7 @@ class FineTuning:
         # A folder of its own for whatever changes the steps: another learning rate is another run.
         digest = settings.digest(data=images.fingerprint, backbone=dict(self.extractor.files), layer=layer)
         folder = Path(settings.output_dir).expanduser().absolute() / f".{self.name}.training-{digest}"
-        self.state = fit.TrainingState(folder, self.trainable.model)
+        self.state = TrainingState(folder, self.trainable.model)
         return {
             "Keras": f"{keras.__name__} {keras.__version__}, {layer}",
             "device": devices.describe(strategy),
@@ -123,9 +124,23 @@ class FineTuning:
 
     def train(self) -> Facts:
         """Trains to the last epoch, saving the state after each, and puts the best epoch's weights back."""
+        settings, state, steps = self.settings, self.state, self.steps // self.settings.epochs
+        epochs = range(state.epochs_done, settings.epochs)
+        given = self.images, self.extractor.preprocessing, settings.batch_size
         with self.stages("train"):
-            fit.train(self.trainable, self.settings, self.images, self.extractor.preprocessing, self.state)
-        history, best = self.state.history, self.state.best_epoch
+            if epochs:
+                self.trainable.model.fit(
+                    batches.training_batches(*given, settings.seed, epochs),
+                    validation_data=batches.validation_batches(*given),
+                    initial_epoch=epochs.start,
+                    epochs=epochs.stop,
+                    steps_per_epoch=steps,
+                    callbacks=[saver_and_bar(self.trainable.keras, state, steps, epochs)],
+                    shuffle=False,  # the batches are shuffled already; Keras 3 would warn
+                    verbose=0,
+                )
+            state.restore_best()
+        history, best = state.history, state.best_epoch
         return {
             "best epoch": f"{best + 1} of {self.settings.epochs}",
             "validation accuracy": f"{history['val_accuracy'][best]:.2%}",
@@ -152,7 +167,7 @@ class FineTuning:
         with staging, self.stages("save"):
             signatures = image_signatures.image_signatures(extractor.preprocessing)
             saved_model.save_model(exported, staging.model_dir, signatures)
-            labels.write_labels(self._labels, exported.units, staging.model_dir)
+            labels.write_labels(self._labels, staging.model_dir)
             golden_data = golden.make_golden(self._trained, size, size, self.settings.seed, self._samples)
             golden.write_golden(staging.model_dir, golden_data)
             warmup.write_warmup(staging.model_dir, size)

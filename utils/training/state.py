@@ -1,4 +1,4 @@
-"""The run itself: Keras's `fit`, and its state on disk, from which a stopped run goes on when it is started again.
+"""The state of a training on disk, from which a stopped run goes on when it is started again.
 
 The state is that after the last whole epoch, and the weights of the best one. `tf.train.CheckpointManager` writes it,
 which never leaves a half-written checkpoint as the latest.
@@ -18,11 +18,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from utils.errors import PackagingError
-from utils.families.variants import Preprocessing
-from utils.training.batches import steps_per_epoch, training_batches, validation_batches
-from utils.training.datasets import LabelledImages
-from utils.training.model import Trainable, variables_of
-from utils.training.settings import TrainingSettings
+from utils.training.model import variables_of
 
 
 class TrainingState:
@@ -88,39 +84,7 @@ class TrainingState:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def train(
-    trainable: Trainable,
-    settings: TrainingSettings,
-    images: LabelledImages,
-    preprocessing: Preprocessing,
-    state: TrainingState,
-) -> None:
-    """Trains from the epoch that `state` has reached to the last one, and leaves the best epoch's weights.
-
-    Args:
-        trainable: the compiled model.
-        settings: epochs, batch size and seed.
-        images: training and validation images.
-        preprocessing: which images the model takes.
-        state: gets the history: `loss`, `accuracy`, `val_loss` and `val_accuracy`, a value by epoch.
-    """
-    done, steps = state.epochs_done, steps_per_epoch(images, settings.batch_size)
-    if done < settings.epochs:
-        epochs = range(done, settings.epochs)
-        trainable.model.fit(
-            training_batches(images, preprocessing, settings.batch_size, settings.seed, epochs),
-            validation_data=validation_batches(images, preprocessing, settings.batch_size),
-            initial_epoch=done,
-            epochs=settings.epochs,
-            steps_per_epoch=steps,
-            callbacks=[_saver_and_bar(trainable.keras, state, steps, epochs)],
-            shuffle=False,  # the batches are shuffled already; Keras 3 would warn
-            verbose=0,
-        )
-    state.restore_best()
-
-
-def _saver_and_bar(keras: ModuleType, state: TrainingState, steps: int, epochs: range) -> Any:
+def saver_and_bar(keras: ModuleType, state: TrainingState, steps: int, epochs: range) -> Any:
     """Saves the state after each epoch. One bar for the whole run, a step per batch, with the last epoch's figures."""
     bar = tqdm(
         total=steps * epochs.stop,
