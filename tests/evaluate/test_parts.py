@@ -162,18 +162,14 @@ def test_of_equal_logits_the_lower_index_comes_first_and_fewer_than_five_classes
     assert figures["agreement"]["top5"] == 100
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("side", ["the SavedModel", "the source framework"])
-def test_logits_that_are_no_numbers_are_refused(value, side):
+def test_logits_that_are_no_numbers_or_not_the_same_classes_are_refused(side):
     good, bad = np.zeros((2, 7), np.float32), np.zeros((2, 7), np.float32)
-    bad[1, 3] = value
-    with pytest.raises(EvaluationError, match=side):
-        Tally().add(np.array([0, 0]), *((bad, good) if side == "the SavedModel" else (good, bad)))
-
-
-def test_a_source_of_other_classes_is_refused():
+    for bad[1, 3] in (np.nan, np.inf):
+        with pytest.raises(EvaluationError, match=side):
+            Tally().add(np.array([0, 0]), *((bad, good) if side == "the SavedModel" else (good, bad)))
     with pytest.raises(EvaluationError, match="not the same model"):
-        Tally().add(np.array([0]), np.zeros((1, 7), np.float32), np.zeros((1, 10), np.float32))
+        Tally().add(np.array([0, 0]), good, np.zeros((2, 10), np.float32))
 
 
 BINDING = {"model": "ab" * 32, "data": "cd" * 32, "batch_size": 4}
@@ -198,17 +194,7 @@ def test_progress_of_another_binding_says_what_differs(saved):
     assert "model" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda text: text.replace('"done": 3', '"done": 4'),
-        lambda text: text.replace('"top1": 1', '"top1": 2'),
-        lambda text: text[:-3],
-        lambda text: "",
-        lambda text: "[]",
-        lambda text: "{}",
-    ],
-)
+@pytest.mark.parametrize("damage", [lambda text: text[:-3], lambda text: "", lambda text: "[]", lambda text: "{}"])
 def test_what_this_version_has_not_written_is_refused(saved, damage):
     saved.path.write_text(damage(saved.path.read_text()))
     with pytest.raises(EvaluationError, match=r"Remove x\.progress"):

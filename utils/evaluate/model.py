@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,18 +19,13 @@ from utils.machine.quiet import quiet_imports
 Predict = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, 3], normalised -> float32 logits [B, classes]
 
 
-@dataclass(frozen=True)
-class Classifier:
+class Classifier(NamedTuple):
     """A loaded classifier; `predict_image` is its signature serving_image, if it has it, of uint8 [1, H, W, 3]."""
 
     opened: Pretrained
+    sha256: str  # of all its files
     predict: Predict
     predict_image: Predict | None
-
-    @property
-    def sha256(self) -> str:
-        """Of all its files."""
-        return hashlib.sha256(json.dumps(dict(self.opened.hashes)).encode()).hexdigest()
 
 
 def load_classifier(path: str) -> Classifier:
@@ -48,7 +43,8 @@ def load_classifier(path: str) -> Classifier:
         raise PackagingError(f"{path}: serving_default is {found}; its manifest says {told}. Convert it again.")
     signature = model.signatures.get("serving_image")
     predict_image = signature and (lambda image: signature(images=tf.constant(image))["logits"].numpy())
-    return Classifier(opened, saved_model.as_function(model), predict_image)
+    sha256 = hashlib.sha256(json.dumps(dict(opened.hashes)).encode()).hexdigest()
+    return Classifier(opened, sha256, saved_model.as_function(model), predict_image)
 
 
 def find_checkpoint(model: Pretrained, checkpoint: str) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -108,31 +107,22 @@ class Progress:
         advice = f"Remove {path.name} to start again, or choose another --output."
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-            if saved.pop("sha256") != _sha256(saved):
-                raise ValueError("this version has not written what is in it")
+            found, tally = saved.pop("binding"), Tally(**saved.pop("tally"))
+            progress = cls(path, binding, tally=tally, **saved)
         except FileNotFoundError:
             return cls(path, binding)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise EvaluationError(f"{path} cannot be read as progress: {error}. {advice}") from error
-        found = saved.pop("binding")
         if names := [name for name in {**binding, **found} if found.get(name) != binding.get(name)]:
             differences = "\n".join(f"  {name}: then {found.get(name)}, now {binding.get(name)}" for name in names)
             raise EvaluationError(f"{path} is of an evaluation with other settings:\n{differences}\n{advice}")
-        return cls(path, binding, tally=Tally(**saved.pop("tally")), **saved)
+        return progress
 
     def save(self) -> None:
         """Writes the file, whole or not at all."""
         state = asdict(self)
         del state["path"]
-        write_json(self.path, state | {"sha256": _sha256(state)})
-
-
-_FORMAT = 1  # raise it when counts of an older version are not to be gone on from
-
-
-def _sha256(state: Mapping[str, Any]) -> str:
-    """Of all that a file of progress holds besides this."""
-    return hashlib.sha256(json.dumps([_FORMAT, state]).encode()).hexdigest()
+        write_json(self.path, state)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
