@@ -108,7 +108,7 @@ def test_a_download_that_fails_says_what_to_use_instead(monkeypatch):
         datasets.load_dataset("tf_flowers", 4, seed=0)
     images = datasets.load_dataset("auto", 4, seed=0)
     assert images.name == "digits"
-    assert re.search("tf_flowers cannot be had: .*flower_photos.tgz does not answer", images.notice)
+    assert re.search("tf_flowers is not available: .*flower_photos.tgz does not answer", images.notice)
     monkeypatch.setattr(datasets, "is_within_reach", lambda *_: True)
     assert "no route to host" in datasets.load_dataset("auto", 4, seed=0).notice
     assert datasets.load_dataset("digits", 4, seed=0).notice == ""

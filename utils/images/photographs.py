@@ -113,7 +113,7 @@ def pillow_preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.nd
 
 
 def levels(normalised: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Back from what a model takes to levels of 0 to 255: what a difference means can be told from these."""
+    """Back from what a model takes to levels of 0 to 255, in which people understand a difference."""
     return normalised * np.float32(preprocessing.std) + np.float32(preprocessing.mean)
 
 

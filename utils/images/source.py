@@ -18,7 +18,7 @@ def read_image_file(image: str) -> tuple[str, io.BytesIO]:
     """A title and the file's bytes, for `photographs.load_image`.
 
     image: the name of a sample photograph ("chelsea", "coffee", "rocket"), a path, an http or https URL, or "upload",
-    which asks for a file in Colab. Raises ParameterError, saying what could not be had and why.
+    which asks for a file in Colab. Raises ParameterError, saying what is not available and why.
     """
     if image in (samples := sample_files()):
         return image, io.BytesIO(samples[image])

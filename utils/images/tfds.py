@@ -34,7 +34,7 @@ def is_within_reach(name: str, address: str) -> bool:
 def open_tfds(name: str, data_dir: str | None = None) -> DatasetBuilder:
     """The data set of that name, downloaded and prepared if it was not; `data_dir`: where TFDS keeps its files.
 
-    Raises ParameterError where it cannot be had, or has no images with labels.
+    Raises ParameterError if it is not available, or has no images with labels.
     """
     try:
         import tensorflow_datasets as tfds

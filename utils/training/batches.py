@@ -57,11 +57,12 @@ def validation_batches(images: LabelledImages, preprocessing: Preprocessing, bat
 
 def augmented_examples(
     images: LabelledImages, preprocessing: Preprocessing, count: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` augmented training images of epoch 0, float32 in [0, 1] for showing, and their labels."""
+) -> tuple[np.ndarray, list[str]]:
+    """The first `count` augmented training images, float32 in [0, 1] for showing, and the names of their classes."""
     batch = min(count, len(images.train))
     pixels, labels = next(iter(training_batches(images, preprocessing, batch, seed, range(1))))
-    return np.clip(levels(pixels.numpy(), preprocessing) / 255, 0, 1), labels.numpy().argmax(axis=1)
+    names = [images.classes[index] for index in labels.numpy().argmax(axis=1)]
+    return np.clip(levels(pixels.numpy(), preprocessing) / 255, 0, 1), names
 
 
 def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preprocessing, seed: tf.Tensor) -> tf.Tensor:

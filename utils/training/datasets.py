@@ -1,6 +1,6 @@
 """Labelled images for fine-tuning: `tf_flowers` (TFDS), `digits` (scikit-learn), or a folder with a folder per class.
 
-"auto" is the first of these that can be had.
+"auto" is the first of the first two that is available.
 
 Every image is read through Pillow to an upright RGB array: any size, uint8 [height, width, 3]. What is wrong with the
 data is said here, before a model is loaded.
@@ -38,7 +38,7 @@ class Augmentation:
 
 # The Mixer authors': vit_jax/input_pipeline.py in google-research/vision_transformer, `inception_crop`.
 STANDARD = Augmentation(area=(0.05, 1.0), flip=True)
-# Where a small part does not tell the class, and a mirror image is another or none: digits and letters.
+# For digits and letters: a small part does not show the class, and a mirror image is another one or none.
 GENTLE = Augmentation(area=(0.7, 1.0), flip=False)
 
 
@@ -101,7 +101,7 @@ def _flowers_or_digits(seed: int) -> LabelledImages:
             return _tfds("tf_flowers", seed)
         except ParameterError as error:
             reason = str(error.__cause__ or error).splitlines()[0][:300]
-    return replace(_digits(seed), notice=f"dataset = auto: digits, since tf_flowers cannot be had: {reason}")
+    return replace(_digits(seed), notice=f"dataset = auto: digits, since tf_flowers is not available: {reason}")
 
 
 def _digits(seed: int) -> LabelledImages:

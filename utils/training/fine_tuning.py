@@ -93,10 +93,8 @@ class FineTuning:
         }
 
     def augmented(self, count: int) -> tuple[np.ndarray, list[str]]:
-        """Some training images as the first epoch shows them, float32 in [0, 1], and the names of their classes."""
-        settings, images = self.settings, self.images
-        pixels, classes = batches.augmented_examples(images, self.extractor.preprocessing, count, settings.seed)
-        return pixels, [images.classes[index] for index in classes]
+        """Training images as the first epoch shows them; see `augmented_examples`."""
+        return batches.augmented_examples(self.images, self.extractor.preprocessing, count, self.settings.seed)
 
     def build(self) -> Facts:
         """Builds the model on what devices there are. What an earlier run of these settings left is restored."""
@@ -272,7 +270,7 @@ class FineTuning:
     def _record(self) -> dict[str, Any]:
         """The manifest's `training`: history by epoch, the epoch that was kept (from 1), data set, settings."""
         images, settings = self.images, dataclasses.asdict(self.settings) | {"dataset": self.images.name}
-        for path in ("model", "output_dir"):  # they tell about the machine; what they name is told otherwise
+        for path in ("model", "output_dir"):  # they are of this machine only
             del settings[path]
         return {
             "history": self.state.history,
@@ -291,7 +289,7 @@ class FineTuning:
 
 
 def classifier(extractor: Pretrained, arrays: Mapping[str, np.ndarray]) -> ExportedFunction:
-    """The extractor's function, loaded anew, with the trained `arrays` of its variables, followed by the new head.
+    """The extractor's function, loaded again, with the trained `arrays` for its variables, followed by the new head.
 
     Independent of the Keras that trained, and of the devices.
     """
