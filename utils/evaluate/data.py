@@ -36,7 +36,7 @@ class Example(NamedTuple):
 class Data:
     """What is evaluated on: `count` files, and `examples(start)`, which gives those from a position on.
 
-    rule: how the classes were matched. sha256: of the listing: other data have another one, though nothing else was read.
+    rule: how the classes were matched. sha256: of the listing of the files, not of what is in them.
     """
 
     name: str
