@@ -16,7 +16,7 @@ from utils.artefact.opening import open_model, open_models
 from utils.errors import PackagingError, ParityError
 from utils.export import saved_model
 from utils.families import FAMILIES
-from utils.keras_models import conversion, saving
+from utils.keras_models import saving
 from utils.keras_models.archive import read_record
 from utils.machine import devices
 from utils.training import model, state
@@ -190,7 +190,7 @@ def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
     path, record = tmp_path / "other.keras", read_record(run.extractor.keras_file)
     arrays = proofs.weights("convmixer_tiny") | {}
     arrays["stem.0.bias"] = np.nextafter(arrays["stem.0.bias"], np.float32(1))
-    conversion.write(path, run.extractor.variant, arrays, "fe", 48, record)
+    saving.write(path, run.extractor.variant, arrays, "fe", 48, record)
     with pytest.raises(PackagingError, match=r"other\.keras has other weights than"):
         model.build(run.settings, replace(run.extractor, keras_file=path), 3, 1)
 

@@ -40,7 +40,7 @@ from utils.training.settings import TrainingSettings
 with quiet_imports():
     import tensorflow as tf
 
-    from utils.export import image_signatures, saved_model, signature_parity, warmup
+    from utils.export import saved_model, signatures
     from utils.export.function import ExportedFunction
     from utils.keras_models import saving
     from utils.keras_models.candidate import load_candidate
@@ -163,12 +163,12 @@ class FineTuning:
         with staging, self.stages("export"):
             exported = classifier(extractor, self.trainable.arrays())
         with staging, self.stages("save"):
-            signatures = image_signatures.image_signatures(extractor.preprocessing)
-            saved_model.save_model(exported, staging.model_dir, signatures)
+            images = signatures.image_signatures(extractor.preprocessing)
+            saved_model.save_model(exported, staging.model_dir, images)
             labels.write_labels(self._labels, staging.model_dir)
             golden_data = golden.make_golden(self._trained, size, size, self.settings.seed, self._samples)
             golden.write_golden(staging.model_dir, golden_data)
-            warmup.write_warmup(staging.model_dir, size)
+            signatures.write_warmup(staging.model_dir, size)
             if extractor.keras_file:
                 self._write_keras(golden_data)
         with staging, self.stages("package"):
@@ -185,7 +185,7 @@ class FineTuning:
         with staging, self.stages("verify"):
             self._reloaded = saved_model.load_model(self._unpacked)
             candidate = saved_model.Candidate(self._reloaded)
-            self.pixels, rows = signature_parity.compare_signatures(
+            self.pixels, rows = signatures.compare_signatures(
                 self._reloaded, candidate, extractor.preprocessing, self._samples, "logits", OUTPUT_TOLERANCE
             )
             self.report = Report(self._compared(candidate, candidate.variables()) + rows)
