@@ -8,10 +8,12 @@ names to those that Pillow's way of preparing photographs leads to. Leaves `clie
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import clients_probe, command, environments
-from benchmarks.clients_artefact import PHOTOGRAPHS, Artefact, artefacts
 from utils import serving_client
+from utils.artefact.opening import Pretrained, open_model
+from utils.conversion import convert
 from utils.errors import ConversionError
-from utils.images.photographs import levels, sample_files
+from utils.images.labels import read_labels
+from utils.images.photographs import levels, pillow_preprocess, sample_files, sample_photographs
 from utils.parity.judge import OUTPUT_TOLERANCE
 from utils.tables import markdown
 from utils.verify.numbers import golden_of
@@ -36,18 +40,79 @@ CONVERTER = (
     "setuptools<81",
 )
 NODE = (f"@tensorflow/tfjs@{TFJS}", f"@tensorflow/tfjs-backend-wasm@{TFJS}")
-FILES = sample_files()
+FILES, PHOTOGRAPHS = sample_files(), sample_photographs()
 PICTURES = ("serving_image", "serving_image_bytes")  # TF.js lacks operations of theirs, which is no error here
 LACKING = "Unsupported Ops"  # what its converter says then
 
+GOLDEN = command.ROOT / "tests" / "data" / "golden"
+TINY = (("convmixer_tiny", "convmixer_tiny.timm.pth.tar", "xla"), ("mixer_tiny", "mixer_tiny.npz", "plain"))
+
 Attempts = Mapping[str, Callable[[], str]]  # what is tried, and what says how it went
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A classifier, unpacked. scratch: where clients' files go. server: of TensorFlow Serving's, its address."""
+
+    opened: Pretrained
+    tarball: Path
+    scratch: Path
+    server: str | None = None
+
+    @functools.cached_property
+    def lite(self) -> Path:
+        """Its float32 TFLite file."""
+        from utils.smaller.command import make_smaller
+
+        return make_smaller(self.tarball, "tflite-float32", self.scratch)
+
+    def logits(self, inputs: np.ndarray) -> np.ndarray:
+        """Of this environment's TensorFlow, for normalised inputs."""
+        import tensorflow as tf
+
+        model = tf.saved_model.load(str(self.opened.folder))
+        return model.signatures["serving_default"](inputs=inputs)["logits"].numpy()
+
+    def prepared(self) -> np.ndarray:
+        """The photographs as the models' authors prepare them, normalised: float32 [B, H, W, 3]."""
+        return np.stack([pillow_preprocess(image, self.opened.preprocessing) for image in PHOTOGRAPHS.values()])
+
+    def judged(self, logits: Any, least: float = 0, expected: np.ndarray | None = None) -> str:
+        """Their relative L2 error, by default to the golden ones, and whether it is within the artefact's tolerance.
+
+        least: what is allowed in any case, as a TFLite file is.
+        """
+        expected = golden_of(self.opened.folder).outputs if expected is None else expected
+        bound = max(least, self.opened.manifest["parity"]["tolerance"]["logits"])
+        error = np.linalg.norm(np.asarray(logits) - expected) / np.linalg.norm(expected)
+        return f"{'yes' if error <= bound else 'no'}, logits {error:.1e} off (at most {bound:.1e})"
+
+    def named(self, classes: Sequence[int]) -> str:
+        """Whether these are the best classes of the photographs."""
+        right = int(np.sum(np.asarray(classes) == self.logits(self.prepared()).argmax(axis=1)))
+        return f"{'yes' if right == len(classes) else 'no'}, {right} of {len(classes)} photographs named alike"
+
+
+def artefacts(tarballs: Sequence[Path], scratch: Path, server: str | None = None) -> Iterator[Artefact]:
+    """Of each tarball; of the tiny golden checkpoints, converted with the names of ImageNet's first ten classes."""
+    names = scratch / "names.txt"
+    names.write_text("".join(f"{label.name}\n" for label in read_labels("imagenet1k")[:10]), encoding="utf-8")
+    settings = {"output_dir": str(scratch), "labels": str(names)}
+    for tarball in tarballs or [
+        convert(variant, checkpoint=str(GOLDEN / file), operations=operations, **settings).tarball
+        for variant, file, operations in TINY
+    ]:
+        opened = open_model(str(tarball))
+        (folder := scratch / f"of_{opened.name}").mkdir()  # TF.js's converter takes no blanks
+        yield Artefact(opened, tarball, folder, server)
 
 
 def litert(artefact: Artefact) -> Attempts:
     """LiteRT, without TensorFlow."""
     images = levels(golden_of(artefact.opened.folder).inputs, artefact.opened.preprocessing)
-    run = lambda: artefact.judged(_probe("litert", LITERT, artefact, images=images), OUTPUT_TOLERANCE)  # noqa: E731
-    return {"float32 .tflite": run}
+    return {
+        "float32 .tflite": lambda: artefact.judged(_probe("litert", LITERT, artefact, images=images), OUTPUT_TOLERANCE)
+    }
 
 
 def mediapipe(artefact: Artefact) -> Attempts:
@@ -131,8 +196,12 @@ def tensorflow_serving(artefact: Artefact) -> Attempts:
         answers = serving_client.predict(server, name, list(FILES.values()))
         return artefact.named([np.argmax(answer["probabilities"]) for answer in answers])
 
-    default = lambda: artefact.judged(serving_client.post(server, name, "serving_default", inputs.tolist()))  # noqa: E731
-    return {"serving_default": default, "serving_image_bytes": photographs}
+    return {
+        "serving_default": lambda: artefact.judged(
+            serving_client.post(server, name, "serving_default", inputs.tolist())
+        ),
+        "serving_image_bytes": photographs,
+    }
 
 
 CLIENTS = {"LiteRT": litert, "MediaPipe": mediapipe, "saved_model_cli": saved_model_cli, "TF.js": tfjs}

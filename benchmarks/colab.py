@@ -1,6 +1,6 @@
 """Runs the notebooks as Colab does, without Colab: `python -m benchmarks.colab`.
 
-A runtime is an environment with what Colab has (benchmarks/runtimes.py), made once under the cache folder (about 8 GB
+A runtime is an environment with what Colab has (benchmarks/runtimes.toml), made once under the cache folder (about 8 GB
 each, for torch's CUDA libraries), by the Python that it names, which must be on PATH. Every notebook runs alone in an
 empty folder, with a kernel of a fresh copy of that environment in which `google.colab` is imported. Its setup cell is
 the real one: git clones the last commit of this checkout (from a local bare repository that stands for GitHub's), and
@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,13 +29,15 @@ from typing import Any
 from unittest import mock
 
 from benchmarks import command, environments
-from benchmarks.runtimes import RUNTIMES
 from utils.artefact.manifest import REPOSITORY
 from utils.notebook import colab
 from utils.tables import markdown
 
-ROOT = colab.ROOT
-CONVERTED = ("convmixer_tiny_classification", "mixer_tiny_fe")  # what the other two notebooks take
+ROOT = command.ROOT
+RUNTIMES = tomllib.loads((ROOT / "benchmarks" / "runtimes.toml").read_text(encoding="utf-8"))
+# What Colab may have one day: the newest of everything that its last one has, a setuptools without pkg_resources too.
+*_, _LAST = RUNTIMES.values()
+RUNTIMES["newest"] = _LAST | {"requirements": re.sub(r"==\S+", "", _LAST["requirements"])}
 START_TIMEOUT_SECONDS = 600  # of a kernel: on a machine that does much else, a first import from a cold disk takes long
 SHOWN = ("tensorflow", "torch", "jax", "numpy", "setuptools")
 _VERSIONS = """import json, platform
@@ -53,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     samples = []
     for runtime in options.runtimes:
-        requirements = RUNTIMES[runtime].requirements
+        requirements = RUNTIMES[runtime]["requirements"].split()
         environment = environments.interpreter(f"colab-{runtime}", requirements, python_of(runtime)).parent.parent
         with tempfile.TemporaryDirectory() as scratch, _pretended(Path(scratch)):
             for place, notebook, parameters in runs(Path(scratch)):
-                found = run(notebook, parameters, environment, Path(scratch), place)
+                found = run(place, notebook, parameters, environment, Path(scratch))
                 samples.append({"runtime": runtime, "place": place, **found})
                 print(f"{runtime}, {place}, {notebook.name}: {found['verdict']}\n{found['said']}", flush=True)
     notes = command.notes("colab", arguments, ("papermill",)) | {
@@ -71,31 +75,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def python_of(runtime: str) -> str:
     """The command that starts its Python, such as python3.13."""
-    return f"python{RUNTIMES[runtime].python}"
+    return f"python{RUNTIMES[runtime]['python']}"
 
 
 def runs(scratch: Path) -> list[tuple[str, Path, dict[str, Any]]]:
-    """Place, notebook and parameters: all notebooks as in Colab, then the first as on Kaggle, apart from the others."""
-    there = [("Colab", *each) for each in notebooks(scratch / "exports")]
-    return there + [("Kaggle", *each) for each in notebooks(scratch / "kaggle")[:1]]
+    """Place, notebook and parameters: all notebooks as in Colab, then the first as on Kaggle, apart from the others.
 
-
-def notebooks(exports: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Those that are there, with parameters for tiny models, in the order in which one takes what another made."""
-    classifier, extractor = (str(exports / f"{name}_synthetic") for name in CONVERTED)
-    common = {"checkpoint": "synthetic", "output_dir": str(exports)}
-    tiny = {
-        "conversion_convmixer.ipynb": {"variant": "convmixer_tiny", "image_size": 48, **common},
-        "conversion_mlpmixer.ipynb": {"variant": "mixer_tiny", "head": "fe", "image_size": 48, **common},
-        "classification.ipynb": {"model": classifier, "output_dir": str(exports)},
-        "fine-tune.ipynb": {"model": extractor, "dataset": "digits", "epochs": 1, "output_dir": str(exports)},
+    The parameters are for tiny models; one notebook takes what another made.
+    """
+    exports = scratch / "exports"
+    common = {"checkpoint": "synthetic", "image_size": 48}
+    parameters = {
+        "conversion_convmixer.ipynb": {"variant": "convmixer_tiny", **common},
+        "conversion_mlpmixer.ipynb": {"variant": "mixer_tiny", "head": "fe", **common},
+        "classification.ipynb": {"model": str(exports / "convmixer_tiny_classification_synthetic")},
+        "fine-tune.ipynb": {"model": str(exports / "mixer_tiny_fe_synthetic"), "dataset": "digits", "epochs": 1},
     }
-    return [(ROOT / name, parameters) for name, parameters in tiny.items() if (ROOT / name).is_file()]
+    found = [("Colab", ROOT / name, {**given, "output_dir": str(exports)}) for name, given in parameters.items()]
+    _, notebook, given = found[0]
+    return [*found, ("Kaggle", notebook, given | {"output_dir": str(scratch / "kaggle")})]
 
 
-def run(
-    notebook: Path, parameters: Mapping[str, Any], environment: Path, scratch: Path, place: str = "Colab"
-) -> dict[str, Any]:
+def run(place: str, notebook: Path, parameters: Mapping[str, Any], environment: Path, scratch: Path) -> dict[str, Any]:
     """One notebook in one environment: verdict, what the setup cell said, what it installed, versions, seconds."""
     import nbformat
     import papermill

@@ -7,27 +7,25 @@ environment computes is the reference. Leaves `compat` in assets/tables, as .md 
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import command, compat_probe, environments
+from benchmarks.compat_probe import PARTS
 from utils.artefact.tarball import extract_tarball
+from utils.conversion import convert
 from utils.families.variants import HEADS
 from utils.tables import markdown
 
 # The last release of each minor version, oldest first. 2.13 is there to show the other side of the limit.
 VERSIONS = ("2.13.1", "2.14.1", "2.15.1", "2.16.2", "2.17.1", "2.18.1", "2.19.1", "2.20.0", "2.21.0")
-KINDS = (("mixer_tiny", {"operations": "xla"}), ("mixer_tiny", {"operations": "plain"}), ("convmixer_tiny", {}))
+KINDS = (("mixer_tiny", "xla"), ("mixer_tiny", "plain"), ("convmixer_tiny", "xla"))
 TOLERANCE = 1e-4  # of gradients; outputs are held to a tenth of it
-PARTS = ("output", "one image", "gradients", "serving_image", "serving_image_bytes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,23 +35,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--versions", nargs="+", default=VERSIONS, help=f"of TensorFlow ({' '.join(VERSIONS)})")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        artefacts = [_folder(path, Path(scratch)) for path in options.artefacts] or list(_tiny(Path(scratch)))
-        references = [_reference(folder, Path(scratch)) for folder in artefacts]
+        folders = [_folder(path, Path(scratch)) for path in options.artefacts] or list(_tiny(scratch))
+        references = {folder: reference(folder, Path(scratch, f"{folder.name}.npz")) for folder in folders}
         samples = []
         for version in options.versions:
-            for folder, reference in zip(artefacts, references, strict=True):
-                samples.append({"version": version, "artefact": folder.name, **_probe(version, folder, reference)})
+            for folder, expected in references.items():
+                found = probe(version, folder, Path(scratch, f"{folder.name}.npz"))
+                samples.append({"version": version, "artefact": folder.name, **errors(found, expected)})
                 print(f"TensorFlow {version}, {folder.name}: {verdict(samples[-1])}", flush=True)
     notes = command.notes("compat", arguments) | {
         "method": (
-            "each TensorFlow in an environment of its own, on the CPU: load, call with batches of 3 and 1, "
+            "each TensorFlow in an environment of its own, on the CPU: load, call with batches of 4 and 1, "
             "gradients by every trainable variable, image signatures. The figure is the largest error of an output, "
             "relative to max(1, max), against the TensorFlow that wrote the artefact; then that of the gradients, "
             "relative L2"
         ),
     }
     command.leave(options, "compat", "TensorFlow versions that run the artefacts", notes, table, samples)
-    return 0 if any(not failures(samples, version) for version in options.versions) else 1
+    failed = {sample["version"] for sample in samples if not verdict(sample).startswith("yes")}
+    return int(failed >= set(options.versions))
 
 
 def table(samples: Sequence[dict[str, Any]]) -> str:
@@ -73,66 +73,59 @@ def verdict(sample: dict[str, Any]) -> str:
     return f"{'yes' if agrees else 'no'} ({outputs:.0e}, {sample['gradients']:.0e})"
 
 
-def failures(samples: Sequence[dict[str, Any]], version: str) -> list[str]:
-    """Artefacts that `version` does not run."""
-    return [s["artefact"] for s in samples if s["version"] == version and not verdict(s).startswith("yes")]
-
-
-def _tiny(scratch: Path) -> Iterator[Path]:
-    """The SavedModel folders of the tiny variants, from the tarballs that the notebooks write."""
-    from utils.convert import run_notebook
-    from utils.settings import Settings
-
+def _tiny(scratch: str) -> Iterator[Path]:
+    """The SavedModel folders of the tiny variants."""
     for variant, operations in KINDS:
         for head in HEADS:
-            settings = Settings(variant, head, "synthetic", output_dir=str(scratch / "exports"), **operations)
-            yield _folder(run_notebook(settings)[1], scratch)
+            settings = {"head": head, "checkpoint": "synthetic", "operations": operations, "output_dir": scratch}
+            yield convert(variant, **settings).folder
 
 
 def _folder(path: Path, scratch: Path) -> Path:
-    if path.is_dir():
-        return path
-    folder = scratch / "extracted" / path.name.removesuffix(".tar.gz")
-    folder.parent.mkdir(exist_ok=True)
-    extract_tarball(path, folder)
-    return folder
+    return path if path.is_dir() else extract_tarball(path, scratch / path.name.removesuffix(".tar.gz"))
 
 
-def _reference(folder: Path, scratch: Path) -> Path:
-    """What this environment's TensorFlow computes, as an .npz for the probe."""
+def reference(folder: Path, inputs: Path) -> dict[str, np.ndarray]:
+    """What this environment's TensorFlow computes; writes what it was given into the file `inputs`."""
     import tensorflow as tf
 
-    model = tf.saved_model.load(str(folder))
-    _, height, width, _ = model.signatures["serving_default"].structured_input_signature[1]["inputs"].shape
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    _, height, width, _ = signature.structured_input_signature[1]["inputs"].shape
     rng = np.random.default_rng(0)
-    inputs = rng.standard_normal((4, height or 64, width or 64, 3)).astype(np.float32)
-    arrays = {"inputs": inputs, "images": rng.integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)}
-    arrays["output"] = compat_probe.output(model, inputs)
-    arrays |= {f"gradient:{name}": array for name, array in compat_probe.gradients(model, inputs).items()}
-    for name in set(model.signatures) & set(PARTS):
-        arrays[name] = compat_probe.signature(model, name, arrays)
-    path = scratch / f"{folder.name}.npz"
-    np.savez(path, **arrays)
-    return path
+    arrays = {"inputs": rng.standard_normal((4, height or 64, width or 64, 3)).astype(np.float32)}
+    arrays["images"] = rng.integers(0, 256, (2, 70, 90, 3), dtype=np.uint8)
+    np.savez(inputs, **arrays)
+    return compat_probe.results(str(folder), arrays)
 
 
-def _probe(version: str, folder: Path, reference: Path) -> dict[str, Any]:
-    python_version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    name = f"tensorflow-{version}-py{python_version.replace('.', '')}"
+def probe(version: str, folder: Path, inputs: Path) -> dict[str, np.ndarray]:
+    """What that TensorFlow computes, or why it cannot be installed or does not run."""
+    name = f"tensorflow-{version}-py{sys.version_info[0]}{sys.version_info[1]}"
+    written = inputs.with_suffix(".results.npz")
+    failed = "install"
     try:
         python = environments.interpreter(name, [f"tensorflow-cpu=={version}"])
+        failed = "load"
+        environments.output(python, compat_probe.__file__, folder, inputs, written)
     except RuntimeError as error:
-        return {"install": f"no wheel for Python {python_version}: {error}"}
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": ""}
-    done = subprocess.run(
-        [str(python), str(Path(compat_probe.__file__)), str(folder), str(reference)],
-        env={**os.environ, **quiet},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        return {"load": (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1][:200]}
-    return json.loads(done.stdout.splitlines()[-1])
+        return {failed: np.array(str(error))}
+    with np.load(written, allow_pickle=False) as file:
+        return dict(file)
+
+
+def errors(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float | str]:
+    """By part of what was found: how far off it is, or why it failed."""
+    figures: dict[str, float | str] = {}
+    for part, array in found.items():
+        if array.dtype.kind == "U":
+            figures[part] = str(array)
+        elif array.shape != expected[part].shape:
+            figures[part] = f"shape {array.shape}, expected {expected[part].shape}"
+        elif part == "gradients":  # all together: some are zero but for rounding, and have no relative error
+            figures[part] = float(np.linalg.norm(array - expected[part]) / np.linalg.norm(expected[part]))
+        else:
+            figures[part] = float(np.abs(array - expected[part]).max() / max(1.0, np.abs(expected[part]).max()))
+    return figures
 
 
 if __name__ == "__main__":

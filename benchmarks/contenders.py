@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from gate.exports import flax_model, noise, prepare_export, source_of, torch_model, weights_of
+from gate.exports import flax_model, noise, prepare_export, torch_model
 
 from benchmarks import conversion
 from benchmarks.processes import Worker
 from utils.families.variants import Variant, get_variant
-from utils.machine.cores import keep_to_cores
 
 THREADS = 2  # for each contender, whatever the machine has
 BATCHES = (1, 8)
+PLAIN = "SavedModel, plain operations"
 PAUSE_SECONDS = 0.1  # ONNX Runtime's threads were seen to spin for 0.05 s before they sleep, others' far less
 ONEDNN = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 # A contender, and what TF_ENABLE_ONEDNN_OPTS is: None for those that have no such switch. XLA does not use TensorFlow's
 # oneDNN, so one setting stands for both. The source comes first wherever several are compared.
 Run = tuple[str, str | None]
+
+
+class Table(NamedTuple):
+    """What a table of assets/tables compares. variants: of full size. runs: by family, the source first."""
+
+    title: str
+    variants: tuple[str, ...]
+    runs: dict[str, tuple[Run, ...]]
+
+    def chosen(self, options: argparse.Namespace) -> dict[str, tuple[Run, ...]]:
+        """The runs by variant, for the `--variants` and `--quick` of a command."""
+        tiny = tuple(f"{family}_tiny" for family in self.runs)
+        variants = options.variants or (tiny if options.quick else self.variants)
+        families = {name: get_variant(name).family for name in variants}
+        return {name: self.runs[family] for name, family in families.items() if family in self.runs}
+
+
 # images, float32 NHWC -> a function of nothing that computes their logits or features, float32 [B, units]
 Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
 
@@ -36,59 +55,32 @@ KERAS_BACKENDS = {
 }
 # oneDNN is on for TensorFlow, as it is by itself on newer CPUs.
 KERAS: tuple[Run, ...] = tuple((name, "1" if name == "Keras on TensorFlow" else None) for name in KERAS_BACKENDS)
-# What a contender loads, by its name; the sources load nothing.
+# What kind of file a contender loads, by its name; the sources load nothing.
 _FILES = {
     "SavedModel": "xla",
     "SavedModel, frozen": "xla",
     "SavedModel, compiled": "xla",
-    "SavedModel, plain operations": "plain",
+    PLAIN: "plain",
     "plain onnx-tf": "onnx-tf",
-    "ONNX Runtime": "model.onnx",
-    **dict.fromkeys(KERAS_BACKENDS, "model.keras"),
+    "ONNX Runtime": "onnx",
+    **dict.fromkeys(KERAS_BACKENDS, "keras"),
 }
 
 
 def file_of(contender: str, folder: Path) -> Path:
     """What it loads, in the folder that `save` has filled."""
-    return folder / _FILES.get(contender, "nothing")
+    return folder / f"model.{_FILES.get(contender)}"
 
 
 def save(name: str, folder: Path, runs: Sequence[Run], head: str = "classification") -> None:
     """Writes what the contenders load into `folder`, each file in a process of its own."""
-    makers: dict[str, tuple] = {
-        "xla": (prepare_export, "xla", name, head),
-        "plain": (prepare_export, "plain", name, head),
-        "onnx-tf": (conversion.prepare, "plain onnx-tf", name),
-        "model.onnx": (prepare_onnx, name),
-        "model.keras": (prepare_keras, name, head),
-    }
-    for file in dict.fromkeys(_FILES[contender] for contender, _ in runs if contender in _FILES):
-        environment = {"KERAS_BACKEND": "jax"} if file == "model.keras" else {}  # any, but one without TensorFlow
-        with Worker(f"{file} of {name}", *makers[file], environment=environment) as worker:
-            worker(folder / file)
-
-
-def prepare_onnx(name: str) -> Callable[[Path], None]:
-    """For a `Worker`: the function that writes a ConvMixer's ONNX file, a conversion's but for its record."""
-    from utils.export import onnx_file
-    from utils.families.convmixer import models
-
-    def write(path: Path) -> None:
-        variant = get_variant(name)
-        onnx_file.write(path, models.onnx_graph(source_of(variant)), weights_of(variant), variant.image_size, {})
-
-    return write
-
-
-def prepare_keras(name: str, head: str) -> Callable[[Path], None]:
-    """For a `Worker`: the function that writes the `.keras` file."""
-    from utils.keras_models import saving
-
-    def write(path: Path) -> None:
-        variant = get_variant(name)
-        saving.write(path, variant, weights_of(variant), head, variant.image_size, record={})
-
-    return write
+    made_by = {_FILES[contender]: (prepare_export, _FILES[contender], name, head) for contender, _ in runs[1:]}
+    if "onnx-tf" in made_by:
+        made_by["onnx-tf"] = (conversion.prepare, "plain onnx-tf", name)
+    for kind, prepare in made_by.items():
+        environment = {"KERAS_BACKEND": "jax"} if kind == "keras" else {}  # any, but one without TensorFlow
+        with Worker(f"{kind} of {name}", *prepare, environment=environment) as worker:
+            worker(folder / f"model.{kind}")
 
 
 def started(stack: ExitStack, name: str, runs: Sequence[Run], prepare: Callable, *arguments: Any) -> dict[Run, Worker]:
@@ -115,6 +107,11 @@ def turns(runs: Sequence[Any], rounds: range) -> Iterator[tuple[int, Any]]:
             yield number, run
 
 
+def keep_to_cores() -> None:
+    """Have this process run on THREADS of the processors that it may run on, which Linux alone can do."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+
+
 def import_tensorflow() -> ModuleType:
     """With its threads set, which can be done before it has computed anything only."""
     import tensorflow as tf
@@ -134,7 +131,7 @@ def import_torch() -> ModuleType:
 
 def import_jax() -> ModuleType:
     """JAX has no setting for its threads: it takes as many as there are processors to run on."""
-    keep_to_cores(THREADS)
+    keep_to_cores()
     import jax
 
     return jax

@@ -18,17 +18,13 @@ def interpreter(name: str, requirements: Sequence[str], python: str = sys.execut
 
     Made anew where it was made of another Python or of other requirements.
     """
+    made_of = "\n".join([version_of(python), *requirements])
     folder = cache_folder() / "environments" / name
     found, complete = folder / "bin" / "python", folder / "complete"
-    made_of = "\n".join([version_of(python), *requirements])
     if not complete.is_file() or complete.read_text(encoding="utf-8") != made_of:
         print(f"making the environment {folder}: gigabytes, and minutes", flush=True)
-        subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
-        pip = [str(found), "-m", "pip", "install", "--quiet", *requirements]
-        alone = {"PYTHONPATH": ""}  # what is on this one's path is not in that environment
-        done = subprocess.run(pip, env=os.environ | alone, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise RuntimeError(str([line for line in done.stderr.splitlines() if line.startswith("ERROR")][-1:]))
+        output(python, "-m", "venv", "--clear", folder)
+        output(found, "-m", "pip", "install", "--quiet", *requirements)
         write_text(complete, made_of)
     return found
 
@@ -36,10 +32,9 @@ def interpreter(name: str, requirements: Sequence[str], python: str = sys.execut
 def version_of(python: str) -> str:
     """Such as "Python 3.13.0"; empty where there is no such command, or it does not start, like some of pyenv's."""
     try:
-        done = subprocess.run([python, "--version"], capture_output=True, text=True)
-    except OSError:
+        return output(python, "--version").strip()
+    except (OSError, RuntimeError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def node_modules(name: str, packages: Sequence[str]) -> Path:
@@ -50,10 +45,7 @@ def node_modules(name: str, packages: Sequence[str]) -> Path:
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), *packages]
-        done = subprocess.run(npm, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"npm: {(done.stderr.strip() or 'it failed').splitlines()[-1]}")
+        output("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder, *packages)
         (folder / "complete").touch()
     return folder / "node_modules"
 

@@ -127,13 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = [case for case in cases if case.kind in options.kinds]
     cases = [case for case in cases if case.variant in (options.variants or [case.variant])]
 
-    def shown(case: Case) -> dict[str, Any]:
-        sample = judged(case, not options.without_faults)
-        print({key: value for key, value in sample.items() if key != "faults"}, flush=True)
-        return sample
-
     with ThreadPoolExecutor(options.jobs) as pool:
-        samples = list(pool.map(shown, cases))
+        samples = command.shown(pool.map(lambda case: judged(case, not options.without_faults), cases))
     command.leave(options, name, "The gate's margins", notes, table, samples, ("variant", "kind", "head", "size"))
     return 0 if all(sample["passed"] and not sample["slipped"] for sample in samples) else 1
 

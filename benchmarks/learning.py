@@ -17,10 +17,9 @@ import numpy as np
 from gate.checkpoints import default, fitted
 
 from benchmarks import command
-from utils.convert import ROOT, run_notebook
+from utils.conversion import convert
 from utils.families.variants import Variant, get_variant
 from utils.notebook import execution
-from utils.settings import Settings
 from utils.tables import markdown
 
 VARIANTS = ("convmixer_tiny", "mixer_tiny")
@@ -38,8 +37,8 @@ def samples(variants: Sequence[str]) -> Iterator[dict[str, Any]]:
             for weights in WEIGHTS:
                 folder = Path(scratch, f"{variant}_{weights}")
                 checkpoint = "synthetic" if weights == "random" else str(pretrained(get_variant(variant), folder))
-                settings = Settings(variant, "fe", checkpoint, output_dir=str(folder), formats="saved_model, keras")
-                _, tarball, *_ = run_notebook(settings)
+                settings = {"head": "fe", "checkpoint": checkpoint, "formats": "saved_model, keras"}
+                tarball = convert(variant, **settings, output_dir=str(folder)).tarball
                 for keras, native, whole in RUNS:
                     if keras == "keras_3" and not native and get_variant(variant).family == "mixer":
                         continue  # without BatchNorm there is no difference
@@ -52,7 +51,7 @@ def _run(tarball: Path, keras: str, native: bool, whole: bool) -> dict[str, Any]
         alone.hardlink_to(tarball)
         model = tarball.with_name(tarball.name.replace(".tar.gz", ".keras")) if native else alone
         parameters = {"model": str(model), "output_dir": folder, "dataset": "digits", "keras": keras}
-        with execution.executed(ROOT / "fine-tune.ipynb", parameters | {"train_backbone": whole}):
+        with execution.executed(command.ROOT / "fine-tune.ipynb", parameters | {"train_backbone": whole}):
             (path,) = Path(folder).glob("*_digits*.json")
         manifest = json.loads(path.read_text(encoding="utf-8"))
     return {

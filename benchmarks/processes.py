@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,7 +24,7 @@ class Worker:
     environment: variables that the process starts with, above those of this one and COMMON: frameworks read theirs
         when they are imported, which `prepare` must do, not the module that defines it.
 
-    Raises RuntimeError, with the process's own traceback, when anything in it fails, or it dies.
+    Raises RuntimeError when anything in it fails, from that error with its own traceback, or when it dies.
     """
 
     def __init__(
@@ -55,26 +54,16 @@ class Worker:
 
     def _result(self, future: Future) -> Any:
         try:
-            failed, result = future.result()
+            return future.result()
         except BrokenProcessPool:
             raise RuntimeError(f"the process for {self.name} died: killed, or out of memory") from None
-        if failed:
-            raise RuntimeError(f"the process for {self.name} failed:\n{result}")
-        return result
+        except Exception as error:
+            raise RuntimeError(f"the process for {self.name} failed: {error!r}") from error
 
 
-def _prepare(prepare: Callable[..., Callable], arguments: tuple) -> tuple[bool, Any]:
-    failed, result = _tried(prepare, arguments)
-    _PREPARED.append(result)
-    return (True, result) if failed else (False, None)
+def _prepare(prepare: Callable[..., Callable], arguments: tuple) -> None:
+    _PREPARED.append(prepare(*arguments))
 
 
-def _call(arguments: tuple) -> tuple[bool, Any]:
-    return _tried(_PREPARED[0], arguments)
-
-
-def _tried(function: Callable, arguments: tuple) -> tuple[bool, Any]:
-    try:
-        return False, function(*arguments)
-    except BaseException:
-        return True, traceback.format_exc()
+def _call(arguments: tuple) -> Any:
+    return _PREPARED[0](*arguments)

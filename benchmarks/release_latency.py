@@ -6,12 +6,8 @@ same head in its own framework. They take turns, round by round, each time in a 
 either's fastest call, which for graphs that are alike differs less than their medians do.
 
 Leaves `release_latency` in assets/tables, as .md and .json; the table in docs/releases.md takes its column from there.
-And `batch/latency.json` in FOLDER, of which `python -m utils.release FOLDER` tells in the index:
-
-    {"machine": "<processor, cores, system>", "threads": 2, "artefacts": {"<name>": {"sha256": "<of the tarball>",
-      "milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05, "framework": "PyTorch"}}}
-
-`times` is the artefact's time divided by its source's, which other machines can be compared by.
+And `batch/latency.json` in FOLDER, a `utils.release.index.Latencies`, which `python -m utils.release FOLDER` reads for
+the index. In both, `times` is the artefact's time divided by its source's, which other machines can be compared by.
 """
 
 from __future__ import annotations
@@ -21,7 +17,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,13 +24,12 @@ from typing import Any
 from gate.exports import noise
 
 from benchmarks import command
-from benchmarks.contenders import ONEDNN, THREADS, jax_jit, pytorch, saved_model, turns
+from benchmarks.contenders import ONEDNN, THREADS, jax_jit, keep_to_cores, pytorch, saved_model, turns
 from benchmarks.processes import Worker
 from utils.artefact.contents import preprocessing_of, read_manifest
 from utils.errors import PackagingError
 from utils.families.variants import get_variant
 from utils.files import write_text
-from utils.machine.cores import keep_to_cores
 from utils.release.index import LATENCY
 from utils.tables import markdown
 
@@ -46,27 +40,27 @@ SOURCES = {"convmixer": ("PyTorch", pytorch), "mixer": ("JAX", jax_jit)}  # by f
 Source = tuple[str, str, int]  # variant, head, pixels of the image
 
 
-def prepare(folder: Path, image_size: int) -> Callable[[], list[float]]:
-    """For a `Worker`: gives the seconds of each timed call of the SavedModel in `folder` with one image of noise."""
-    keep_to_cores(THREADS)  # as JAX is, which has no setting for its threads: two threads may be faster on more cores
-    return partial(_seconds, saved_model(folder)(noise(1, image_size)))
+def prepare(source: Source, folder: Path | None = None) -> Callable[[], list[float]]:
+    """For a `Worker`: gives the seconds of each timed call with one image of noise.
 
-
-def prepare_source(name: str, head: str, image_size: int) -> Callable[[], list[float]]:
-    """As `prepare`, of the source model. Its weights are synthetic: their values make it neither faster nor slower."""
-    keep_to_cores(THREADS)
+    What is called is the SavedModel in `folder`, or else the source model. The weights of that are synthetic: their
+    values make it neither faster nor slower.
+    """
+    keep_to_cores()  # as JAX is, which has no setting for its threads: two threads may be faster on more cores
+    name, head, image_size = source
     variant = get_variant(name)
-    _, contender = SOURCES[variant.family]
-    return partial(_seconds, contender(variant, head)(noise(1, image_size)))
+    bind = saved_model(folder) if folder else SOURCES[variant.family][1](variant, head)
+    run = bind(noise(1, image_size))
 
+    def measure() -> list[float]:
+        seconds = []
+        for _ in range(WARM_UP + REPEATS):
+            started = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - started)
+        return seconds[WARM_UP:]
 
-def _seconds(run: Callable[[], object]) -> list[float]:
-    seconds = []
-    for _ in range(WARM_UP + REPEATS):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return seconds[WARM_UP:]
+    return measure
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
@@ -82,9 +76,8 @@ def samples(folder: Path) -> list[dict[str, Any]]:
         manifest = read_manifest(path)
         if manifest["name"] != path.stem:
             raise PackagingError(f"{path} is of {manifest['name']!r}. Give it that name, or remove it.")
-        if "derived_from" not in manifest:
-            source = manifest["variant"], manifest["head"], preprocessing_of(manifest).crop
-            sources[source][path.stem] = manifest["tarball"]["sha256"]
+        source = manifest["variant"], manifest["head"], preprocessing_of(manifest).crop
+        sources[source][path.stem] = manifest["tarball"]["sha256"]
     found = []
     for source, artefacts in sources.items():
         try:
@@ -96,20 +89,19 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 def _beside_source(folder: Path, source: Source, artefacts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     framework, _ = SOURCES[get_variant(source[0]).family]
-    contenders: dict[str, tuple] = {"": (prepare_source, *source)}
-    contenders |= {name: (prepare, folder / name, source[-1]) for name in artefacts}
-    calls: dict[str, list[float]] = {name: [] for name in contenders}
-    for _, name in turns([*contenders], range(ROUNDS)):
-        label = name or f"{source[0]} in {framework}"
-        with Worker(label, *contenders[name], environment=ONEDNN) as worker:
+    own = f"{source[0]} in {framework}"
+    folders = {own: None} | {name: folder / name for name in artefacts}
+    calls: dict[str, list[float]] = {name: [] for name in folders}
+    for _, name in turns([*folders], range(ROUNDS)):
+        with Worker(name, prepare, source, folders[name], environment=ONEDNN) as worker:
             calls[name] += worker()
-        print(f"{label}: {1000 * min(calls[name]):.0f} ms", file=sys.stderr, flush=True)
+        print(f"{name}: {1000 * min(calls[name]):.0f} ms", file=sys.stderr, flush=True)
     fastest = {name: min(seconds) for name, seconds in calls.items()}
     for name, sha256 in artefacts.items():
         yield {
             **{"name": name, "sha256": sha256, "seconds": fastest[name], "calls": calls[name]},
-            **{"framework": framework, "source_seconds": fastest[""], "source_calls": calls[""]},
-            "times": fastest[name] / fastest[""],
+            **{"framework": framework, "source_seconds": fastest[own], "source_calls": calls[own]},
+            "times": fastest[name] / fastest[own],
         }
 
 
@@ -124,7 +116,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     return markdown(headings, rows)
 
 
-def latencies(found: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> dict[str, Any]:
+def latencies(found: Sequence[Mapping[str, Any]], machine: str) -> dict[str, Any]:
     """What `batch/latency.json` holds."""
     artefacts = {}
     for sample in found:
@@ -133,9 +125,9 @@ def latencies(found: Sequence[Mapping[str, Any]], notes: Mapping[str, str]) -> d
             "source_milliseconds": 1000 * sample["source_seconds"],
             "times": sample["times"],
         }
-        rounded = {key: float(f"{value:.4g}") for key, value in figures.items()}
-        artefacts[sample["name"]] = {"sha256": sample["sha256"], **rounded, "framework": sample["framework"]}
-    return {"machine": notes["machine"], "threads": THREADS, "artefacts": artefacts}
+        named = {"sha256": sample["sha256"], "framework": sample["framework"]}
+        artefacts[sample["name"]] = named | {key: float(f"{value:.4g}") for key, value in figures.items()}
+    return {"machine": machine, "threads": THREADS, "artefacts": artefacts}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -155,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{options.folder} has no unpacked artefact that could be timed: {expected}.")
     path = options.folder / LATENCY
     path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(latencies(found, notes), indent=1) + "\n")
+    write_text(path, json.dumps(latencies(found, notes["machine"]), indent=1) + "\n")
     command.leave(options, "release_latency", "Latency of each artefact", notes, table, found)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from gate.exports import SEED, WEIGHTS, flax_model, noise, torch_model
 from gate.steps import JaxStep, Step, tensorflow_step, torch_step
 
-from benchmarks import command, contenders
-from benchmarks.contenders import THREADS, Run
+from benchmarks import command, contenders, latency
+from benchmarks.contenders import PLAIN, THREADS, Run, Table
 from benchmarks.conversion import count_peak_memory, memory_mb
 from utils.families.variants import Variant, get_variant
 from utils.machine.measure import Stages
@@ -29,44 +29,34 @@ PARTS = {"head": "head only", "all": "everything"}  # what is trained
 BATCH, CLASSES = 8, 10  # images in a step, classes of the new head
 MOMENTUM = 0.9
 # A full-size model learns a few images by heart in larger steps, and of a loss near 0 no relative error can be told.
-LEARNING_RATE, LEARNING_RATE_OF_FULL_SIZE = 3e-3, 3e-5
+LEARNING_RATE, LEARNING_RATE_OF_TINY = 3e-5, 3e-3
 LOSS_TOLERANCE = 1e-4  # of the second loss, which depends on the first step
 PACKAGES = ("torch", "jax", "flax", "optax", "tensorflow", "tf_keras", "keras", "onnx-tf", "numpy")
 
-PLAIN = "SavedModel, plain operations"
-# By table: its title, and by family who makes a step, the source first. "SavedModel, compiled" has `jit_compile=True`
-# around the whole step: a compiler that sees both passes at once, as JAX's does, may choose better than the export did
-# what to keep of the forward one.
-RUNS: dict[str, tuple[str, dict[str, tuple[Run, ...]]]] = {
-    "training_convmixer": (
+# "SavedModel, compiled" has `jit_compile=True` around the whole step: a compiler that sees both passes at once, as
+# JAX's does, may choose better than the export did what to keep of the forward one.
+TABLES = {
+    "training_convmixer": Table(
         "A training step of ConvMixer",
+        ("convmixer_1024_20",),
         {"convmixer": (("PyTorch", None), ("SavedModel", "1"), ("SavedModel", "0"))},
     ),
-    "training_mixer": (
+    "training_mixer": Table(
         "A training step of MLP-Mixer",
+        ("mixer_b16_i1k",),
         {
             "mixer": (
-                ("JAX", None),
-                *((n, None) for n in ("SavedModel", "SavedModel, compiled")),
-                (PLAIN, "1"),
-                (PLAIN, "0"),
+                *(("JAX", None), ("SavedModel", None), ("SavedModel, compiled", None)),
+                *((PLAIN, "1"), (PLAIN, "0")),
             )
         },
     ),
-    "keras_training": (
-        "A training step of Keras models",
-        {
-            "convmixer": (("PyTorch", None), ("SavedModel", "1"), *contenders.KERAS),
-            "mixer": (("JAX", None), ("SavedModel", None), (PLAIN, "1"), *contenders.KERAS),
-        },
-    ),
+    "keras_training": latency.TABLES["keras_latency"]._replace(title="A training step of Keras models"),
 }
-DEFAULT = {"convmixer": "convmixer_1024_20", "mixer": "mixer_b16_i1k"}
-QUICK = {"convmixer": "convmixer_tiny", "mixer": "mixer_tiny"}
 
 
 def samples(name: str, runs: Sequence[Run], parts: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str, Any]]:
-    """Per part and contender: a sample per round with `seconds`; the first has `first_seconds`, the last `peak_mb`.
+    """Per part and contender: a sample per round with `seconds`, and one with `first_seconds` and `peak_mb`.
 
     Raises RuntimeError when a contender's loss after a step is not the source's: what is timed must be the same step.
     """
@@ -79,10 +69,7 @@ def samples(name: str, runs: Sequence[Run], parts: Sequence[str], rounds: int, b
 def _of_part(
     name: str, runs: Sequence[Run], part: str, rounds: int, batch: int, folder: Path
 ) -> Iterator[dict[str, Any]]:
-    def sample(run: Run, number: int, **figures: float) -> dict[str, Any]:
-        facts = {"variant": name, "part": part, "contender": run[0], "onednn": run[1], "batch": batch}
-        return facts | {"round": number} | figures
-
+    facts = {"variant": name, "part": part, "batch": batch}
     with ExitStack() as stack:
         workers = contenders.started(stack, name, runs, prepare, name, part, folder, batch)
         starts = {run: worker("start") for run, worker in workers.items()}
@@ -93,12 +80,12 @@ def _of_part(
                     f"{contender} on {name}, {part}: the loss after a step is {found['loss']}, and the "
                     f"source's {reference}: not the same step, so not timed"
                 )
-        for number, run in contenders.turns(runs, range(rounds)):
-            seconds = workers[run]("time")
-            first = {"first_seconds": starts[run]["first_seconds"]} if number == 0 else {}
-            yield sample(run, number, seconds=seconds, **first)
-        for run, worker in workers.items():
-            yield sample(run, -1, peak_mb=worker("memory"))
+        for number, (contender, onednn) in contenders.turns(runs, range(rounds)):
+            seconds = {"seconds": workers[contender, onednn]("time")}
+            yield facts | {"contender": contender, "onednn": onednn, "round": number} | seconds
+        for (contender, onednn), worker in workers.items():
+            told = {"first_seconds": starts[contender, onednn]["first_seconds"], "peak_mb": worker("memory")}
+            yield facts | {"contender": contender, "onednn": onednn} | told
 
 
 def prepare(contender: str, name: str, part: str, folder: Path, batch: int) -> Callable[[str], Any]:
@@ -127,7 +114,7 @@ def prepare(contender: str, name: str, part: str, folder: Path, batch: int) -> C
 
 def learning_rate(variant: Variant) -> float:
     """Of every step."""
-    return LEARNING_RATE if variant.testing else LEARNING_RATE_OF_FULL_SIZE
+    return LEARNING_RATE_OF_TINY if variant.testing else LEARNING_RATE
 
 
 def _head(width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,8 +226,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the tables, print them."""
     parser = command.parser("training", __doc__, quick="the tiny variants, 3 steps", repeats="timed steps of each (5)")
-    parser.add_argument("--tables", nargs="+", choices=RUNS, default=list(RUNS), help="which to write (all)")
-    command.add_variants(parser, ", ".join(DEFAULT.values()))
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="which to write (all)")
+    command.add_variants(parser, "each table's own")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="what is trained (both; of Keras models, all)")
     parser.add_argument("--batch", type=int, default=BATCH, help=f"images in a step ({BATCH})")
     options = parser.parse_args(arguments)
@@ -253,13 +240,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     rounds = options.repeats or (3 if options.quick else 5)
     for kept in options.tables:
-        title, families = RUNS[kept]
-        names = options.variants or (QUICK if options.quick else DEFAULT).values()
         parts = options.parts or (["all"] if kept == "keras_training" else list(PARTS))
-        runs = {name: families.get(get_variant(name).family) for name in names}
-        steps = (samples(name, runs[name], parts, rounds, options.batch) for name in runs if runs[name])
+        runs = TABLES[kept].chosen(options)
+        steps = (samples(name, runs[name], parts, rounds, options.batch) for name in runs)
         if found := command.shown(sample for each in steps for sample in each):
-            command.leave(options, kept, title, notes, table, found)
+            command.leave(options, kept, TABLES[kept].title, notes, table, found)
 
 
 if __name__ == "__main__":

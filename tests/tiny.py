@@ -76,16 +76,11 @@ def mixer_weights():
 
 def mixer(head="classification", operations="xla"):
     """(the TensorFlow function, the Flax model as a function) of the tiny Mixer."""
-    from utils.export import jax_to_tf
-    from utils.families.mlp_mixer import plain as plain_mixer, source as mlp_mixer
+    from utils.families.mlp_mixer import models, source as flax
 
-    model = mlp_mixer.build(architecture("mixer_tiny"), head)
-    parameters = mlp_mixer.select_parameters(model, mixer_weights())
-    if operations == "plain":
-        exported = plain_mixer.export(architecture("mixer_tiny"), head, parameters)
-    else:
-        exported = jax_to_tf.export(mlp_mixer.predict_function(model), parameters, (48, 48, 3), OUTPUTS[head])
-    return exported, mlp_mixer.as_function(model, parameters)
+    source = models.build(architecture("mixer_tiny"), mixer_weights(), head)
+    exported = models.export(source, {}, 48, operations).function
+    return exported, flax.as_function(source.model, source.variables())
 
 
 def relative_error(found, reference):

@@ -179,9 +179,20 @@ def block(**change):
     return lambda: mock.patch.object(mlp_mixer, "MixerBlock", Block)
 
 
-def padded_by_one(inputs):
+def inputs(change):
+    """What the model is given, changed."""
+    right = mlp_mixer.predict_function
+
+    def predict_function(model):
+        predict = right(model)
+        return lambda parameters, images: predict(parameters, change(images))
+
+    return lambda: mock.patch.object(mlp_mixer, "predict_function", predict_function)
+
+
+def padded_by_one(images):
     """Each image a pixel further down and to the right, as by padding at the wrong side."""
-    return jnp.pad(inputs, ((0, 0), (1, 0), (1, 0), (0, 0)))[:, :-1, :-1]
+    return jnp.pad(images, ((0, 0), (1, 0), (1, 0), (0, 0)))[:, :-1, :-1]
 
 
 @dataclass(frozen=True)
@@ -191,7 +202,6 @@ class Fault:
     name: str
     plant: Callable[[Any, dict[str, np.ndarray]], None] = nothing
     patches: Callable[[], Any] = nullcontext
-    inputs: Callable[[Any], Any] = lambda inputs: inputs
     architecture: Callable[[Any], Mapping[str, float]] = lambda architecture: {}
     ignores_training: bool = False
 
@@ -228,9 +238,9 @@ FAULTS = {
     ],
     "relu": [*_OF_CONVMIXER, Fault("gelu_for_relu", operator("Relu", "Gelu"))],
     "mixer": [
-        Fault("height_and_width_swapped", inputs=lambda inputs: inputs.swapaxes(1, 2)),
-        Fault("channels_reversed", inputs=lambda inputs: inputs[..., ::-1]),
-        Fault("padding_at_the_start", inputs=padded_by_one),
+        Fault("height_and_width_swapped", patches=inputs(lambda images: images.swapaxes(1, 2))),
+        Fault("channels_reversed", patches=inputs(lambda images: images[..., ::-1])),
+        Fault("padding_at_the_start", patches=inputs(padded_by_one)),
         Fault("epsilon_doubled", architecture=lambda a: {"layer_norm_epsilon": 2 * a.layer_norm_epsilon}),
         Fault("another_epsilon", architecture=lambda a: {"layer_norm_epsilon": 1e-5}),
         Fault("gelu_by_erf", patches=gelu(lambda x, right: right(x, approximate=False))),
