@@ -8,83 +8,53 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+from utils.artefact.staging import Published
 from utils.command import run_command
 from utils.errors import ConversionError
 from utils.families import FAMILIES
-from utils.families.variants import BESIDE, HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.families.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.files import written_whole
 from utils.notebook import execution
 from utils.parity.report import Report
 from utils.settings import KEYWORDS, Settings
+from utils.tables import aligned
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_notebook(settings: Settings, progress: str = "bar") -> list[Path]:
-    """Runs the variant's notebook; returns SavedModel folder, tarball, manifest and executed notebook.
+def run_notebook(settings: Settings, progress: str = "bar") -> Published:
+    """Runs the variant's notebook; leaves it, executed, beside the artefact, under the artefact's name.
 
     progress: as `execution.executed` takes it. Raises ConversionError for whatever stops the notebook, and
     KeyboardInterrupt where it was interrupted.
     """
     variant = settings.check()
+    notebook = ROOT / FAMILIES[variant.family].notebook
+    if not notebook.is_file():
+        raise ConversionError(f"{notebook} is not there: run this from a whole checkout of the repository.")
     folder = Path(settings.output_dir).expanduser().absolute()
-    given = {"variant": variant.name, "head": settings.head, "image_size": settings.size(variant)}
-    given |= {"output_dir": str(folder), "checkpoint": settings.checkpoint}
     # The notebooks have the same defaults, and each only the parameters that make sense for its family.
-    others = {name: getattr(settings, name) for name in ("seed", "operations", "use_ema", "formats")}
-    given |= {name: value for name, value in others.items() if value != getattr(Settings, name)}
+    given = {name: value for name, value in asdict(settings).items() if value != getattr(Settings, name, None)}
+    given |= {"image_size": settings.size(variant), "output_dir": str(folder)}
     if settings.labels:
         given["labels"] = str(Path(settings.labels).expanduser().absolute())
-    notebook = ROOT / FAMILIES[variant.family].notebook
-    execution.require_parameters(notebook, given)
     given["checkpoint"] = chosen = choose_checkpoint(variant, settings.checkpoint, settings.seed)  # may download
 
     weights = chosen if chosen in KEYWORDS else "custom"
     name = artefact_name(variant.name, settings.head, weights, settings.operations)
-    made = [folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json", folder / f"{name}.ipynb"]
+    made = Published(folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json")
     with execution.executed(notebook, given, progress) as written:
-        if missing := [str(path) for path in made[:3] if not path.exists()]:
+        if missing := [str(path) for path in made if not path.exists()]:
             raise ConversionError(f"{notebook.name} ended, but did not write {', '.join(missing)}.")
-        execution.place(written, made[3])
+        # A rename would not do: the two may be on different file systems.
+        with written.open("rb") as original, written_whole(folder / f"{name}.ipynb") as file:
+            shutil.copyfileobj(original, file)
     return made
-
-
-def choose_checkpoint(variant: Variant, checkpoint: str, seed: int) -> str:
-    """The notebook's `checkpoint`: a keyword, or a local file's absolute path.
-
-    "auto" is decided here, since the artefact's name depends on it, with a warning on stderr for synthetic weights.
-    """
-    if checkpoint != "auto":
-        keep = checkpoint in KEYWORDS or not checkpoint.strip()  # the notebook refuses an empty one
-        return checkpoint if keep else str(Path(checkpoint).expanduser().absolute())
-    from utils.checkpoints import loading
-
-    found = loading.resolve(variant, "auto", seed)
-    if found.reason:
-        _warn(variant, found.reason)
-    return found.weights
-
-
-def summary(made: list[Path]) -> str:
-    """Where everything is, and the parity table of the manifest: text for a terminal."""
-    folder, tarball, manifest_path, notebook = made
-    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    lines = [
-        "",
-        Report.from_json(manifest["parity"]).table(),
-        "",
-        f"SavedModel         {folder}{os.sep}",
-        f"Tarball            {tarball} ({tarball.stat().st_size / 1e6:.1f} MB)",
-        *(f"{BESIDE[key]:<18} {folder}.{key}" for key in BESIDE if Path(f"{folder}.{key}").is_file()),
-        f"Manifest           {manifest_path}",
-        f"Executed notebook  {notebook}",
-    ]
-    if manifest.get("weights") == "synthetic":
-        lines += ["", "SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing."]
-    return "\n".join(lines)
 
 
 WARNING = """
@@ -98,36 +68,46 @@ WARNING = """
 """
 
 
-def _warn(variant: Variant, reason: str) -> None:
-    text = WARNING.format(line="!" * 100, name=variant.name, reason=reason.replace("\n", "\n!!! "))
-    print(text, file=sys.stderr, flush=True)
+def choose_checkpoint(variant: Variant, checkpoint: str, seed: int) -> str:
+    """The notebook's `checkpoint`: a keyword, or a local file's absolute path.
+
+    "auto" is decided here, since the artefact's name depends on it, with a warning on stderr for synthetic weights.
+    """
+    if checkpoint != "auto":
+        return checkpoint if checkpoint in KEYWORDS else str(Path(checkpoint).expanduser().absolute())
+    from utils.checkpoints import loading
+
+    found = loading.resolve(variant, "auto", seed)
+    if found.reason:
+        reason = found.reason.replace("\n", "\n!!! ")
+        print(WARNING.format(line="!" * 100, name=variant.name, reason=reason), file=sys.stderr, flush=True)
+    return found.weights
+
+
+def summary(made: Published) -> str:
+    """Where everything is, and the parity table of the manifest: text for a terminal."""
+    manifest = json.loads(made.manifest.read_text(encoding="utf-8"))
+    places = made.facts | {"executed notebook": f"{made.folder}.ipynb"}
+    lines = ["", Report.from_json(manifest["parity"]).table(), "", aligned(list(places.items()))]
+    if manifest.get("weights") == "synthetic":
+        lines += ["", "SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing."]
+    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m utils.convert", description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", default="convmixer_768_32", help=f"one of: {', '.join(VARIANTS)}")
-    parser.add_argument("--head", default="classification", help=f"one of: {', '.join(HEADS)}")
-    parser.add_argument("--checkpoint", default="auto", help=f"{', '.join(KEYWORDS)}, or a local file")
-    parser.add_argument("--output-dir", default="exports", help="where the artefacts go (default: exports)")
+    parser.add_argument("--variant", help=f"one of: {', '.join(VARIANTS)}")
+    parser.add_argument("--head", help=f"one of: {', '.join(HEADS)}")
+    parser.add_argument("--checkpoint", help=f"{', '.join(KEYWORDS)}, or a local file")
+    parser.add_argument("--output-dir", help="where the artefacts go (default: exports)")
     parser.add_argument("--image-size", type=int, help="pixels; 0: any height and width (ConvMixer)")
-    parser.add_argument(
-        "--seed", type=int, default=Settings.seed, help="of synthetic weights and of the inputs compared"
-    )
-    parser.add_argument(
-        "--operations", default=Settings.operations, help=f"for the Mixer, one of: {', '.join(OPERATIONS)}"
-    )
-    parser.add_argument(
-        "--labels",
-        default=Settings.labels,
-        help="a UTF-8 file with one class name per line, for a classifier of one's own",
-    )
+    parser.add_argument("--seed", type=int, help="of synthetic weights and of the inputs compared")
+    parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
+    parser.add_argument("--labels", help="a UTF-8 file with a class name per line, for a classifier of your own")
     parser.add_argument("--use-ema", action="store_true", help="ConvMixer: the moving average in a trainer's file")
-    parser.add_argument(
-        "--formats",
-        default=Settings.formats,
-        help='"saved_model, keras, onnx" for files of Keras 3 and, from a ConvMixer, ONNX',
-    )
+    parser.add_argument("--formats", help='"saved_model, keras, onnx": files of Keras 3 and, from a ConvMixer, ONNX')
     parser.add_argument("--progress", default="bar", choices=("bar", "lines"), help="lines: `cell 3 of 25` on stdout")
+    parser.set_defaults(**asdict(Settings("convmixer_768_32")))
     return parser
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from unittest.mock import Mock
 
 import extractors
 import pytest
@@ -23,11 +24,8 @@ def put(kind, folder, written):
     return folder / published.folder.name
 
 
-def test_a_model_that_was_named_is_taken_as_it_is(tmp_path):
-    assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "")
-
-
 def test_the_newest_of_the_head_is_taken_from_all_folders_and_broken_ones_do_not_count(tmp_path):
+    assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "")  # named ones are taken as they are
     one, other = tmp_path / "one", tmp_path / "other"
     put("convmixer", one, 2000)
     newest = put("xla", other, 3000)
@@ -54,23 +52,13 @@ def test_else_the_published_one_is_fetched(tmp_path, monkeypatch):
 
 
 def test_else_a_tiny_one_is_converted_and_said_to_recognise_nothing(tmp_path, monkeypatch):
-    asked = []
-
-    def ran(command, **options):
-        asked.append(command)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
+    ran = Mock(return_value=subprocess.CompletedProcess([], 0, "", ""))
     monkeypatch.setattr(module.subprocess, "run", ran)
     found = at_hand("auto", "fe", str(tmp_path), "exports", release=NOWHERE)
     assert found.model.endswith(os.path.join("exports", "convmixer_tiny_fe_synthetic"))
     assert "SYNTHETIC WEIGHTS" in found.notice
     assert "could not be fetched" in found.notice
-    (command,) = asked
-    assert command[1:5] == ["-m", "utils.convert", "--variant", "convmixer_tiny"]
-
-
-def test_what_stops_that_conversion_is_told(tmp_path, monkeypatch):
-    failed = subprocess.CompletedProcess([], 1, "", "error: no space is left")
-    monkeypatch.setattr(module.subprocess, "run", lambda *_, **__: failed)
+    assert ran.call_args.args[0][1:5] == ["-m", "utils.convert", "--variant", "convmixer_tiny"]
+    ran.return_value = subprocess.CompletedProcess([], 1, "", "error: no space is left")
     with pytest.raises(ConversionError, match=r"could not be converted: error: no space is left Give the path"):
         at_hand("auto", "fe", str(tmp_path), release=NOWHERE)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pip
 import pytest
@@ -36,8 +37,7 @@ def there(monkeypatch):
 
     monkeypatch.setattr(colab, "installed_versions", lambda: dict(installed))
     monkeypatch.setattr(colab.subprocess, "run", run)
-    installed_commands = type("There", (), {"installed": installed, "commands": commands, "refused": refused})
-    return installed_commands
+    return SimpleNamespace(installed=installed, commands=commands, refused=refused)
 
 
 def test_what_is_there_in_any_version_is_left_alone(there):
@@ -75,34 +75,18 @@ def test_set_up_tells_what_it_did_and_what_it_does_not_know(there, capsys):
     colab.set_up()
     printed = capsys.readouterr().out
     assert f"Installed: onnx {PINNED['onnx']}." in printed
-    assert re.search(r"^tensorflow +99\.1 +newer +.*2\.21\.0", printed, re.MULTILINE)
+    assert re.search(r"^tensorflow +99\.1 +.*2\.21\.0", printed, re.MULTILINE)
 
 
-KNOWN = {name: [version] for name, version in PINNED.items()} | {
-    "python": list(colab.PYTHONS),
-    "torch": ["2.9.0", "2.13.0"],
-}
-
-
-@pytest.mark.parametrize(
-    ("version", "relation"),
-    [
-        *(("2.10.0", "in between"), ("2.13.0rc1", "in between"), ("2.9.0rc2", "older")),
-        ("2.8.1", "older"),
-        ("2.14.0", "newer"),
-    ],
-)
-def test_every_unknown_version_is_in_one_table(version, relation):
-    table = colab.version_report(PINS | {"torch": version, "numpy": "99.0"}, KNOWN)
-    assert re.search(rf"^torch +{re.escape(version)} +{relation} +2\.9\.0, 2\.13\.0$", table, re.MULTILINE)
-    assert re.search(r"^numpy +99\.0 +newer ", table, re.MULTILINE)
+def test_every_unknown_version_is_in_one_table():
+    known = {name: [version] for name, version in PINNED.items()} | {"python": list(colab.PYTHONS)}
+    known |= {"torch": ["2.9.0", "2.13.0"]}
+    there = PINS | {"torch": "2.9.0+cpu"}
+    assert colab.version_report(there, known) == "Every version is one that this was tested with."
+    table = colab.version_report(there | {"torch": "2.10.0"}, known | {"python": ["9.9"]})
+    assert re.search(r"^torch +2\.10\.0 +2\.9\.0, 2\.13\.0$", table, re.MULTILINE)
+    assert re.search(r"^python .* 9\.9$", table, re.MULTILINE)
     assert len(table.splitlines()) == 4
-
-
-def test_known_versions_are_not_in_the_table_and_an_unknown_python_is():
-    assert "torch" not in colab.version_report(PINS | {"torch": "2.9.0+cpu", "numpy": "99"}, KNOWN)
-    assert colab.version_report(PINS, KNOWN) == "Every version is one that this was tested with."
-    assert re.search(r"^python .* older ", colab.version_report(PINS, KNOWN | {"python": ["9.9"]}), re.MULTILINE)
 
 
 def test_known_are_the_pins_and_what_runs_that_passed_were_made_with(monkeypatch, tmp_path):
@@ -120,11 +104,6 @@ def test_known_are_the_pins_and_what_runs_that_passed_were_made_with(monkeypatch
     assert colab.known_versions()["torch"] == [PINNED["torch"]]
 
 
-def test_the_versions_of_python_are_those_of_the_workflow():
-    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
-    assert tuple(dict.fromkeys(re.findall(r'"(3\.\d+)"', workflow))) == colab.PYTHONS
-
-
 @pytest.mark.parametrize("notebook", sorted(ROOT.glob("*.ipynb")), ids=lambda path: path.name)
 def test_every_notebook_sets_up_colab_alike(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -138,14 +117,12 @@ def test_every_notebook_sets_up_colab_alike(notebook):
     ("module", "variable", "sets_up"),
     [("google.colab", "ANY", True), ("any", "KAGGLE_KERNEL_RUN_TYPE", True), ("any", "ANY", False)],
 )
-def test_the_set_up_cell_knows_colab_and_kaggle(module, variable, sets_up):
+def test_the_set_up_cell_knows_colab_and_kaggle(monkeypatch, module, variable, sets_up):
     cell = json.loads((ROOT / "conversion_convmixer.ipynb").read_text(encoding="utf-8"))["cells"][2]["source"]
     (condition,) = re.findall(r"^if (.*):$", "".join(cell), re.MULTILINE)
-    code = f"import os, sys; sys.modules[{module!r}] = sys; print({condition})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={variable: "Batch"}, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == str(sets_up)
+    monkeypatch.setitem(sys.modules, module, sys)
+    monkeypatch.setenv(variable, "Batch")
+    assert eval(condition) is sets_up  # noqa: S307
 
 
 def test_real_pip_downgrades_nothing_for_what_it_installs_and_a_pin_gives_way(tmp_path):
@@ -207,7 +184,7 @@ def run_with_hub(tmp_path):
     return call
 
 
-def test_tensorflow_hub_is_imported_where_setuptools_has_no_pkg_resources(run_with_hub):
+def test_tensorflow_hub_is_imported_where_setuptools_has_no_pkg_resources(run_with_hub, tmp_path):
     assert "No module named 'pkg_resources'" in run_with_hub("import tensorflow_hub").stderr
     code = (
         f"{IMPORT}import tensorflow, tensorflow_hub\n"
@@ -215,9 +192,7 @@ def test_tensorflow_hub_is_imported_where_setuptools_has_no_pkg_resources(run_wi
     )
     done = run_with_hub(code)
     assert done.stdout.split() == ["True", "True", "False", "False"], done.stderr
-
-
-def test_pkg_resources_stays_setuptools_own_where_it_is_there(run_with_hub, tmp_path):
+    # Where it is there, it stays setuptools' own.
     (tmp_path / "pkg_resources.py").write_text("def parse_version(text):\n    return float(text)\n")
     done = run_with_hub(f"{IMPORT}print(hub.newer)", hidden="")
     assert done.stdout.split() == ["False"], done.stderr  # 2.10 < 2.9 as floats: it was this module that was asked

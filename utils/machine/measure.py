@@ -18,16 +18,6 @@ _MB = 1_000_000
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-def reset_peak_memory() -> bool:
-    """Starts the count of peak memory anew; False where the system cannot (only Linux can)."""
-    try:
-        # 5 resets the resident-set high-water mark: see proc(5), "clear_refs".
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
 class Stages:
     """Times named stages: `with stages("load"): ...`, then `stages.seconds["load"]`.
 

@@ -17,7 +17,6 @@ from utils.errors import ConversionError, PackagingError
 from utils.families.variants import artefact_name
 
 ROOT = Path(__file__).resolve().parents[2]
-AUTO = "auto"
 VARIANT, TINY = "convmixer_768_32", "convmixer_tiny"  # the published one that is taken; the one that is converted
 RELEASE = "https://github.com/mixers-to-tensorflow/mixers-to-tensorflow/releases/latest/download"
 
@@ -32,10 +31,16 @@ class AtHand(NamedTuple):
 def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtHand:
     """`model` itself, unless it is "auto".
 
-    head: of the artefact, "classification" or "fe". folders: where conversions are looked for; a tiny one is left in
-    the last. release: the address under which tarballs are published. ConversionError where no model can be had.
+    Args:
+        model: a notebook's parameter.
+        head: of the artefact, "classification" or "fe".
+        folders: where conversions are looked for; a tiny one is left in the last.
+        release: the address under which tarballs are published.
+
+    Raises:
+        ConversionError: no model can be had.
     """
-    if model != AUTO:
+    if model != "auto":
         return AtHand(model, "")
     places, named = [Path(folder).expanduser().absolute() for folder in folders], " or ".join(folders)
     if newest := _newest(places, head):
@@ -47,7 +52,16 @@ def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtH
         reason = str(error).splitlines()[0]
     else:
         return AtHand(address, f"model = auto: there is none in {named}, so the published one was fetched: {address}")
-    made = _converted(head, places[-1])
+    # In a process of its own: this one may have a GPU in use, and conversions take the CPU.
+    options = ["--variant", TINY, "--head", head, "--checkpoint", "synthetic", "--output-dir", str(places[-1])]
+    command = [sys.executable, "-m", "utils.convert", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConversionError(
+            f"model is 'auto', and a tiny one could not be converted: {done.stderr.strip()[-2000:]} Give the path of a "
+            "model."
+        )
+    made = places[-1] / artefact_name(TINY, head, "synthetic")
     return AtHand(
         str(made),
         f"model = auto: there is none in {named}, and {reason} So {made.name} was converted, a tiny model of "
@@ -67,16 +81,3 @@ def _newest(folders: Sequence[Path], head: str) -> Path | None:
         if manifest["head"] == head and manifest["name"] == path.stem and found:
             return found[0]
     return None
-
-
-def _converted(head: str, folder: Path) -> Path:
-    """Made in a process of its own: a notebook's kernel does not run another notebook."""
-    options = ["--variant", TINY, "--head", head, "--checkpoint", "synthetic", "--output-dir", str(folder)]
-    command = [sys.executable, "-m", "utils.convert", *options, "--progress", "lines"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConversionError(
-            f"model is 'auto', and a tiny one could not be converted: {done.stderr.strip()[-2000:]} Give the path of a "
-            "model."
-        )
-    return folder / artefact_name(TINY, head, "synthetic")

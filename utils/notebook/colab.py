@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,16 +14,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from utils.errors import ConversionError
 from utils.tables import aligned
 
-if TYPE_CHECKING:
-    from packaging.version import Version
-
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "assets" / "tables" / "colab.json"  # written by python -m benchmarks.colab
+FILES = {"requirements.txt": [], "requirements-onnx-tf.txt": ["--no-deps"]}  # and pip's options
 PYTHONS = ("3.11", "3.12", "3.13")
 # For running a notebook as a command; in Colab it is open already.
 COMMANDS_ONLY = ("papermill", "ipykernel", "nbconvert")
@@ -50,7 +46,7 @@ def install_missing() -> list[str]:
     Raises ConversionError when there is none.
     """
     installed = []
-    for file, options in (("requirements.txt", []), ("requirements-onnx-tf.txt", ["--no-deps"])):
+    for file, options in FILES.items():
         for name, version in pins(ROOT / file).items():
             if name in COMMANDS_ONLY or canonical(name) in installed_versions():
                 continue
@@ -61,45 +57,6 @@ def install_missing() -> list[str]:
     return installed
 
 
-def known_versions() -> dict[str, list[str]]:
-    """Tested versions by name, oldest first: the pins, and those of Colab's runtimes where all notebooks ran."""
-    known = {name: {version} for file in ROOT.glob("requirements*.txt") for name, version in pins(file).items()}
-    runs = json.loads(RUNS.read_text(encoding="utf-8"))["samples"] if RUNS.is_file() else []
-    failed = {run["runtime"] for run in runs if run["verdict"] != "yes"}
-    for run in runs:
-        for name, version in run["versions"].items() if run["runtime"] not in failed else ():
-            known.setdefault(name, set()).add(version)
-    return {name: sorted(versions, key=_order) for name, versions in known.items()} | {"python": list(PYTHONS)}
-
-
-def version_report(installed: Mapping[str, str], known: Mapping[str, Iterable[str]]) -> str:
-    """A table of what is installed in a version that nobody tested, or a line that there is no such thing.
-
-    installed: version by canonical name. known: `known_versions()`.
-    """
-    here = {"python": ".".join(map(str, sys.version_info[:2]))} | {
-        name: _public(installed[canonical(name)])
-        for file in ("requirements.txt", "requirements-onnx-tf.txt")
-        for name in pins(ROOT / file)
-        if canonical(name) in installed and name not in COMMANDS_ONLY
-    }
-    rows = [
-        (name, version, _relation(version, list(known[name])), ", ".join(known[name]))
-        for name, version in here.items()
-        if version not in known[name]
-    ]
-    if not rows:
-        return "Every version is one that this was tested with."
-    rows = [("", "here", "", "tested with"), *rows]
-    return f"These versions are not among those that this was tested with:\n{aligned(rows)}"
-
-
-def pins(path: Path) -> dict[str, str]:
-    """Version by name of a requirements file whose lines are `name==version`."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
-
-
 def _install(name: str, version: str, options: list[str]) -> None:
     held = [f"{there}=={found}" for there, found in installed_versions().items() if _VERSION.fullmatch(found)]
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +64,7 @@ def _install(name: str, version: str, options: list[str]) -> None:
         constraints.write_text("\n".join(held) + "\n", encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints), *options]
         for requirement in (f"{name}=={version}", name):
-            done = subprocess.run([*command, requirement], capture_output=True, text=True, env=dict(os.environ))
+            done = subprocess.run([*command, requirement], capture_output=True, text=True)
             if done.returncode == 0:
                 return
     errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
@@ -115,6 +72,41 @@ def _install(name: str, version: str, options: list[str]) -> None:
         f"{name} could not be installed beside what Colab has: {' '.join(errors[:3]) or 'pip said nothing'}. "
         "Try another runtime version (Runtime > Change runtime type), or run the notebook on your own machine."
     )
+
+
+def known_versions() -> dict[str, list[str]]:
+    """Tested versions by name, oldest first: the pins, and those of Colab's runtimes where all notebooks ran."""
+    from packaging.version import parse  # TensorFlow and others need it, so it is there by now
+
+    known = {name: {version} for file in FILES for name, version in pins(ROOT / file).items()}
+    runs = json.loads(RUNS.read_text(encoding="utf-8"))["samples"] if RUNS.is_file() else []
+    failed = {run["runtime"] for run in runs if run["verdict"] != "yes"}
+    for run in runs:
+        for name, version in run["versions"].items() if run["runtime"] not in failed else ():
+            known.setdefault(name, set()).add(version)
+    return {name: sorted(versions, key=parse) for name, versions in known.items()} | {"python": list(PYTHONS)}
+
+
+def version_report(installed: Mapping[str, str], known: Mapping[str, Iterable[str]]) -> str:
+    """A table of what is installed in a version that nobody tested, or a line that there is no such thing.
+
+    installed: version by canonical name. known: `known_versions()`.
+    """
+    here = {name: installed.get(canonical(name), "") for file in FILES for name in pins(ROOT / file)}
+    # PyTorch's 2.13.0+cpu is 2.13.0.
+    here = {name: version.partition("+")[0] for name, version in here.items() if name not in COMMANDS_ONLY and version}
+    here |= {"python": ".".join(map(str, sys.version_info[:2]))}
+    rows = [(name, version, ", ".join(known[name])) for name, version in here.items() if version not in known[name]]
+    if not rows:
+        return "Every version is one that this was tested with."
+    table = aligned([("", "here", "tested with"), *rows])
+    return f"These versions are not among those that this was tested with:\n{table}"
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Version by name of a requirements file whose lines are `name==version`."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
 def installed_versions() -> dict[str, str]:
@@ -129,21 +121,3 @@ def installed_versions() -> dict[str, str]:
 def canonical(name: str) -> str:
     """A distribution's name as all ways to write it become one."""
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _public(version: str) -> str:
-    """Without what a builder added: PyTorch's 2.13.0+cpu is 2.13.0."""
-    return version.partition("+")[0]
-
-
-def _relation(version: str, tested: list[str]) -> str:
-    if _order(version) > _order(tested[-1]):
-        return "newer"
-    return "older" if _order(version) < _order(tested[0]) else "in between"
-
-
-def _order(version: str) -> Version:
-    """2.21.0rc1 comes before 2.21.0."""
-    from packaging.version import parse  # TensorFlow and others need it, so it is there by now
-
-    return parse(version)

@@ -6,34 +6,17 @@ import io
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from utils import errors
-from utils.errors import ConversionError, ParameterError
-from utils.files import written_whole
-
-
-def require_parameters(notebook: Path, names: Iterable[str]) -> None:
-    """Raises ParameterError for a parameter that the notebook lacks: papermill only warns of it, and runs.
-
-    Raises ConversionError for a notebook that is not there.
-    """
-    import papermill
-
-    if not notebook.is_file():
-        raise ConversionError(f"{notebook} is not there: run this from a whole checkout of the repository.")
-    known = papermill.inspect_notebook(str(notebook))
-    if unknown := sorted(set(names) - set(known)):
-        raise ParameterError(f"{notebook.name} has no parameter {', '.join(unknown)}. It has: {', '.join(known)}.")
+from utils.errors import ConversionError
 
 
 class _CellLines(io.TextIOBase):
     """Where papermill's progress bar may write, so that a program can read it: a line on stdout for each cell."""
-
-    FORMAT = "cell {n_fmt} of {total_fmt}"
 
     def write(self, text: str) -> int:
         if bar := text.strip():
@@ -52,7 +35,7 @@ def executed(notebook: Path, parameters: Mapping[str, Any], progress: str = "bar
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    lines = {"file": _CellLines(), "bar_format": _CellLines.FORMAT, "mininterval": 0}
+    lines = {"file": _CellLines(), "bar_format": "cell {n_fmt} of {total_fmt}", "mininterval": 0}
     folder = Path(tempfile.mkdtemp(prefix="conversion-"))
     written = folder / notebook.name
     keep = f"\nThe notebook as far as it got: {written}"
@@ -68,9 +51,9 @@ def executed(notebook: Path, parameters: Mapping[str, Any], progress: str = "bar
         )
         yield written
     except papermill.PapermillExecutionError as error:
+        message = re.sub(r"\x1b\[[0-9;]*m", "", error.evalue)  # without colours
         ours = isinstance(getattr(errors, error.ename, None), type)
-        message = _plain(error.evalue) if ours else f"{error.ename}: {_plain(error.evalue)}"
-        raise ConversionError(message + keep) from error
+        raise ConversionError(message + keep if ours else f"{error.ename}: {message}{keep}") from error
     except DeadKernelError as error:
         raise ConversionError(f"The notebook's kernel died, most likely for want of memory.{keep}") from error
     except (ConversionError, OSError) as error:
@@ -79,13 +62,3 @@ def executed(notebook: Path, parameters: Mapping[str, Any], progress: str = "bar
         shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
-def place(source: Path, destination: Path) -> None:
-    """Copies, whole or not at all: a rename would not do, as the two may be on different file systems."""
-    with source.open("rb") as original, written_whole(destination) as file:
-        shutil.copyfileobj(original, file)
