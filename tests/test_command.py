@@ -21,8 +21,5 @@ def run(code, parent):
 
 def test_only_the_command_itself_ends_with_its_parent_and_not_what_it_starts():
     assert run(PARENT, os.getpid()).stdout.strip() == "done"
-
-
-def test_a_command_whose_parent_is_gone_ends_as_if_interrupted():
     done = run(CHILD, 2**22 + 1)  # no process has this number
     assert (done.stdout, done.stderr.strip()) == ("", "ended")
