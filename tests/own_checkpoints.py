@@ -14,18 +14,13 @@ def state_dict(name="convmixer_tiny"):
     return torch.load(tiny.GOLDEN / f"{name}.timm.pth.tar", weights_only=True)["state_dict"]
 
 
-def flax():
-    with np.load(tiny.GOLDEN / "mixer_tiny.npz") as file:
-        return dict(file)
-
-
-def timm_mixer(arrays=None):
+def timm_mixer():
     """The golden Mixer under timm's names, by rules of this test's own."""
     names = {"stem": "stem.proj", "pre_head_layer_norm": "norm", "token_mixing": "mlp_tokens",
              "channel_mixing": "mlp_channels", "Dense_0": "fc1", "Dense_1": "fc2", "LayerNorm_0": "norm1",
              "LayerNorm_1": "norm2", "kernel": "weight", "scale": "weight"}  # fmt: skip
     found = {}
-    for key, array in (arrays or flax()).items():
+    for key, array in tiny.mixer_weights().items():
         parts = [names.get(part, part.replace("MixerBlock_", "blocks.")) for part in key.split("/")]
         if key.endswith("kernel"):
             array = np.einsum("hwio->oihw", array) if array.ndim == 4 else array.T
@@ -53,6 +48,7 @@ def assert_same(found, wanted):
     for key, array in wanted.items():
         np.testing.assert_array_equal(found[key], array, err_msg=key)
         assert found[key].dtype in (np.float32, np.int64)
+        assert found[key].flags.c_contiguous
 
 
 def training_file(**more):

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
 from utils import archives
 from utils.archives import ArchiveError, Refusal, open_zip, read_member, read_tarball
 from utils.artefact.lite_file import unpack_lite
 from utils.artefact.tarball import extract_tarball, hash_tarball
-from utils.checkpoints.loading import read as read_checkpoint
 from utils.errors import CheckpointError, EvaluationError, PackagingError
 from utils.families.variants import get_variant
 from utils.keras_models import archive as keras_archive
@@ -47,13 +47,13 @@ SMALL_GOLDEN = golden_bytes(
 READERS = {
     "torch": (
         unzipped((GOLDEN / "convmixer_tiny.timm.pth.tar").read_bytes()),
-        lambda path: read_checkpoint(path, get_variant("convmixer_tiny")),
+        lambda path: tiny.read(path, get_variant("convmixer_tiny")),
         CheckpointError,
         False,
     ),
     "npz": (
         unzipped((GOLDEN / "mixer_tiny.npz").read_bytes()),
-        lambda path: read_checkpoint(path, get_variant("mixer_tiny")),
+        lambda path: tiny.read(path, get_variant("mixer_tiny")),
         CheckpointError,
         False,
     ),

@@ -7,12 +7,17 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from utils.checkpoints.loading import read
+from utils.checkpoints.loading import Checkpoint, load
 from utils.families.variants import OUTPUTS, get_variant
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 NAMES = ("convmixer_tiny", "convmixer_tiny_relu")
 LAYOUTS = ("timm", "sequential")
+
+
+def read(path, variant, head="classification"):
+    """The checked arrays of a file."""
+    return load(Checkpoint(Path(path), "official", None, ""), variant, head).arrays
 
 
 def slow(*values):

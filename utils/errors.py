@@ -17,10 +17,6 @@ class CheckpointUnavailable(CheckpointError):
     """The official checkpoint could not be fetched: host unreachable or an HTTP error."""
 
 
-class CheckpointWarning(UserWarning):
-    """What is no error in a checkpoint, and must be known all the same: converted dtypes, entries left out."""
-
-
 class ParameterError(ConversionError):
     """A notebook or function parameter is unknown or impossible."""
 

@@ -1,371 +1,228 @@
-"""Both layouts read to the same arrays; every kind of bad file is refused by name, and none is executed."""
+"""Honest files of every kind read to the same arrays, and what the user must know is noted."""
 
-import io
-import os
-import pickle
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
+import dataclasses
+import itertools
 
-import memory
 import numpy as np
 import pytest
+import tiny
 import torch
-from own_checkpoints import assert_same, flax, saved, state_dict
+from own_checkpoints import assert_same, custom, of_classes, saved, state_dict, timm_mixer, training_file
+from safetensors.torch import save_file
 
-from utils.checkpoints import synthetic
-from utils.checkpoints.loading import read, resolve
-from utils.errors import CheckpointError, ParameterError
+from utils.checkpoints import loading
+from utils.checkpoints.loading import load
+from utils.errors import CheckpointError
 from utils.families import FAMILIES
-from utils.families.variants import get_variant
+from utils.families.variants import customised, get_variant
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-GOLDEN = REPOSITORY / "tests" / "data" / "golden"
-TINY = get_variant("convmixer_tiny")
-TINY_MIXER = get_variant("mixer_tiny")
+TINY, TINY_MIXER = get_variant("convmixer_tiny"), get_variant("mixer_tiny")
 
 
-def saved_npz(tmp_path, arrays):
-    np.savez(tmp_path / "file.npz", **arrays)
-    return tmp_path / "file.npz"
+def write(path, arrays, kind):
+    """The arrays in a file of a kind; what is no tensor yet becomes one, or the reverse."""
+    if kind == "npz":
+        with path.open("wb") as file:
+            np.savez(file, **{key: np.asarray(array) for key, array in arrays.items()})
+        return path
+    tensors = {key: torch.as_tensor(array) for key, array in arrays.items()}
+    if kind == "safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=kind != "legacy")
+    return path
 
 
-# Both layouts, and what trainers wrap around them.
+@pytest.mark.parametrize("kind", ["as it is", "legacy", "safetensors"])
+@pytest.mark.parametrize("layout", tiny.LAYOUTS)
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_convmixer_of_either_layout_reads_to_the_same_arrays(tmp_path, name, layout, kind):
+    path = tiny.GOLDEN / f"{name}.{layout}.pth.tar"
+    if kind != "as it is":
+        content = torch.load(path, weights_only=True)
+        path = write(tmp_path / "own", content.get("state_dict", content), kind)
+    found = tiny.read(path, get_variant(name))
+    assert_same(found, {key: value.numpy() for key, value in state_dict(name).items()})
+    assert {key: array.shape for key, array in found.items()} == get_variant(name).shapes
 
 
-@pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu"])
-def test_both_key_layouts_read_to_the_same_arrays(name):
-    timm = read(GOLDEN / f"{name}.timm.pth.tar", get_variant(name))
-    sequential = read(GOLDEN / f"{name}.sequential.pth.tar", get_variant(name))
-    assert {key: array.shape for key, array in timm.items()} == get_variant(name).shapes
-    assert_same(timm, {key: value.numpy() for key, value in state_dict(name).items()})
-    assert_same(sequential, timm)
-
-
-def test_mixer_reads_to_its_flat_keys():
-    assert_same(read(GOLDEN / "mixer_tiny.npz", TINY_MIXER), flax())
-
-
-def test_head_is_dropped_only_by_name(tmp_path):
-    without = {key: value for key, value in flax().items() if not key.startswith("head")}
-    path = saved_npz(tmp_path, without)
-    with pytest.raises(CheckpointError, match="2 missing: head/kernel; head/bias"):
-        read(path, TINY_MIXER)
-    assert read(path, TINY_MIXER, drop=FAMILIES["mixer"].head_keys).keys() == without.keys()
-    # A file with the head serves as well, and the head is left out.
-    assert read(GOLDEN / "mixer_tiny.npz", TINY_MIXER, drop=FAMILIES["mixer"].head_keys).keys() == without.keys()
-    features = read(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY, drop=FAMILIES["convmixer"].head_keys)
-    assert TINY.shapes.keys() - features.keys() == set(FAMILIES["convmixer"].head_keys)
-    with pytest.raises(ParameterError, match=r"drop names keys .* head\.kernel"):
-        read(path, TINY_MIXER, drop=("head.kernel",))
-
-
-# Entries that are not what they should be.
-
-
-def changed(key, value):
-    weights = state_dict()
-    weights[key] = value(weights[key]) if callable(value) else value
-    return weights
-
-
-def poisoned(value):
-    def poison(tensor):
-        tensor = tensor.clone()
-        tensor.view(-1)[1] = value
-        return tensor
-
-    return poison
-
-
-WRONG_TENSORS = {
-    "missing": (lambda: {k: v for k, v in state_dict().items() if k != "blocks.1.1.bias"},
-                r"1 missing: blocks\.1\.1\.bias"),
-    "surplus": (lambda: state_dict() | {"blocks.3.1.bias": torch.zeros(2)}, r"1 surplus: blocks\.3\.1\.bias"),
-    "surplus in the stem": (lambda: state_dict() | {"stem.norm.weight": torch.zeros(2)}, r"surplus: stem\.norm"),
-    "surplus by number": (lambda: torch.load(GOLDEN / "convmixer_tiny.sequential.pth.tar", weights_only=True)
-                          | {"9.weight": torch.zeros(1)}, r"1 surplus: 9\.weight"),
-    "misspelt": (lambda: {k.replace("head.b", "classifier.b"): v for k, v in state_dict().items()},
-                 r"1 surplus: classifier\.bias"),
-    "shape": (lambda: changed("head.weight", torch.zeros(11, 32)),
-              r"1 misshapen: head\.weight: expected \[10, 32\], found \[11, 32\]"),
-    "expanded": (lambda: changed("stem.0.bias", torch.zeros(1).expand(10**6, 10**6)),
-                 r"misshapen: stem\.0\.bias: expected \[32\], found \[1000000, 1000000\]"),
-    "integers": (lambda: changed("stem.0.weight", torch.Tensor.int),
-                 r"wrongly typed: stem\.0\.weight: expected float32, found int32"),
-    "too large": (lambda: changed("head.bias", lambda bias: bias.double() + 1e300),
-                  r"(?s)head\.bias: 0 NaN and 10 inf.*float64 values are too large"),
-    "counter": (lambda: changed("stem.2.num_batches_tracked", torch.Tensor.float),
-                "num_batches_tracked: expected int64, found float32"),
-    "list": (lambda: changed("stem.0.bias", [1.0, 2.0]), "expected float32, found list, no tensor"),
-    "sparse": (lambda: changed("head.weight", torch.Tensor.to_sparse), "sparse"),
-    "nan": (lambda: changed("blocks.2.3.weight", poisoned(float("nan"))),
-            r"not finite: blocks\.2\.3\.weight: 1 NaN and 0 infinite of 32"),
-    "infinite": (lambda: changed("head.bias", poisoned(float("-inf"))), r"head\.bias: 0 NaN and 1 infinite"),
-    "variance": (lambda: changed("stem.2.running_var", poisoned(-1.0)),
-                 r"negative variance: stem\.2\.running_var"),
-    "half parallel": (lambda: {("module." if k < "c" else "") + k: v for k, v in state_dict().items()},
-                      r"surplus: module\.blocks"),
-    "half compiled": (lambda: {("model." if k < "h" else "") + k: v for k, v in state_dict().items()},
-                      r"surplus: .*model\.blocks"),
-    "empty": (dict, "51 missing: .*and 41 more"),
-    "no mapping": (lambda: [torch.zeros(3)], "expected a state dict .* found list"),
-    "numbers as keys": (lambda: {0: torch.zeros(3)}, "expected a state dict"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", WRONG_TENSORS)
-def test_wrong_entry_of_a_pytorch_file_is_named(tmp_path, fault):
-    content, message = WRONG_TENSORS[fault]
-    path = saved(tmp_path, content())
-    with pytest.raises(CheckpointError, match=message) as raised:
-        read(path, TINY)
-    assert str(path) in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("key", "change", "message"),
-    [
-        ("head/kernel", lambda a: a.T.copy(), r"misshapen: head/kernel: expected \[32, 10\], found \[10, 32\]"),
-        ("head/bias", lambda a: a.astype(np.int64), "wrongly typed: head/bias: expected float32, found int64"),
-        ("head/bias", lambda a: a.astype(">f4"), "found >f4"),
-        ("stem/bias", lambda a: np.where(np.arange(a.size) == 3, np.float32("nan"), a), "not finite: stem/bias: 1 NaN"),
-    ],
-)
-def test_wrong_entry_of_an_npz_is_named(tmp_path, key, change, message):
-    path = saved_npz(tmp_path, flax() | {key: change(flax()[key])})
-    with pytest.raises(CheckpointError, match=message):
-        read(path, TINY_MIXER)
-
-
-def test_file_of_another_variant_is_recognised():
-    with pytest.raises(CheckpointError, match="looks like convmixer_tiny_relu:"):
-        read(GOLDEN / "convmixer_tiny_relu.sequential.pth.tar", TINY)
-    with pytest.raises(CheckpointError, match="looks like mixer_tiny:"):
-        read(GOLDEN / "mixer_tiny.npz", get_variant("mixer_s8_gsam"))
-
-
-def test_file_of_the_other_family_is_recognised():
-    with pytest.raises(CheckpointError, match=r"NumPy \(\.npz\) file.*conversion_mlpmixer\.ipynb"):
-        read(GOLDEN / "mixer_tiny.npz", TINY)
-    with pytest.raises(CheckpointError, match=r"PyTorch file.*conversion_convmixer\.ipynb"):
-        read(GOLDEN / "convmixer_tiny.timm.pth.tar", TINY_MIXER)
-
-
-# Files that are no checkpoints at all. For either family they are refused, and none is run.
-
-
-class Touch:
-    """Unpickled, it creates the file `path`."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-def bad_files(tmp_path):
-    whole = {".pth.tar": GOLDEN / "convmixer_tiny.timm.pth.tar", ".npz": GOLDEN / "mixer_tiny.npz"}
-    for suffix, path in whole.items():
-        content = path.read_bytes()
-        for share in (0.02, 0.5, 0.99):
-            (tmp_path / f"truncated {share}{suffix}").write_bytes(content[: int(len(content) * share)])
-        damaged = bytearray(content)
-        damaged[len(content) // 2] ^= 0xFF
-        (tmp_path / f"one byte flipped{suffix}").write_bytes(damaged)
-    (tmp_path / "empty").touch()
-    (tmp_path / "page.html").write_text("\n<!DOCTYPE html><html><body>Not Found</body></html>")
-    (tmp_path / "text").write_text("version https://git-lfs.github.com/spec/v1\n")
-    (tmp_path / "plain pickle").write_bytes(pickle.dumps({"stem.0.weight": [1.0]}))
-    (tmp_path / "pickle bomb").write_bytes(pickle.dumps(Touch(tmp_path / "executed")))
-    torch.save({"state_dict": state_dict(), "args": Touch(tmp_path / "executed")}, tmp_path / "zip bomb object")
-    torch.save(
-        {"state_dict": state_dict(), "args": Touch(tmp_path / "executed")},
-        tmp_path / "legacy bomb object",
-        _use_new_zipfile_serialization=False,
+@pytest.mark.parametrize("names", ["flax", "timm"])
+@pytest.mark.parametrize("kind", ["npz", "pth", "safetensors"])
+def test_mixer_of_either_layout_reads_to_flaxs_arrays(tmp_path, kind, names):
+    with np.load(tiny.GOLDEN / "mixer_tiny.npz") as file:
+        flax = dict(file)
+    path = write(tmp_path / "own", flax if names == "flax" else timm_mixer(), kind)
+    official, own = (
+        load(dataclasses.replace(custom(path), weights="official"), TINY_MIXER),
+        load(custom(path), TINY_MIXER),
     )
-    np.savez(
-        tmp_path / "pickled array.npz",
-        **flax() | {"head/bias": np.array([Touch(tmp_path / "executed")])},
-    )
-    with zipfile.ZipFile(tmp_path / "other archive.zip", "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    return sorted(tmp_path.iterdir())
+    assert_same(official.arrays, flax)
+    assert official.notes == ()
+    assert ["erf" in note for note in own.notes] == [True] * (names == "timm"), "timm trains with another GELU"
 
 
-def test_files_that_are_no_checkpoints_are_refused_and_never_executed(tmp_path):
-    for path in [*bad_files(tmp_path), tmp_path / "absent"]:
-        for variant in (TINY, TINY_MIXER):
-            with pytest.raises(CheckpointError) as raised:
-                read(path, variant)
-            assert str(path) in str(raised.value), path.name
-            assert not (tmp_path / "executed").exists(), f"{path.name} was executed"
-    # The bombs are live: a careless reader would have been hit.
-    pickle.loads((tmp_path / "pickle bomb").read_bytes()).close()
-    assert (tmp_path / "executed").exists()
+@pytest.mark.parametrize(("variant", "kind"), [(TINY, "pth"), (TINY, "safetensors"), (TINY_MIXER, "npz")])
+def test_features_need_no_head(tmp_path, variant, kind):
+    weights = state_dict() if variant is TINY else tiny.mixer_weights()
+    head = FAMILIES[variant.family].head_keys
+    path = write(tmp_path / "own", {key: value for key, value in weights.items() if key not in head}, kind)
+    assert load(custom(path), variant, "fe").arrays.keys() == weights.keys() - set(head)
+    with pytest.raises(CheckpointError, match=f"(?s)2 missing: {'; '.join(head)}.*set head to 'fe'"):
+        load(custom(path), variant)
+    whole = write(tmp_path / "whole", weights, kind)
+    assert load(custom(whole), variant, "fe").arrays.keys() == weights.keys() - set(head)
+
+
+LOSS = {"float16": "without loss", "bfloat16": "without loss", "float64": "loses digits"}
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("empty", "this is empty"),
-        ("page.html", "this is a web page"),
-        ("truncated 0.5.pth.tar", "cut short"),
-        ("plain pickle", "bare Python pickle"),
-        ("zip bomb object", r"holds Python objects \(_?io\.open\).*Save the state dict alone"),
-        ("folder", "found a folder"),
-        ("pipe", "found a device or pipe"),
-        ("one byte flipped.pth.tar", "damaged"),
-        ("other archive.zip", r"readme\.txt"),
-    ],
+    ("kind", "dtype"),
+    [*itertools.product(("pth", "safetensors"), LOSS), ("npz", "float16"), ("npz", "float64")],  # NumPy has no bfloat16
 )
-def test_refusal_says_what_the_file_is(tmp_path, name, message):
-    bad_files(tmp_path)
-    with pytest.raises(CheckpointError, match=message):
-        read(tmp_path / name, TINY)
+def test_other_precision_is_converted_and_noted(tmp_path, dtype, kind):
+    variant, weights = TINY, state_dict()
+    if kind == "npz":
+        variant, weights = TINY_MIXER, {key: torch.tensor(array) for key, array in tiny.mixer_weights().items()}
+    weights = {k: v.to(getattr(torch, dtype)) if v.is_floating_point() else v for k, v in weights.items()}
+    loaded = load(custom(write(tmp_path / "own", weights, kind)), variant)
+    assert_same(loaded.arrays, {k: v.float().numpy() if v.is_floating_point() else v for k, v in weights.items()})
+    (note,) = loaded.notes
+    assert dtype in note
+    assert LOSS[dtype] in note
 
 
-def test_unreadable_file_is_refused_by_name(tmp_path, monkeypatch):
-    # Not by chmod: the superuser, as whom containers run tests, may read everything.
-    path = saved(tmp_path, state_dict())
-
-    def denied(self, *_, **__):
-        raise PermissionError(13, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(CheckpointError, match=r"own\.pth\.tar: the file cannot be read: Permission denied"):
-        read(path, TINY)
+# Classes of one's own.
 
 
-def repacked(source, target, change=lambda name, data: [(name, data)], compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
-        for info in old.infolist():
-            for name, data in change(info.filename, old.read(info)):
-                new.writestr(name, data)
-    return target
+@pytest.mark.parametrize("count", [1, 3, 1000])
+def test_local_file_has_its_own_number_of_classes(tmp_path, count):
+    loaded = load(custom(saved(tmp_path, of_classes(count))), TINY)
+    assert loaded.variant.architecture == dataclasses.replace(TINY.architecture, classes=count)
+    assert loaded.arrays["head.weight"].shape == (count, 32)
+    assert loaded.variant.parameters == TINY.parameters + (count - 10) * 33
+    head = {"head/kernel": np.ones((32, count), np.float32), "head/bias": np.ones(count, np.float32)}
+    path = write(tmp_path / "own", tiny.mixer_weights() | head, "npz")
+    assert load(custom(path), TINY_MIXER).variant.architecture.classes == count
 
 
-def npy(shape):
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return file.getvalue()
+@pytest.mark.parametrize("weights", ["official", "synthetic"])
+def test_official_and_synthetic_files_have_the_variants_classes(tmp_path, weights):
+    checkpoint = dataclasses.replace(custom(saved(tmp_path, of_classes(3))), weights=weights)
+    with pytest.raises(CheckpointError, match=r"misshapen: head\.weight: expected \[10, 32\], found \[3, 32\]"):
+        load(checkpoint, TINY)
 
 
-ZEROS = bytes(200 << 20)
+@pytest.mark.parametrize(("shape", "bias"), [((3, 31), 3), ((3, 32), 4), ((3, 32), 0)])
+def test_head_that_fits_no_model_is_refused(tmp_path, shape, bias):
+    content = state_dict() | {"head.weight": torch.zeros(shape), "head.bias": torch.zeros(bias)}
+    with pytest.raises(CheckpointError, match=r"misshapen: head\."):
+        load(custom(saved(tmp_path, content)), TINY)
 
 
-def peak_of(code, *arguments):
-    """Runs Python code in a process of its own; returns what it printed and its peak memory in bytes."""
-    run = [sys.executable, "-c", f"{memory.PEAK}\n{code}\nprint(peak())", *map(str, arguments)]
-    result = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    *printed, peak = result.stdout.splitlines()
-    return printed, int(peak)
+def test_nothing_of_the_official_weights_is_claimed_for_others():
+    row = customised(get_variant("convmixer_768_32"), 3)
+    assert (row.labels, row.top1) == (None, None)
+    assert "ImageNet" not in row.trained_on + row.top1_source
+    assert customised(get_variant("convmixer_768_32"), 1000).labels == "imagenet1k"
 
 
-READ = """
-from utils.checkpoints.loading import read
-from utils.families.variants import get_variant
-variant = get_variant(sys.argv[1])
-{imports}
-base = peak()
-try:
-    arrays = read(sys.argv[2], variant)
-    print(sum(array.nbytes for array in arrays.values()))
-except ValueError as error:
-    print(str(error).replace(chr(10), " "))
-print(base)
-"""
+# What trainers leave beside the weights, and around their names.
 
 
-@pytest.mark.parametrize("kind", ["member", "surplus", "pytorch"])
-def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, kind):
-    """200 MiB of zeros pack into 200 KiB; reading must not take that memory, and a surplus entry stays packed."""
-    bomb = tmp_path / "bomb"
-    source, swollen = {
-        "pytorch": (GOLDEN / "convmixer_tiny.timm.pth.tar", "convmixer_tiny.timm.pth/data/0"),
-        "surplus": (GOLDEN / "mixer_tiny.npz", "none"),
-        "member": (GOLDEN / "mixer_tiny.npz", "head/bias.npy"),  # its header is right, and zeros follow
-    }[kind]
-    packed = zipfile.ZIP_DEFLATED
-    repacked(source, bomb, lambda name, data: [(name, data + ZEROS if name == swollen else data)], packed)
-    if kind == "surplus":
-        with zipfile.ZipFile(bomb, "a", packed) as archive:
-            archive.writestr("bomb.npy", npy((50 << 20,)) + ZEROS)
-    with zipfile.ZipFile(bomb) as archive:
-        assert sum(member.file_size for member in archive.infolist()) > len(ZEROS)
-    assert bomb.stat().st_size < 1 << 20
-    variant = TINY.name if kind == "pytorch" else TINY_MIXER.name
-    (message, base), peak = peak_of(READ.format(imports="import torch" if kind == "pytorch" else ""), variant, bomb)
-    wanted = {"member": "unpacked, it would take", "surplus": str(17_618 * 4), "pytorch": "not compressed"}[kind]
-    assert wanted in message
-    assert peak - int(base) < 100 << 20
+def prefixed(prefix):
+    return {prefix + key: value for key, value in state_dict().items()}
 
 
-def test_pytorch_file_that_declares_too_much_is_refused(tmp_path):
-    heavy = tmp_path / "heavy"
-    with zipfile.ZipFile(heavy, "w") as archive:
-        archive.writestr("archive/data.pkl", b"")
-        archive.infolist()[0].file_size = 4 << 30  # what the directory will say
-    with pytest.raises(CheckpointError, match=r"would take 4,294,967,296 bytes, and this variant needs 33,888"):
-        read(heavy, TINY)
+TRAINERS = {
+    "timm": (lambda: training_file(state_dict_ema=None), None),
+    "DeiT": (lambda: {"model": state_dict()}, None),
+    "twice": (lambda: {"epoch": 3, "optimizer": {"lr": 0.1}, "model": {"state_dict": state_dict()}}, None),
+    "Lightning, weighted": (
+        lambda: {"state_dict": prefixed("model.") | {"criterion.weight": torch.ones(10)}, "hyper_parameters": {}},
+        "criterion.weight",
+    ),
+    "AveragedModel": (lambda: {"n_averaged": torch.tensor(3)} | prefixed("module."), "n_averaged"),
+    "PyTorch's tutorial": (lambda: {"model": "convmixer", "model_state_dict": state_dict(), "loss": 0.1}, None),
+    "parallel and compiled": (lambda: prefixed("module._orig_mod."), None),
+    "parameters": (
+        lambda: {k: torch.nn.Parameter(v) if v.is_floating_point() else v for k, v in state_dict().items()},
+        None,
+    ),
+    "surplus entries": (
+        lambda: state_dict() | {"fc_aux.weight": torch.zeros(3), "norm.foo": torch.zeros(2)},
+        "2 entries are no part of convmixer_tiny and were left out: fc_aux.weight; norm.foo",
+    ),
+}
 
 
-def test_npy_header_of_unbounded_length_is_refused(tmp_path):
-    """Version 2 of the format announces a header of up to 4 GiB, and NumPy reads it before it looks at it."""
-    header = b"\x93NUMPY\x02\x00" + (1 << 30).to_bytes(4, "little")
-    path = repacked(GOLDEN / "mixer_tiny.npz", tmp_path / "long",
-                    lambda name, data: [(name, header if name == "head/bias.npy" else data)])  # fmt: skip
-    with pytest.raises(CheckpointError, match=r"version \(2, 0\)"):
-        read(path, TINY_MIXER)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_file_of_a_trainer_loads_and_what_is_left_out_is_noted(tmp_path, trainer):
+    content, left_out = TRAINERS[trainer]
+    loaded = load(custom(saved(tmp_path, content())), TINY)
+    assert_same(loaded.arrays, tiny.weights("convmixer_tiny"))
+    assert [left_out in note for note in loaded.notes] == [True] * bool(left_out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mixer_l16_i1k", "convmixer_1536_20"])
-def test_reading_a_full_size_file_takes_at_most_1_3_times_its_size(tmp_path, name):
-    variant = get_variant(name)
-    path = tmp_path / "big"
-    synthetic.write(variant, path, 0)
-    (read, base), peak = peak_of(READ.format(imports="import torch" if "conv" in name else ""), name, path)
-    assert int(read) == pytest.approx(path.stat().st_size, rel=1e-2)
-    assert peak - int(base) <= 1.3 * path.stat().st_size
+def test_surplus_entries_of_an_npz_are_left_out(tmp_path):
+    path = write(tmp_path / "own", tiny.mixer_weights() | {"norm.foo": np.zeros(3)}, "npz")
+    (note,) = load(custom(path), TINY_MIXER).notes
+    assert "norm.foo" in note
 
 
-# From the notebook's parameter to a file.
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("trainer", ["timm", "torchvision"])
+def test_moving_average_is_taken_if_asked_for_and_else_noted(tmp_path, trainer, zipped):
+    content, key = training_file(), "state_dict_ema"
+    average = {name: value.numpy() for name, value in content[key].items()}
+    if trainer == "torchvision":
+        renamed = {f"module.{name}": value for name, value in content[key].items()}
+        content, key = {"model": state_dict(), "model_ema": {"n_averaged": torch.tensor(3)} | renamed}, "model_ema"
+    path = saved(tmp_path, content, _use_new_zipfile_serialization=zipped)
+    loaded = load(custom(path), TINY)
+    assert_same(loaded.arrays, tiny.weights("convmixer_tiny"))
+    assert f"{key}, which was not taken" in loaded.notes[0]
+    assert "use_ema" in loaded.notes[0]
+    loaded = load(custom(path), TINY, use_ema=True)
+    assert_same(loaded.arrays, average)
+    assert f"{key}, was taken" in loaded.notes[0]
 
 
-@pytest.mark.parametrize("name", ["convmixer_tiny", "convmixer_tiny_relu", "mixer_tiny"])
-def test_synthetic_file_is_written_once_and_again_if_it_changed(tmp_path, name):
-    variant = get_variant(name)
-    first = resolve(variant, "synthetic", seed=7, cache_dir=tmp_path)
-    written = first.path.stat().st_mtime_ns
-    assert first.weights == "synthetic"
-    assert resolve(variant, "synthetic", seed=7, cache_dir=tmp_path) == first
-    assert first.path.stat().st_mtime_ns == written
-    first.path.write_bytes(first.path.read_bytes()[:-100])
-    again = resolve(variant, "synthetic", seed=7, cache_dir=tmp_path)
-    assert again == first, "the same seed gives the same bytes"
-    read(again.path, variant)
-    assert resolve(variant, "synthetic", seed=8, cache_dir=tmp_path).sha256 != first.sha256
-    assert not list(tmp_path.glob(".*"))
+def test_use_ema_without_an_average_names_what_is_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"use_ema is True, and the file has no state_dict_ema.*epoch"):
+        load(custom(saved(tmp_path, training_file(state_dict_ema=None))), TINY, use_ema=True)
+    path = write(tmp_path / "own.safetensors", state_dict(), "safetensors")
+    with pytest.raises(CheckpointError, match="use_ema is True"):
+        load(custom(path), TINY, use_ema=True)
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "seed", "error", "message"),
-    [
-        *(
-            (text, 0, ParameterError, 'checkpoint = .*"official", "synthetic" or the path')
-            for text in ("", " ", None, 3)
-        ),
-        *(("synthetic", seed, ParameterError, "seed = ") for seed in (-1, 2**32, 1.5, True, "1", None)),
-        ("official", 0, ParameterError, "convmixer_tiny' has no official checkpoint"),
-        ("ofical", 0, CheckpointError, 'ofical: there is no such file.*"official", "synthetic"'),
-    ],
-)
-def test_senseless_checkpoint_or_seed_is_refused(tmp_path, checkpoint, seed, error, message):
-    with pytest.raises(error, match=message):
-        resolve(TINY, checkpoint, seed=seed, cache_dir=tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_note_of_a_mixers_average_names_no_parameter_that_its_notebook_lacks(tmp_path):
+    tensors = {key: torch.from_numpy(value) for key, value in timm_mixer().items()}
+    average, _ = load(custom(saved(tmp_path, {"state_dict": tensors, "state_dict_ema": tensors})), TINY_MIXER).notes
+    assert "state_dict_ema, which was not taken" in average
+    assert "use_ema" not in average
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_counters_may_be_missing_or_of_another_type(tmp_path, missing):
+    """float32 is what timm's avg_checkpoints.py makes of them."""
+    counters = [key for key in state_dict() if key.endswith("num_batches_tracked")]
+    content = {key: value.float() for key, value in state_dict().items() if not (missing and key in counters)}
+    loaded = load(custom(saved(tmp_path, content)), TINY)
+    assert_same(loaded.arrays, tiny.weights("convmixer_tiny") | {key: np.zeros((), np.int64) for key in counters})
+    (note,) = loaded.notes
+    assert f"{len(counters)} counters of batches" in note
+
+
+def test_all_that_a_trainer_keeps_fits_the_limit_and_a_multiple_of_it_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "VARIANTS", {TINY.name: TINY})
+    monkeypatch.setattr(loading, "_TORCH_SLACK_BYTES", 1 << 17)  # a pickle and alignment, which are not small here
+    double = {k: v.double() if v.is_floating_point() else v for k, v in state_dict().items()}
+    for copies, fits in ((3, True), (30, False)):
+        optimizer = {f"copy {i}": {k: v.clone() for k, v in double.items()} for i in range(copies)}
+        path = saved(tmp_path, {"state_dict": double, "optimizer": optimizer})
+        if fits:
+            load(custom(path), TINY)
+        else:
+            with pytest.raises(CheckpointError, match="unpacked, it would take"):
+                load(custom(path), TINY)

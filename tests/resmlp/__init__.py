@@ -6,11 +6,11 @@ With its row it is all that a new family needs; `test_third_family.py` converts 
 from dataclasses import dataclass, replace
 
 from utils.families.base import Family
-from utils.families.variants import get_variant
+from utils.families.variants import Patches, get_variant
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Patches):
     patch_size: int
     dim: int
     depth: int
@@ -25,31 +25,13 @@ class Architecture:
     def tokens(self):
         return self.positions(self.image_size, self.image_size)
 
-    def positions(self, height, width):
-        return (height // self.patch_size) * (width // self.patch_size)
-
 
 FAMILY = Family(
     name="resmlp",
     title="ResMLP",
-    framework="PyTorch",
-    packages=("torch",),
     libraries=("python", "torch", "tensorflow", "numpy"),
     notebook="none",
     package="resmlp",
-    npz=False,
-    synthetic_layout="timm",
-    formats=(),
-    operations=("xla",),
-    any_size=False,
-    has_average=True,
-    hub_architecture="other",
-    gelu="erf",
-    head_keys=("head.weight", "head.bias"),
-    head_axis=0,
-    crop=0.875,
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
     licence="Apache-2.0",
     licence_url="https://github.com/facebookresearch/deit/blob/main/LICENSE",
     upstream_url="https://github.com/facebookresearch/deit",

@@ -1,9 +1,6 @@
 """Keys and shapes, PyTorch's."""
 
-from utils.families.base import KerasNames
-
 MARKS = frozenset({"blocks.0.norm1.alpha"})
-KERAS_NAMES = KerasNames(".", {})
 
 
 def shapes(a):

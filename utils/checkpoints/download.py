@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from utils.checkpoints.archives import why_not_checkpoint
-from utils.checkpoints.http import FileAbsent, transfer, unavailable
-from utils.checkpoints.hub import transfer_from_hub
+from utils.checkpoints.contents import why_not_checkpoint
+from utils.checkpoints.http import FileAbsent, NoAnswer, hub_file, transfer
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
+from utils.families import FAMILIES
 from utils.families.variants import Source, Variant
 from utils.files import hash_file, write_text
 
 CACHE_VARIABLE = "MIXERS_CACHE"
 STALE_PART_SECONDS = 24 * 3600  # a living download writes far more often than that
-SUFFIXES = {"timm": ".pth.tar", "sequential": ".pth.tar", "flax": ".npz", "timm_mixer": ".safetensors"}
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,11 @@ class Checkpoint:
         return {"weights": self.weights, "file": self.path.name, "from": origin, "size": size, "SHA-256": self.sha256}
 
 
-def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Folder of downloads and synthetic files: `cache_dir`, else $MIXERS_CACHE, else the system's own."""
-    if cache_dir is None:
-        cache_dir = os.environ.get(CACHE_VARIABLE) or None
-    if cache_dir is None:
-        import pooch
+def cache_folder() -> Path:
+    """Folder of downloads and synthetic files: $MIXERS_CACHE, else the system's own."""
+    import pooch
 
-        cache_dir = pooch.os_cache("mixers-to-tensorflow")
-    folder = Path(cache_dir).expanduser()
+    folder = Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("mixers-to-tensorflow")).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,13 +73,13 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     return folder
 
 
-def official_name(variant: Variant, source: Source) -> str:
-    """The name that a source's file has in the cache."""
-    suffix = Path(source.file).suffix if source.repository else SUFFIXES[source.layout]
-    return f"{variant.name}.{source.layout}{suffix}"
+def cached(variant: Variant, source: Source) -> Path:
+    """The place that a source's file has in the cache."""
+    suffix = Path(source.file).suffix or FAMILIES[variant.family].suffix
+    return cache_folder() / f"{variant.name}.{source.layout}{suffix}"
 
 
-def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Checkpoint:
+def fetch(variant: Variant) -> Checkpoint:
     """Gives the official checkpoint of a variant, downloading it at the first use.
 
     The sources are asked in their order, the next one when a file is absent or its host cannot be reached; a host that
@@ -96,56 +91,49 @@ def fetch(variant: Variant, cache_dir: str | os.PathLike | None = None, progress
             f"variant = {variant.name!r} has no official checkpoint. "
             'Set checkpoint to "synthetic" or to the path of a local file.'
         )
-    folder = cache_folder(cache_dir)
-    for source in variant.sources:
-        target = folder / official_name(variant, source)
+    targets = {source: cached(variant, source) for source in variant.sources}
+    for source, target in targets.items():
         if target.exists():
             return _checked(target, source)
-    failures: list[Exception] = []
     reasons, silent = [], set()
-    for source in variant.sources:
+    for source, target in targets.items():
         host = urlsplit(source.url).netloc
         if host in silent:
             continue
         try:
-            return _download(source, folder / official_name(variant, source), progress)
-        except FileAbsent as error:
-            failures.append(error)
-        except CheckpointUnavailable as error:
-            failures.append(error)
-            silent.add(host)
-        reason = failures[-1] if isinstance(failures[-1], FileAbsent) else failures[-1].__cause__ or failures[-1]
-        reasons.append(f"{source.url}: {' '.join(str(reason).split())}")
-    if len(failures) == 1 and isinstance(failures[0], CheckpointUnavailable):
-        raise failures[0]
-    raise unavailable(variant.sources[0].url, "; ".join(reasons)) from failures[-1]
+            return _download(source, target)
+        except NoAnswer as error:
+            reasons.append(f"{source.url}: {' '.join(str(error).split())}")
+            if not isinstance(error, FileAbsent):
+                silent.add(host)
+    raise CheckpointUnavailable(
+        f"The official checkpoint of {variant.name} could not be fetched. {'; '.join(reasons)}. Check the network "
+        "connection, or download the file elsewhere and set checkpoint to its path, "
+        'or set checkpoint to "synthetic" to try the conversion out.'
+    )
 
 
-def _record_path(target: Path) -> Path:
-    return target.with_name(target.name + ".json")
-
-
-def recorded_sha256(target: Path) -> str | None:
-    """The SHA-256 noted when the file was made, None if there is no note."""
-    return _recorded(target, "sha256")
-
-
-def _recorded(target: Path, field: str) -> str | None:
+def read_record(target: Path) -> dict[str, str]:
+    """The `origin` and the `sha256` that were noted when the file was made; empty if there is no note."""
     path = _record_path(target)
     try:
-        return str(json.loads(path.read_text())[field])
+        record = json.loads(path.read_text())
+        return {name: str(record[name]) for name in ("origin", "sha256")}
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {}
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise CheckpointError(
             f"{path}: the record of the download cannot be read ({error}). Delete it and {target.name} to fetch again."
         ) from error
 
 
-def write_record(target: Path, origin: str, sha256: str, size: int) -> None:
-    """Notes a file's SHA-256, size and origin (a URL, say) beside it."""
-    text = json.dumps({"origin": origin, "sha256": sha256, "bytes": size}, indent=1)
-    write_text(_record_path(target), text + "\n")
+def write_record(target: Path, origin: str, sha256: str) -> None:
+    """Notes a file's SHA-256 and origin (a URL, say) beside it."""
+    write_text(_record_path(target), json.dumps({"origin": origin, "sha256": sha256}, indent=1) + "\n")
+
+
+def _record_path(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
 
 
 def _checked(target: Path, source: Source) -> Checkpoint:
@@ -153,30 +141,26 @@ def _checked(target: Path, source: Source) -> Checkpoint:
     wrong = why_not_checkpoint(target)
     if wrong:
         raise CheckpointError(f"{target}: the cached file {wrong}. Delete it to download it again.")
-    recorded, found, url = recorded_sha256(target), hash_file(target), source.url
-    if recorded is None:  # put there by hand, or its record was deleted to accept a new upstream file
-        write_record(target, url, found, target.stat().st_size)
-    elif recorded != found:
+    record, found = read_record(target), hash_file(target)
+    if not record:  # put there by hand, or its record was deleted to accept a new upstream file
+        record = {"origin": source.url, "sha256": found}
+        write_record(target, **record)
+    if record["sha256"] != found:
         raise CheckpointError(
             f"{target}: the cached file is not the one that was downloaded. "
-            f"Expected SHA-256 {recorded}, found {found}. Delete it to download it again from {url}."
+            f"Expected SHA-256 {record['sha256']}, found {found}. Delete it to download it again from {source.url}."
         )
-    else:
-        url = _recorded(target, "origin")
-    return Checkpoint(target, "official", url, found)
+    return Checkpoint(target, "official", record["origin"], found)
 
 
-def _download(source: Source, target: Path, progress: bool) -> Checkpoint:
+def _download(source: Source, target: Path) -> Checkpoint:
     _remove_stale_parts(target)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    address, sha256 = hub_file(source.repository, source.file) if source.repository else (source.url, None)
     try:
         with open(part, "w+b") as file:
-            if source.repository:
-                origin = transfer_from_hub(source, file, progress)
-            else:
-                transfer(source.url, file, progress)
-                origin = source.url
-        return _accept(origin, part, target)
+            transfer(address, file, sha256)
+        return _accept(address, part, target)
     except OSError as error:
         raise CheckpointError(
             f"{part}: cannot be written: {error}. Free some space, or set {CACHE_VARIABLE} to another folder."
@@ -193,14 +177,15 @@ def _accept(origin: str, part: Path, target: Path) -> Checkpoint:
             f"{origin}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
             "or download the file in another way and set checkpoint to its path."
         )
-    found, recorded = hash_file(part), recorded_sha256(target)
-    if recorded not in (None, found):
+    found = hash_file(part)
+    expected = read_record(target).get("sha256", found)
+    if found != expected:
         raise CheckpointError(
             f"{origin}: the file differs from the one downloaded here before. "
-            f"Expected SHA-256 {recorded}, found {found}. "
+            f"Expected SHA-256 {expected}, found {found}. "
             f"If upstream replaced it on purpose, delete {_record_path(target)} and run again."
         )
-    write_record(target, origin, found, part.stat().st_size)
+    write_record(target, origin, found)
     os.replace(part, target)
     return Checkpoint(target, "official", origin, found)
 

@@ -1,163 +1,166 @@
-"""A checkpoint's entries under canonical keys, whatever kind of file they are in: headers at once, arrays on demand.
-
-Reading trusts nothing: no pickle is executed, and no archive is unpacked that is bigger than it should be.
-"""
+"""A checkpoint's entries under a variant's canonical keys, and how they differ from what the variant needs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from utils.checkpoints.archives import format_of
-from utils.checkpoints.array_files import NpzFile, read_safetensors
-from utils.checkpoints.torch_file import read_state_dict
+from utils.checkpoints.contents import Contents, Header
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
-from utils.families.base import COUNTER, Keys, Shapes
-from utils.families.variants import VARIANTS, Variant
+from utils.families.base import COUNTER, Shapes
+from utils.families.variants import Variant
 
-# Of the largest model: the weights, an average of them and an optimiser's two moments make four, in float64 eight.
-_TORCH_COPIES = 9
-_TORCH_SLACK_BYTES = 16 << 20
 _PREFIXES = re.compile(r"^((module|_orig_mod|model)\.)+")  # of parallel training, torch.compile, PyTorch Lightning
-_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}
-_AS_IT_IS = None
+# What is converted to float32: the first two without loss.
+_CONVERTED = ("float16", "bfloat16", "float64")
+# First part of the names of a model's own layers. A file with more of these is of another model: to leave out a
+# block, a norm in the stem or an adapter would change what is computed, and nobody would know.
+_OWN = re.compile(r"(stem|blocks|head|MixerBlock_\d+|pre_head_layer_norm|module|\d+)[./]")
+_LISTED = 10  # of each kind; the count says how many there are
+_SHOWN = 200  # characters of one: a file may name its entries as it likes
 
 
-@dataclass(frozen=True)
 class Entries:
-    """headers: shape and dtype name (or what the entry is, if no dense tensor) by key; layout: as a `Source` has it.
+    """The contents of a file.
 
-    as_variant: shape by key, as another variant of the family would name them. read: the arrays of some keys, one after
-    the other, of the dtypes in the headers, but bfloat16 as float32; raises CheckpointError. notes: for the user.
+    family: whose keys they are, if any; if another than the variant's, they stay as they are. layout: as a `Source` has
+    it. headers: shape in the canonical axes and dtype name, by canonical key; a key of no
+    layout stays as it is, to be reported.
     """
 
-    headers: dict[str, tuple[tuple[int, ...], str]]
-    as_variant: Callable[[Variant], Shapes]
-    read: Callable[[list[str]], Iterator[tuple[str, np.ndarray]]]
-    layout: str
-    notes: tuple[str, ...] = ()
+    def __init__(self, contents: Contents, variant: Variant) -> None:
+        self._contents = contents
+        names, self.family = _own_names(contents.headers)
+        self.layout, renamed = FAMILIES[variant.family].layout.keys_of(variant.architecture, names)
+        self.headers: dict[str, Header] = {}
+        self._places = {}  # the file's key, and the order of its axes, by canonical key
+        for name, key in names.items():
+            canonical, axes = renamed.get(name, (name, None))
+            shape, dtype = contents.headers[key]
+            if axes and len(shape) == len(axes):
+                shape = tuple(shape[axis] for axis in axes)
+            self.headers[canonical] = shape, dtype
+            self._places[canonical] = key, axes
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shape by canonical key."""
+        return {key: shape for key, (shape, _) in self.headers.items()}
+
+    def read(self, keys: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """The arrays of these canonical keys, one after the other. Raises CheckpointError."""
+        arrays = self._contents.read([self._places[key][0] for key in keys])
+        for key, array in zip(keys, arrays, strict=True):
+            axes = self._places[key][1]
+            if axes:
+                array = array.transpose(axes)
+            # A copy only if it was transposed; ascontiguousarray makes a scalar one-dimensional.
+            yield key, np.ascontiguousarray(array).reshape(array.shape)
 
 
-def open_entries(path: Path, variant: Variant, use_ema: bool = False) -> Entries:
-    """Opens a file of the variant's family; CheckpointError for a file of another kind, damaged or unsafe."""
-    found = format_of(path)
-    if use_ema and not found.startswith("torch"):
-        raise CheckpointError(
-            f"{path}: use_ema is True, and a file of this kind has one set of weights. Set use_ema to False."
-        )
-    if found == "npz":
-        if not FAMILIES[variant.family].npz:
-            _require(next(name for name, family in FAMILIES.items() if family.npz), "NumPy (.npz)", path, variant)
-        file = NpzFile(path)
+def _own_names(keys: Collection[str]) -> tuple[dict[str, str], str | None]:
+    """A file's keys by the model's own names, without what a trainer put before them, and the family that has such.
 
-        def read(keys: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-            return file.read(keys, sum(prod(file.headers[key][0]) * _BYTES[file.headers[key][1]] for key in keys))
-
-        return Entries(file.headers, lambda _: _shapes(file.headers), read, FAMILIES[variant.family].synthetic_layout)
-    if found == "safetensors":
-        return _of_tensors(read_safetensors(path), path, variant, [])
-    needed = _bytes(variant.shapes)
-    # The largest of the family, so that another variant's file is told by its shapes, not by its size.
-    largest = max(_bytes(other.shapes) for other in VARIANTS.values() if other.family == variant.family)
-    limit = _TORCH_COPIES * largest + _TORCH_SLACK_BYTES
-    tensors, notes = read_state_dict(path, limit, needed, use_ema, FAMILIES[variant.family].has_average)
-    return _of_tensors(tensors, path, variant, notes)
-
-
-def _of_tensors(tensors: Mapping[str, Any], path: Path, variant: Variant, notes: list[str]) -> Entries:
-    """Of a mapping of PyTorch tensors, in any layout of either family."""
-    tensors = _without_prefixes(tensors)
-    family = _family(tensors)
-    if family and family != variant.family:
-        _require(family, "PyTorch", path, variant)
-    layout, keys = _keys(tensors, variant)
-    places = {keys.get(key, (key, None))[0]: key for key in tensors}
-    axes, headers = dict(keys.values()), _headers(tensors, keys)
-
-    def read(wanted: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-        for canonical in wanted:
-            array = _array(tensors[places[canonical]], f"{path}: {places[canonical]}")
-            if axes.get(canonical):
-                array = array.transpose(axes[canonical])
-            # A copy only where it was transposed; ascontiguousarray makes a scalar one-dimensional.
-            yield canonical, np.ascontiguousarray(array).reshape(headers[canonical][0])
-
-    def as_variant(other: Variant) -> Shapes:
-        return _shapes(_headers(tensors, _keys(tensors, other)[1]))
-
-    return Entries(headers, as_variant, read, layout, tuple(notes))
-
-
-def _headers(tensors: Mapping[str, Any], keys: Keys) -> dict[str, tuple[tuple[int, ...], str]]:
-    headers = {}
-    for key, value in tensors.items():
-        canonical, axes = keys.get(key, (key, _AS_IT_IS))
-        shape, dtype = _header(value)
-        if axes and len(shape) == len(axes):
-            shape = tuple(shape[axis] for axis in axes)
-        headers[canonical] = shape, dtype
-    return headers
-
-
-def _shapes(headers: Mapping[str, tuple[tuple[int, ...], str]]) -> Shapes:
-    return {key: shape for key, (shape, _) in headers.items()}
-
-
-def _keys(tensors: Mapping[str, Any], variant: Variant) -> tuple[str, Keys]:
-    """The file's layout, and canonical key and axes by its key; a key of no layout stays as it is, to be reported."""
-    return FAMILIES[variant.family].layout.keys_of(variant.architecture, tensors)
-
-
-def _family(keys: Mapping[str, Any]) -> str | None:
-    return next((name for name, family in FAMILIES.items() if family.layout.MARKS & set(keys)), None)
-
-
-def _require(family: str, kind: str, path: Path, variant: Variant) -> None:
-    if variant.family != family:
-        raise CheckpointError(
-            f"{path}: this is a {kind} file, and {variant.name} needs the other kind. "
-            f"For {family} checkpoints use {FAMILIES[family].notebook}."
-        )
-
-
-def _header(value: Any) -> tuple[tuple[int, ...], str]:
-    import torch
-
-    if not isinstance(value, torch.Tensor):
-        return (), f"{type(value).__name__.lstrip('_')}, no tensor"
-    dtype = str(value.dtype).removeprefix("torch.")
-    if value.layout != torch.strided or value.is_quantized or value.is_meta:
-        dtype += " (sparse, quantised or without values)"
-    return tuple(value.shape), dtype
-
-
-def _array(tensor: Any, name: str) -> np.ndarray:
-    import torch
-
-    # By the class: the file tells a tensor's attributes, and one named `detach` would be called in the method's place.
-    tensor = torch.Tensor.detach(tensor)
-    try:
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    except (RuntimeError, TypeError) as error:  # a view that is lazily negated, say
-        raise CheckpointError(f"{name} cannot be read: {error}. Save model.state_dict() again.") from error
-
-
-def _without_prefixes(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same under the model's own names, where a trainer put a part before them.
-
-    What it keeps beside them, such as an averaged model's `n_averaged` or the loss's weights, stays as it is.
+    What a trainer keeps beside them, such as an averaged model's `n_averaged` or the loss's weights, stays as it is.
     """
-    shorter = {_PREFIXES.sub("", key): value for key, value in tensors.items()}
-    hidden = not _family(tensors) and _family(shorter) and len(shorter) == len(tensors)
-    return shorter if hidden else tensors
+    as_they_are = {key: key for key in keys}
+    for names in (as_they_are, {_PREFIXES.sub("", key): key for key in keys}):
+        family = next((name for name, family in FAMILIES.items() if family.layout.MARKS & names.keys()), None)
+        if family and len(names) == len(keys):
+            return names, family
+    return as_they_are, None
 
 
-def _bytes(shapes: Shapes) -> int:
-    return sum(prod(shape) * (8 if key.endswith(COUNTER) else 4) for key, shape in shapes.items())
+class Problems:
+    """Differences between a file and a variant, until `raise_if_any` makes them one CheckpointError."""
+
+    def __init__(self, path: Path, variant: Variant) -> None:
+        self.path = path
+        self.variant = variant
+        self._found: dict[str, list[str]] = {}
+        self._foreign: list[str] = []
+        self._converted: Counter[str] = Counter()
+
+    def _add(self, kind: str, entry: str) -> None:
+        self._found.setdefault(kind, []).append(entry)
+
+    def compare(self, found: Mapping[str, Header], wanted: Shapes, allowed: Collection[str]) -> None:
+        """Notes missing and surplus keys, and wrong shapes and dtypes; of `allowed` keys nothing.
+
+        A surplus one that is no part of the model (another name than its layers') is left for `notes`, and so is a
+        dtype that can be converted to float32.
+        """
+        for key in found:
+            if key not in wanted and key not in allowed:
+                self._add("surplus", key) if _OWN.match(key) else self._foreign.append(key)
+        for key, expected_shape in wanted.items():
+            if key not in found:
+                self._add("missing", key)
+                continue
+            shape, dtype = found[key]
+            expected = "int64" if key.endswith(COUNTER) else "float32"
+            if expected == "float32" and dtype in _CONVERTED:
+                self._converted[dtype] += 1
+            elif dtype != expected:
+                self._add("wrongly typed", f"{key}: expected {expected}, found {dtype}")
+            if shape != expected_shape:
+                self._add("misshapen", f"{key}: expected {list(expected_shape)}, found {list(shape)}")
+
+    def check_values(self, key: str, array: np.ndarray) -> None:
+        """Notes NaN, infinity, and a variance below zero."""
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+            self._add("not finite", f"{key}: {nan} NaN and {infinite} infinite of {array.size} values")
+        elif key.endswith("running_var") and (array < 0).any():
+            self._add("negative variance", f"{key}: smallest {array.min():g}")
+
+    def notes(self) -> list[str]:
+        """What is no error, and the user must know all the same."""
+        notes = []
+        for dtype, count in self._converted.items():
+            loss = "which loses digits" if dtype == "float64" else "without loss"
+            notes.append(f"{self.path.name}: {count} arrays are {dtype}; they were converted to float32, {loss}.")
+        if self._foreign:
+            notes.append(
+                f"{self.path.name}: {len(self._foreign)} entries are no part of {self.variant.name} and were left out: "
+                f"{_some(self._foreign)}."
+            )
+        return notes
+
+    def raise_if_any(self, resembled: Collection[str] = ()) -> None:
+        """CheckpointError that lists, by kind, what was noted; `resembled`: other variants that the file fits."""
+        if not self._found:
+            return
+        for key in self._foreign:  # by another name, what is missing may be here
+            self._add("surplus", key)
+        lines = [f"{self.path}: this is not a sound checkpoint of {self.variant.name}."]
+        lines += [f"  {len(entries)} {kind}: {_some(entries)}" for kind, entries in self._found.items()]
+        if resembled:
+            advice = f"It looks like {' or '.join(resembled)}: set variant to that, or give another file."
+        else:
+            advice = self._advice()
+        raise CheckpointError("\n".join([*lines, f"  {advice}"]))
+
+    def _advice(self) -> str:
+        if "wrongly typed" in self._found:
+            return (
+                f"Weights may be float32, or {', '.join(_CONVERTED)}, which are converted; counters are int64: "
+                "save the model in float32 again."
+            )
+        if self._found.keys() & {"not finite", "negative variance"}:
+            wide = " Or its float64 values are too large for float32." if "float64" in self._converted else ""
+            return f"The file is damaged, or its training diverged: get it again, or use an earlier checkpoint.{wide}"
+        if self._found.keys() == {"missing"} and all(key.startswith("head") for key in self._found["missing"]):
+            return "Of a file without a classifier there are only features: set head to 'fe', or give another file."
+        return f"Give a file of {self.variant.architecture}."
+
+
+def _some(entries: list[str]) -> str:
+    more = f"; and {len(entries) - _LISTED} more" if len(entries) > _LISTED else ""
+    shown = (entry if entry.isprintable() else ascii(entry) for entry in entries[:_LISTED])
+    return "; ".join(entry if len(entry) <= _SHOWN else f"{entry[:_SHOWN]}…" for entry in shown) + more

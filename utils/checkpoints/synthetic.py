@@ -6,7 +6,6 @@ Everything gets a jitter, because a BatchNorm left near its defaults would hide 
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,27 +13,47 @@ from typing import BinaryIO
 
 import numpy as np
 
+from utils.checkpoints.download import Checkpoint, cache_folder, read_record, write_record
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
 from utils.families.variants import Variant
-from utils.files import written_whole
+from utils.files import hash_file, written_whole
 
 # Raise it when the drawn numbers change, so that no older cached file is mistaken for a new one.
-FORMAT_VERSION = 2
+_FORMAT_VERSION = 2
 
 Arrays = Iterable[tuple[str, np.ndarray]]  # by canonical key; float32, counters int64
 
 
-def write(variant: Variant, path: str | os.PathLike, seed: int) -> None:
+def cached(variant: Variant, seed: int) -> Path:
+    """The file's place in the cache."""
+    return cache_folder() / f"{variant.name}.synthetic-v{_FORMAT_VERSION}-seed{seed}{FAMILIES[variant.family].suffix}"
+
+
+def checkpoint(variant: Variant, seed: int) -> Checkpoint:
+    """The file of this variant and seed, written at the first use, or again if it was changed."""
+    path = cached(variant, seed)
+    sha256 = hash_file(path) if path.is_file() else None
+    if sha256 is None or read_record(path).get("sha256") != sha256:
+        write(variant, path, seed)
+        sha256 = hash_file(path)
+        write_record(path, f"synthetic, seed {seed}", sha256)
+    return Checkpoint(path, "synthetic", None, sha256)
+
+
+def write(variant: Variant, path: Path, seed: int) -> None:
     """Writes the file that the family's trainers leave: a .pth.tar wrapped as timm's trainer does, or an .npz.
 
-    Whole or not at all; CheckpointError where that is not possible.
+    Whole or not at all; CheckpointError if that is not possible.
     """
+    family = FAMILIES[variant.family]
     try:
-        with written_whole(Path(path)) as file:
-            family = FAMILIES[variant.family]
+        with written_whole(path) as file:
             arrays = family.synthetic.arrays(variant.architecture, seed)
-            (_write_npz if family.npz else _write_torch)(file, arrays, variant.name)
+            if family.suffix == ".npz":
+                _write_npz(file, arrays)
+            else:
+                _write_torch(file, arrays, variant.name)
     except (OSError, RuntimeError) as error:  # torch.save wraps a failing write in a RuntimeError
         raise CheckpointError(f"{path}: the synthetic checkpoint cannot be written: {error}.") from error
 
@@ -47,8 +66,8 @@ def _write_torch(file: BinaryIO, arrays: Arrays, name: str) -> None:
     torch.save({"state_dict": tensors, "epoch": 0, "arch": name}, file)
 
 
-def _write_npz(file: BinaryIO, arrays: Arrays, _name: str) -> None:
-    """Uncompressed, flat Flax keys, one array in memory at a time."""
+def _write_npz(file: BinaryIO, arrays: Arrays) -> None:
+    """Uncompressed, one array in memory at a time."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for key, array in arrays:
             # ZipFile.open with a name alone dates the member 1980: the bytes do not depend on the clock.

@@ -61,7 +61,8 @@ class Export(NamedTuple):
 class Layout(Protocol):
     """The module `layout` of a family: its checkpoints' keys and shapes.
 
-    MARKS: keys that tell the family. KERAS_NAMES: the checkpoint's names and axes in the Keras model.
+    MARKS: keys that only this family's files have. KERAS_NAMES: the checkpoint's names and axes in the Keras model; for
+    a family whose `formats` have "keras".
     """
 
     MARKS: frozenset[str]
@@ -103,7 +104,7 @@ class Models(Protocol):
         """The graph of the distributed .onnx file, channels first; for a family whose `formats` have "onnx"."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """The facts of a family.
 
@@ -114,8 +115,7 @@ class Family:
         libraries: all distributions whose versions a manifest records.
         notebook: the one that converts it.
         package: the Python package of its modules `layout`, `synthetic` and `models`.
-        npz: whether checkpoints are .npz files; else they are PyTorch's.
-        synthetic_layout: the key layout of synthetic files, as a `Source` has it.
+        suffix: of the authors' checkpoints and of synthetic ones, ".pth.tar" or ".npz".
         formats: files that can be written beside a SavedModel.
         operations: what a SavedModel can be made of, the default first.
         any_size: whether a model takes images of any height and width.
@@ -123,32 +123,29 @@ class Family:
         hub_architecture: TF Hub's tag `network-architecture`.
         gelu: the form of GELU, "erf" or "tanh".
         head_keys: weight and bias of the classifier.
-        head_axis: the axis of that weight along which its classes lie.
         crop: share of the shorter side that is kept.
-        mean, std: by channel, in levels of 0 to 255.
+        mean, std: by channel, in levels of 0 to 255; by default ImageNet's, as torchvision has them.
         licence, licence_url, upstream_url: of the official weights.
     """
 
     name: str
     title: str
-    framework: str
-    packages: tuple[str, ...]
+    framework: str = "PyTorch"
+    packages: tuple[str, ...] = ("torch",)
     libraries: tuple[str, ...]
     notebook: str
     package: str
-    npz: bool
-    synthetic_layout: str
-    formats: tuple[str, ...]
-    operations: tuple[str, ...]
-    any_size: bool
-    has_average: bool
-    hub_architecture: str
-    gelu: str
-    head_keys: tuple[str, str]
-    head_axis: int
-    crop: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    suffix: str = ".pth.tar"
+    formats: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ("xla",)
+    any_size: bool = False
+    has_average: bool = True
+    hub_architecture: str = "other"
+    gelu: str = "erf"
+    head_keys: tuple[str, str] = ("head.weight", "head.bias")
+    crop: float = 0.875
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     licence: str
     licence_url: str
     upstream_url: str

@@ -31,7 +31,7 @@ _GSAM_CITATION = """@inproceedings{zhuang2022gsam,
   year={2022}
 }"""
 
-# Fields of a Variant, by paper.
+# Fields of a Variant, by family.
 PAPERS = {
     "convmixer": {
         "paper": "Patches Are All You Need?",
@@ -42,16 +42,6 @@ PAPERS = {
         "paper": "MLP-Mixer: An all-MLP Architecture for Vision",
         "paper_url": "https://arxiv.org/abs/2105.01601",
         "citation": _MIXER_CITATION,
-    },
-    "sam": {
-        "paper": "When Vision Transformers Outperform ResNets without Pretraining or Strong Data Augmentations",
-        "paper_url": "https://arxiv.org/abs/2106.01548",
-        "citation": _SAM_CITATION + "\n\n" + _MIXER_CITATION,
-    },
-    "gsam": {
-        "paper": "Surrogate Gap Minimization Improves Sharpness-Aware Training",
-        "paper_url": "https://arxiv.org/abs/2203.08065",
-        "citation": _GSAM_CITATION + "\n\n" + _MIXER_CITATION,
     },
 }
 
@@ -73,12 +63,16 @@ MIXER_FOLDERS = {
         "trained_on": "ImageNet-21k (vision_transformer README)",
     },
     "sam": {
-        **PAPERS["sam"],
+        "paper": "When Vision Transformers Outperform ResNets without Pretraining or Strong Data Augmentations",
+        "paper_url": "https://arxiv.org/abs/2106.01548",
+        "citation": _SAM_CITATION + "\n\n" + _MIXER_CITATION,
         "labels": "imagenet1k",
         "trained_on": "ImageNet-1k, from scratch, with sharpness-aware minimisation (SAM)",
     },
     "gsam": {
-        **PAPERS["gsam"],
+        "paper": "Surrogate Gap Minimization Improves Sharpness-Aware Training",
+        "paper_url": "https://arxiv.org/abs/2203.08065",
+        "citation": _GSAM_CITATION + "\n\n" + _MIXER_CITATION,
         "labels": "imagenet1k",
         "trained_on": "ImageNet-1k, from scratch, with surrogate-gap guided SAM (GSAM)",
     },

@@ -21,8 +21,13 @@ OPERATIONS = ("xla", "plain")
 INTERPOLATIONS = ("bicubic", "bilinear")
 
 
-class _OfPatches:
-    """What every architecture does that begins with patches."""
+# Files that a conversion can leave beside the SavedModel, `<name>.` and the format's name: whose each is, for people.
+BESIDE = {"keras": "Keras 3", "onnx": "ONNX"}
+FORMATS = ("saved_model", *BESIDE)
+
+
+class Patches:
+    """An architecture that begins with square patches."""
 
     patch_size: int
 
@@ -31,13 +36,8 @@ class _OfPatches:
         return (height // self.patch_size) * (width // self.patch_size)
 
 
-# Files that a conversion can leave beside the SavedModel, `<name>.` and the format's name: whose each is, for people.
-BESIDE = {"keras": "Keras 3", "onnx": "ONNX"}
-FORMATS = ("saved_model", *BESIDE)
-
-
 @dataclass(frozen=True)
-class ConvMixerArchitecture(_OfPatches):
+class ConvMixerArchitecture(Patches):
     """Sizes of a ConvMixer; `activation` is "gelu" (the exact, erf one) or "relu"."""
 
     dim: int
@@ -55,7 +55,7 @@ class ConvMixerArchitecture(_OfPatches):
 
 
 @dataclass(frozen=True)
-class MixerArchitecture(_OfPatches):
+class MixerArchitecture(Patches):
     """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
 
     patch_size: int

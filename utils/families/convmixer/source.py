@@ -105,16 +105,6 @@ def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     return call
 
 
-def probe_factor(name: str) -> float:
-    """By what a parameter or statistic is multiplied so that each BatchNorm's epsilon decides what comes out of it.
-
-    Whether another epsilon shows otherwise depends on the checkpoint: with variances of 1000 it is lost in rounding.
-    """
-    if name.endswith("running_var"):
-        return 2.0**-20
-    return 2.0**-10 if re.search(r"(stem\.2|fn\.2|blocks\.\d+\.3)\.weight$", name) else 1.0
-
-
 class ReferenceModel:
     """The model in float32, and with the very same weights in float64; methods as `utils.parity.proof` asks for them.
 
@@ -122,7 +112,6 @@ class ReferenceModel:
     """
 
     framework, one_core, has_kinks, has_statistics, shares_gradients = "PyTorch", True, True, True, False
-    probe_factor = staticmethod(probe_factor)
 
     def __init__(self, model: ConvMixer) -> None:
         self.model, self.output = model, "features" if isinstance(model.head, nn.Identity) else "logits"
@@ -133,6 +122,16 @@ class ReferenceModel:
         """Parameters and moving statistics, in PyTorch's axis order."""
         return _floats(self._models["float32"].state_dict().items())
 
+    @staticmethod
+    def probe_factor(name: str) -> float:
+        """By what a parameter or statistic is multiplied so that each BatchNorm's epsilon decides what comes out of it.
+
+        Whether another epsilon shows otherwise depends on the checkpoint: at variances of 1000 it is lost in rounding.
+        """
+        if name.endswith("running_var"):
+            return 2.0**-20
+        return 2.0**-10 if re.search(r"(stem\.2|fn\.2|blocks\.\d+\.3)\.weight$", name) else 1.0
+
     def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> dict[str, np.ndarray]:
         """`features` and, of a classifier, `logits`, by one run."""
         model = self._models[dtype]
@@ -140,7 +139,7 @@ class ReferenceModel:
             model = copy.deepcopy(model)
             with torch.no_grad():
                 for name, tensor in model.state_dict().items():
-                    if (factor := probe_factor(name)) != 1:
+                    if (factor := self.probe_factor(name)) != 1:
                         tensor.mul_(factor)
         return _outputs(model, inputs)
 

@@ -109,21 +109,20 @@ def select_parameters(model: MlpMixer, arrays: Mapping[str, Any]) -> dict[str, A
     A feature extractor drops `head/kernel` and `head/bias`, by name; nothing else may be left over, and none
     missing. Raises CheckpointError that lists missing keys, unexpected keys and wrong shapes.
     """
-    shapes = parameter_shapes(model)
+    wanted = parameter_shapes(model)
     dropped = ("head/kernel", "head/bias") if model.head == "fe" else ()
-    problems = [f"missing {key} {shape}" for key, shape in shapes.items() if key not in arrays]
-    problems += [f"unexpected {key}" for key in arrays if key not in shapes and key not in dropped]
-    problems += [
-        f"{key}: expected shape {shape}, found {tuple(arrays[key].shape)}"
-        for key, shape in shapes.items()
-        if key in arrays and tuple(arrays[key].shape) != shape
-    ]
-    if problems:
+    found = {key: tuple(array.shape) for key, array in arrays.items() if key not in dropped}
+    if found != wanted:
+        problems = [
+            f"{key}: expected {wanted.get(key, 'none')}, found {found.get(key, 'none')}"
+            for key in wanted | found
+            if wanted.get(key) != found.get(key)
+        ]
         raise CheckpointError(
             f"These parameters do not fit a Mixer with {model.architecture} and head {model.head!r}: "
             f"{'; '.join(problems)}. Choose the variant that the checkpoint was trained as."
         )
-    return {key: arrays[key] for key in shapes}
+    return {key: arrays[key] for key in wanted}
 
 
 def predict_function(model: MlpMixer) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
@@ -167,15 +166,6 @@ def _in(float64: bool, arrays: Any) -> Any:
     return jax.tree.map(lambda array: array.astype(jnp.float64), arrays) if float64 else arrays
 
 
-def probe_factor(key: str) -> float:
-    """By what a parameter is multiplied so that each LayerNorm's epsilon decides much of what comes out of it.
-
-    The stream between the blocks is then very small. Whether another epsilon shows otherwise depends on the checkpoint:
-    where tokens vary by far more, it is lost in rounding.
-    """
-    return 2.0**-10 if key.startswith("stem/") or "/Dense_1/" in key else 1.0
-
-
 def without_influence(key: str) -> bool:
     """Whether a parameter's gradient is zero but for rounding, so that its relative error says nothing.
 
@@ -206,7 +196,6 @@ class ReferenceModel:
     """
 
     framework, one_core, has_kinks, has_statistics, shares_gradients = "JAX", False, False, False, True
-    probe_factor = staticmethod(probe_factor)
     merge_vanishing_gradients = staticmethod(join_vanishing)
 
     def __init__(self, model: MlpMixer, parameters: Mapping[str, Any]) -> None:
@@ -218,11 +207,20 @@ class ReferenceModel:
         """Every parameter, by key."""
         return {key: np.asarray(value) for key, value in self._parameters.items()}
 
+    @staticmethod
+    def probe_factor(key: str) -> float:
+        """By what a parameter is multiplied so that each LayerNorm's epsilon decides much of what comes out of it.
+
+        The stream between the blocks is then very small. Whether another epsilon shows otherwise depends on the
+        checkpoint: where tokens vary by far more, it is lost in rounding.
+        """
+        return 2.0**-10 if key.startswith("stem/") or "/Dense_1/" in key else 1.0
+
     def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> dict[str, np.ndarray]:
         """`features` and, of a classifier, `logits`. Images go one by one: another batch would be compiled anew."""
         parameters = self.variables()
         if probed:
-            parameters = {key: value * np.float32(probe_factor(key)) for key, value in parameters.items()}
+            parameters = {key: value * np.float32(self.probe_factor(key)) for key, value in parameters.items()}
         float64 = dtype == "float64"
         with _enable_x64(float64):
             there = jax.device_put(parameters)
