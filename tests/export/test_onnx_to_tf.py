@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from tensorflow.python.eager import context
 
 from utils.errors import ConversionError
-from utils.export import onnx_to_tf, saved_model, torch_to_onnx
+from utils.export import onnx_to_tf, saved_model
 from utils.export.onnx_to_tf import TRAINING, export_tensorflow, import_onnx_tf
 from utils.families.convmixer import source as convmixer
 from utils.parity.comparison import compare_outputs
@@ -208,8 +208,8 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_no_transpose_but_that_of_the_image_is_left_in_the_executed_graph(saved, way):
     model = saved_model.load_model(saved(GELU))
-    _, after = transposes(WAYS[way](model, tf.constant(golden_inputs(GELU))))
-    assert after <= 1  # which cuts it into patches; of activations there would be one in each block
+    before, after = transposes(WAYS[way](model, tf.constant(golden_inputs(GELU))))
+    assert before > 1 >= after  # which cuts it into patches; of activations there would be one in each block
 
 
 def test_every_operation_is_one_that_tfjs_runs(reloaded):
@@ -217,29 +217,6 @@ def test_every_operation_is_one_that_tfjs_runs(reloaded):
     graph = reloaded(GELU).signatures["serving_default"].graph.as_graph_def()
     assert count(graph, "DepthwiseConv2dNative") > 0
     assert count(graph, "EnsureShape") == 0
-
-
-def test_graph_that_is_channels_first_keeps_transposes_so_the_count_can_fail(monkeypatch):
-    """The control: the same path from a model exported as PyTorch has it, activations channels-first."""
-    name = RELU
-
-    class Pooled(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            model = tiny.source(name)
-            self.stem, self.blocks, self.head = model.stem, model.blocks, model.head
-
-        def forward(self, x):
-            return self.head(self.blocks(self.stem(x.permute(0, 3, 1, 2))).mean((2, 3)))
-
-    monkeypatch.setattr(torch_to_onnx, "SPATIAL_LAYERS", {})
-    graph = torch_to_onnx.export_onnx(Pooled(), "logits")
-    call = export_tensorflow(graph, tiny.weights(name), 48, "logits").call
-    function, images = tf.function(lambda x: call(x, False), autograph=False), tf.constant(golden_inputs(name))
-    found = []
-    _, after = transposes(lambda: found.append(function(images)))
-    assert tiny.relative_error(found[0], tiny.expected(name)["logits"]) <= TOLERANCE
-    assert after > 1  # how many is the optimiser's choice
 
 
 def test_biases_of_convolutions_are_such_as_can_be_fused_into_them(saved):

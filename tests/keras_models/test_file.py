@@ -123,10 +123,3 @@ def test_layer_that_brings_code_is_refused_before_keras_sees_it(module, layer, f
     )
     with pytest.raises(PackagingError, match=rf"bad\.keras: .*{layer}.*code"):
         saving.load(planted)
-
-
-def test_lambda_of_keras_s_own_making_is_refused(tmp_path):
-    inputs = keras.Input((8,))
-    keras.Model(inputs, keras.layers.Lambda(lambda x: 2 * x)(inputs)).save(tmp_path / "bad.keras")
-    with pytest.raises(PackagingError, match=r"bad\.keras: .*Lambda"):
-        saving.load(tmp_path / "bad.keras")
