@@ -1,8 +1,4 @@
-"""The ONNX file of a conversion: the graph as PyTorch computes, with its weights, and what it says of itself.
-
-Channels first, [batch, channel, height, width], as whoever takes models from PyTorch expects, and as runtimes convolve.
-Knows no particular model.
-"""
+"""The distributed .onnx file: PyTorch's graph with its weights and metadata, in NCHW, as users and runtimes expect."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """PyTorch -> ONNX: a checked graph that names every weight and holds none of its bytes.
 
-In either order of axes: channels-last on the way to TensorFlow, and channels-first, as PyTorch has it, for `onnx_file`.
-Knows no particular model. What it asks of one: spatial layers are the `nn` modules listed in SPATIAL_LAYERS, and
-everything between them works on each element by itself. Then every layer can be exported channels-last.
+Channels-last on the way to TensorFlow, channels-first, as PyTorch has it, for `onnx_file`. Knows no particular model.
+A model's spatial layers must be `nn` modules listed in SPATIAL_LAYERS, and everything between them elementwise: then
+every layer can be exported channels-last.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from utils.errors import ConversionError
 from utils.machine.devices import keep_triton_out
 
 OPSET = 20  # the first with `Gelu`, and the last that the TorchScript exporter writes
-# Of a file for others: the last before 18, which the ONNX Runtimes, OpenVINOs and converters of years read. GELU is
-# spelt out by Erf in it, which the two make one operation of.
+# Of the distributed .onnx file: 17 is widely supported; GELU is written with Erf, which ONNX Runtime and OpenVINO fuse.
 FILE_OPSET = 17
 _PROBE_PATCHES = 2  # the traced image is this many strides wide: tracing computes, and the graph has no sizes in it
 
@@ -75,7 +74,7 @@ SPATIAL_LAYERS = {
     nn.BatchNorm2d: ChannelsLast,
     nn.AdaptiveAvgPool2d: lambda _layer: GlobalAveragePool(1),
 }
-# What is exported otherwise than PyTorch would, channels-first.
+# Layers that are replaced for the channels-first graph.
 POOLING = {nn.AdaptiveAvgPool2d: lambda _layer: GlobalAveragePool(2)}
 
 

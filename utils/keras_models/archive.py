@@ -1,8 +1,8 @@
 """A `.keras` file as an archive: written so that the same model gives the same bytes, and read without running it.
 
-It is a zip archive of Keras's: `config.json`, the layers; `model.weights.h5`; `metadata.json`, where Keras names its
-version. There this project adds a `record` of what the model is, since beside three members Keras takes all for assets,
-and unpacks the whole archive into a temporary folder whenever it loads it.
+A zip archive of `config.json` (the layers), `model.weights.h5` and `metadata.json` (Keras's version). This project adds
+a `record` of what the model is to the last one: with a fourth member, Keras would unpack the whole archive into a
+temporary folder whenever it loads it.
 
     record = json.loads(zipfile.ZipFile("model.keras").read("metadata.json"))["record"]
 
@@ -45,10 +45,10 @@ KNOWN = {
 
 
 def rewrite(saved: Path, target: BinaryIO, record: Mapping[str, Any]) -> None:
-    """Writes what Keras has saved with the `record`, and without what another run would have written otherwise.
+    """Writes what Keras has saved, with the `record`, and without what differs between runs or needs a newer Keras.
 
-    That is the date, in two places, and numbers of shared objects, which are places in memory. Left out are also
-    arguments that older versions of Keras do not know, where they are the defaults.
+    The former are the date, in two places, and numbers of shared objects, which are addresses in memory; the latter,
+    arguments that older versions do not know, where they have their defaults.
     """
     with zipfile.ZipFile(saved) as source, zipfile.ZipFile(target, "w") as archive:
         metadata = json.loads(source.read(METADATA)) | {"date_saved": _DATE, RECORD: dict(record)}

@@ -75,7 +75,7 @@ class Candidate(Conventions):
         return {self._key(variable): self._numpy(variable) for variable in self.model.variables}
 
     def gradients(self, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray | None]:
-        """Of `sum(output ** 2) / batch` by every trainable variable, by key; None where the output depends not on it.
+        """Of `sum(output ** 2) / batch` by every trainable variable, by key; None if the output does not depend on it.
 
         In training mode the model's own statistics are put back afterwards.
         """

@@ -1,16 +1,15 @@
 """Makes the TFLite models of a published artefact.
 
-The source framework is not needed: its outputs ride in the artefact as golden data. Each file is compared with them
-after it was written as users will get it, by a tolerance of its own, and has a manifest of its own.
+The source framework is not needed: the artefact carries its outputs as golden data. Each file, as users will get it,
+is compared with them by a tolerance of its own.
 
-The same artefact, made smaller by a process of its own, gives the same bytes. So what was measured stands in the
-manifest beside the file only, but for the tolerance, which whoever verifies the file needs.
+The same artefact gives the same bytes in a process of its own. So measurements go only into the manifest beside the
+file; the tolerance also goes inside, because `verify` needs it.
 
-What the tolerance is: rounding the float32 model's kernels alone, as the smaller file does, moves the golden outputs
-by some amount, which is measured first. The smaller file may be off by that times a factor, and by the float32 gate.
-The factor leaves room for what was not simulated: TFLite multiplies BatchNorm into kernels before it rounds them, and
-with int8 rounds activations too. An operation computed otherwise shows already in the float32 file, whose tolerance is
-far smaller.
+The tolerance: rounding the float32 model's kernels alone moves the golden outputs by some amount, which is measured
+first. The smaller file may be off by that times a factor, plus the float32 gate's tolerance. The factor leaves room for
+what was not simulated: TFLite multiplies BatchNorm into kernels before it rounds them, and with int8 rounds activations
+too. A wrong operation shows already in the float32 file, whose tolerance is far smaller.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from utils.smaller.lite import convert_to_lite, normalising, operators, rounded
 from utils.smaller.metadata import with_metadata
 from utils.verify.numbers import golden_of, lite_function
 
-# Seen were at most 1.7 times what rounding does at full size, and 2.4 times with the tiny models.
+# At most 1.7 times what rounding does was seen at full size, and 2.4 times with the tiny models.
 FACTORS = {"float32": 0, "float16": 3, "int8": 4}  # int8 rounds activations too
 # What a SavedModel needs, and a TFLite file does not; which runtime reads that is not known beforehand.
 _OF_SAVED_MODELS = ("minimum_tensorflow", "platforms")
