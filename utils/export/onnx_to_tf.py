@@ -130,9 +130,8 @@ def _chains(nodes: list[Any], updated: set[str]) -> list[list[Any]]:
 
     chains: list[list[Any]] = []
     for node in nodes:
-        last = chains[-1][-1] if chains else None
-        follows = last and node.inputs[0] == last.outputs[0] and uses[node.inputs[0]] == 1
-        if follows and chainable(last) and chainable(node):
+        last = chains[-1][-1] if chains and chainable(chains[-1][-1]) and chainable(node) else None
+        if last and node.inputs[0] == last.outputs[0] and uses[node.inputs[0]] == 1:
             chains[-1].append(node)
         else:
             chains.append([node])
