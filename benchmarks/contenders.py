@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,42 +111,37 @@ def keep_to_cores() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
 
 
-def import_tensorflow() -> ModuleType:
-    """With its threads set, which can be done before it has computed anything only."""
-    import tensorflow as tf
+def import_framework(contender: str) -> None:
+    """Imports what it runs on, with its threads set, which can be done before it has computed anything only."""
+    others = {"PyTorch": "torch", "JAX": "jax", "ONNX Runtime": ""}
+    framework = (KERAS_BACKENDS | others).get(contender, "tensorflow")
+    if framework == "tensorflow":
+        import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    tf.config.threading.set_inter_op_parallelism_threads(THREADS)
-    return tf
+        tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+        tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+        tf.constant(0.0)
+    elif framework == "torch":
+        import torch
+
+        torch.set_num_threads(THREADS)
+    elif framework == "jax":
+        keep_to_cores()  # JAX has no setting for its threads: it takes as many as there are processors to run on
+        import jax
+
+        jax.numpy.zeros(1).block_until_ready()
+    if contender in KERAS_BACKENDS:
+        import keras
+
+        keras.ops.convert_to_numpy(keras.ops.zeros(1))
 
 
-def import_torch() -> ModuleType:
-    """With its threads set."""
-    import torch
-
-    torch.set_num_threads(THREADS)
-    return torch
-
-
-def import_jax() -> ModuleType:
-    """JAX has no setting for its threads: it takes as many as there are processors to run on."""
-    keep_to_cores()
-    import jax
-
-    return jax
-
-
-def import_keras(contender: str) -> ModuleType:
-    """On the contender's backend, which is given its threads first."""
-    {"tensorflow": import_tensorflow, "jax": import_jax, "torch": import_torch}[KERAS_BACKENDS[contender]]()
-    import keras
-
-    return keras
+# Each of the following takes a framework that `import_framework` has imported.
 
 
 def saved_model(folder: Path, axes: tuple[int, ...] = (0, 1, 2, 3), frozen: bool = False) -> Bind:
     """TensorFlow, through the signature that TensorFlow Serving would call; frozen: its variables made constants."""
-    tf = import_tensorflow()
+    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     loaded = tf.saved_model.load(str(folder))
@@ -166,7 +160,8 @@ def saved_model(folder: Path, axes: tuple[int, ...] = (0, 1, 2, 3), frozen: bool
 
 def pytorch(variant: Variant, head: str = "classification") -> Bind:
     """PyTorch eager in inference mode, in its usual layout."""
-    torch = import_torch()
+    import torch
+
     model = torch_model(variant, head)
 
     def bind(images: np.ndarray) -> Callable[[], np.ndarray]:
@@ -178,7 +173,8 @@ def pytorch(variant: Variant, head: str = "classification") -> Bind:
 
 def jax_jit(variant: Variant, head: str = "classification") -> Bind:
     """`jax.jit` of the source model, weights and images in JAX's own memory."""
-    jax = import_jax()
+    import jax
+
     predict, parameters = flax_model(variant, head)
     predict, parameters = jax.jit(predict), jax.device_put(parameters)
 
@@ -210,7 +206,6 @@ def keras_model(contender: str, file: Path) -> Bind:
     By `predict_on_batch`, not by a `tf.function` of one's own: `jit_compile` is then Keras's own switch, and the call
     is the same on every backend. And not by `predict`, which begins each call by making an iterator and a progress bar.
     """
-    import_keras(contender)
     from utils.keras_models.saving import load
 
     model = load(file)
@@ -229,6 +224,7 @@ def prepare(contender: str, name: str, folder: Path) -> Callable[[str, int], Any
     "logits" gives the array, "time" the seconds of one inference, input and output in NumPy's or the framework's own
     memory.
     """
+    import_framework(contender)
     variant, file = get_variant(name), file_of(contender, folder)
     bind = _bind(contender, variant, file)
     images = noise(max(BATCHES), variant.image_size)

@@ -30,33 +30,22 @@ from utils.tables import markdown
 if TYPE_CHECKING:
     from torch import nn
 
-SAVED_MODEL = "saved_model"  # in the folder that a side is given; the plain one leaves its ONNX file beside it
+SAVED_MODEL = "saved_model"
 TINY = "convmixer_tiny"
 FULL = "convmixer_1536_20"
 
-# (variant, PyTorch model, its weights, empty folder, stage timer): leaves folder/SAVED_MODEL
-Conversion = Callable[[Variant, "nn.Module", Mapping[str, np.ndarray], Path, Stages], None]
 
-
-def convert_ours(
-    variant: Variant, model: nn.Module, weights: Mapping[str, np.ndarray], folder: Path, stages: Stages
-) -> None:
+def convert_ours(variant: Variant, model: nn.Module, weights: Mapping[str, np.ndarray], folder: Path) -> None:
     """The conversion of this repository, without packaging and the parity gate."""
     from utils.export.onnx_to_tf import export_tensorflow
     from utils.export.saved_model import save_model
     from utils.export.torch_to_onnx import export_onnx
 
-    with stages("torch.onnx.export"):
-        graph = export_onnx(model, "logits")
-    with stages("to TensorFlow"):
-        exported = export_tensorflow(graph, weights, variant.image_size, "logits")
-    with stages("save"):
-        save_model(exported, folder / SAVED_MODEL)
+    exported = export_tensorflow(export_onnx(model, "logits"), weights, variant.image_size, "logits")
+    save_model(exported, folder / SAVED_MODEL)
 
 
-def convert_plain(
-    variant: Variant, model: nn.Module, _weights: Mapping[str, np.ndarray], folder: Path, stages: Stages
-) -> None:
+def convert_plain(variant: Variant, model: nn.Module, _weights: Mapping[str, np.ndarray], folder: Path) -> None:
     """What one writes without this repository: torch.onnx.export, then onnx-tf's prepare and export_graph."""
     import onnx
     import torch
@@ -67,24 +56,24 @@ def convert_plain(
     keep_triton_out()
     backend = import_onnx_tf()
     file = folder / "model.onnx"
-    with stages("torch.onnx.export"):
-        torch.onnx.export(
-            model,
-            (torch.zeros(1, 3, variant.image_size, variant.image_size),),
-            file,
-            dynamo=False,  # the other exporter starts at opset 18
-            opset_version=17,  # the last that onnx-tf knows
-            input_names=["inputs"],
-            output_names=["logits"],
-            dynamic_axes={"inputs": {0: "batch"}, "logits": {0: "batch"}},
-        )
-    with stages("to TensorFlow"):
-        representation = backend.prepare(onnx.load(file))
-    with stages("save"):
-        representation.export_graph(str(folder / SAVED_MODEL))
+    torch.onnx.export(
+        model,
+        (torch.zeros(1, 3, variant.image_size, variant.image_size),),
+        file,
+        dynamo=False,  # the other exporter starts at opset 18
+        opset_version=17,  # the last that onnx-tf knows
+        input_names=["inputs"],
+        output_names=["logits"],
+        dynamic_axes={"inputs": {0: "batch"}, "logits": {0: "batch"}},
+    )
+    backend.prepare(onnx.load(file)).export_graph(str(folder / SAVED_MODEL))
 
 
-SIDES: dict[str, Conversion] = {"ours": convert_ours, "plain onnx-tf": convert_plain}
+# Each takes a variant, its PyTorch model, that one's weights and an empty folder, and leaves SAVED_MODEL in it.
+SIDES: dict[str, Callable[[Variant, Any, Mapping[str, np.ndarray], Path], None]] = {
+    "ours": convert_ours,
+    "plain onnx-tf": convert_plain,
+}
 # From NHWC to what the side's SavedModel takes: plain onnx-tf keeps PyTorch's order.
 AXES = {"ours": (0, 1, 2, 3), "plain onnx-tf": (0, 3, 1, 2)}
 
@@ -105,29 +94,28 @@ def samples(variants: Sequence[str], repeats: int) -> Iterator[dict[str, Any]]:
 def prepare(side: str, variant_name: str) -> Callable[[Path], dict[str, Any]]:
     """For a `Worker`: imports and the PyTorch model; the function converts it once, into `folder`/SAVED_MODEL.
 
-    It gives `seconds`, `stages` (seconds by name), `peak_mb` (above what is resident after imports), `model_mb` (the
-    part of it that the PyTorch model held before the clock started), and `relative_error` of the SavedModel.
-    ParityError when that does not compute what the model does.
+    It gives `seconds`, `peak_mb` (above what is resident after imports), `model_mb` (the part of it that the PyTorch
+    model held before the clock started), and `relative_error` of the SavedModel. ParityError when that does not compute
+    what the model does.
     """
     variant, convert = get_variant(variant_name, "convmixer"), SIDES[side]
     with tempfile.TemporaryDirectory() as folder:
         warm_up = get_variant(TINY, "convmixer")
         model, weights = _model(warm_up)
-        convert(warm_up, model, weights, Path(folder), Stages())
+        convert(warm_up, model, weights, Path(folder))
         _check(model, warm_up, side, Path(folder))
     imports_mb = memory_mb()
     model, weights = _model(variant)
 
     def measure(folder: Path) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
-        stages, model_mb = Stages(), memory_mb()
+        model_mb = memory_mb()
         count_peak_memory()
         started = time.perf_counter()
-        convert(variant, model, weights, folder, stages)
+        convert(variant, model, weights, folder)
         return {
             "seconds": time.perf_counter() - started,
-            "stages": dict(stages.seconds),
-            "peak_mb": stages.peak_memory_mb - imports_mb,
+            "peak_mb": Stages().peak_memory_mb - imports_mb,
             "model_mb": model_mb - imports_mb,
             "relative_error": _check(model, variant, side, folder),
         }
@@ -172,7 +160,7 @@ def _check(model: nn.Module, variant: Variant, side: str, folder: Path) -> float
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: median time, peak memory and stages by variant."""
+    """Markdown: median time and peak memory by variant."""
     rows = []
     groups = command.grouped(found, "variant", "side")
     for variant in dict.fromkeys(sample["variant"] for sample in found):
@@ -180,9 +168,6 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         for what, key, form in (("time", "seconds", "{:.1f} s"), ("peak memory", "peak_mb", "{:.0f} MB")):
             ours, plain = (command.median_of(side, key) for side in sides)
             rows.append([variant, what, form.format(ours), form.format(plain), f"{ours / plain:.2f}"])
-        for stage in sides[0][0]["stages"]:
-            ours, plain = (command.median_of([sample["stages"] for sample in side], stage) for side in sides)
-            rows.append([variant, stage, f"{ours:.1f} s", f"{plain:.1f} s", f"{ours / plain:.2f}"])
     return markdown(["variant", "", *SIDES, "ratio"], rows)
 
 

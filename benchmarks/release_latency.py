@@ -24,13 +24,13 @@ from typing import Any
 from gate.exports import noise
 
 from benchmarks import command
-from benchmarks.contenders import ONEDNN, THREADS, jax_jit, keep_to_cores, pytorch, saved_model, turns
+from benchmarks.contenders import ONEDNN, THREADS, import_framework, jax_jit, keep_to_cores, pytorch, saved_model, turns
 from benchmarks.processes import Worker
 from utils.artefact.contents import preprocessing_of, read_manifest
 from utils.errors import PackagingError
 from utils.families.variants import get_variant
 from utils.files import write_text
-from utils.release.index import LATENCY
+from utils.release.index import LATENCY, MeasuredFigures
 from utils.tables import markdown
 
 WARM_UP, REPEATS, ROUNDS = 3, 5, 3
@@ -49,7 +49,9 @@ def prepare(source: Source, folder: Path | None = None) -> Callable[[], list[flo
     keep_to_cores()  # as JAX is, which has no setting for its threads: two threads may be faster on more cores
     name, head, image_size = source
     variant = get_variant(name)
-    bind = saved_model(folder) if folder else SOURCES[variant.family][1](variant, head)
+    framework, source_model = SOURCES[variant.family]
+    import_framework("SavedModel" if folder else framework)
+    bind = saved_model(folder) if folder else source_model(variant, head)
     run = bind(noise(1, image_size))
 
     def measure() -> list[float]:
@@ -96,12 +98,17 @@ def _beside_source(folder: Path, source: Source, artefacts: Mapping[str, str]) -
         with Worker(name, prepare, source, folders[name], environment=ONEDNN) as worker:
             calls[name] += worker()
         print(f"{name}: {1000 * min(calls[name]):.0f} ms", file=sys.stderr, flush=True)
-    fastest = {name: min(seconds) for name, seconds in calls.items()}
+    fastest = {name: 1000 * min(seconds) for name, seconds in calls.items()}
     for name, sha256 in artefacts.items():
         yield {
-            **{"name": name, "sha256": sha256, "seconds": fastest[name], "calls": calls[name]},
-            **{"framework": framework, "source_seconds": fastest[own], "source_calls": calls[own]},
-            "times": fastest[name] / fastest[own],
+            "name": name,
+            "sha256": sha256,
+            "milliseconds": round(fastest[name], 2),
+            "source_milliseconds": round(fastest[own], 2),
+            "times": round(fastest[name] / fastest[own], 4),
+            "framework": framework,
+            "calls": calls[name],
+            "source_calls": calls[own],
         }
 
 
@@ -110,24 +117,10 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     headings = ["artefact", "fastest, ms", "median, ms", "slowest, ms", "source", "its fastest, ms", "times the source"]
     rows = []
     for sample in found:
-        figures = (sample["seconds"], median(sample["calls"]), max(sample["calls"]), sample["source_seconds"])
-        *own, source = (f"{1000 * value:.0f}" for value in figures)
-        rows.append([f"`{sample['name']}`", *own, sample["framework"], source, f"{sample['times']:.2f}"])
+        figures = (sample["milliseconds"], 1000 * median(sample["calls"]), 1000 * max(sample["calls"]))
+        source = [sample["framework"], f"{sample['source_milliseconds']:.0f}", f"{sample['times']:.2f}"]
+        rows.append([f"`{sample['name']}`", *(f"{figure:.0f}" for figure in figures), *source])
     return markdown(headings, rows)
-
-
-def latencies(found: Sequence[Mapping[str, Any]], machine: str) -> dict[str, Any]:
-    """What `batch/latency.json` holds."""
-    artefacts = {}
-    for sample in found:
-        figures = {
-            "milliseconds": 1000 * sample["seconds"],
-            "source_milliseconds": 1000 * sample["source_seconds"],
-            "times": sample["times"],
-        }
-        named = {"sha256": sample["sha256"], "framework": sample["framework"]}
-        artefacts[sample["name"]] = named | {key: float(f"{value:.4g}") for key, value in figures.items()}
-    return {"machine": machine, "threads": THREADS, "artefacts": artefacts}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{options.folder} has no unpacked artefact that could be timed: {expected}.")
     path = options.folder / LATENCY
     path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(latencies(found, notes["machine"]), indent=1) + "\n")
+    figures = {sample["name"]: {key: sample[key] for key in MeasuredFigures.__annotations__} for sample in found}
+    latencies = {"machine": notes["machine"], "threads": THREADS, "artefacts": figures}
+    write_text(path, json.dumps(latencies, indent=1) + "\n")
     command.leave(options, "release_latency", "Latency of each artefact", notes, table, found)
 
 

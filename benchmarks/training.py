@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,13 @@ def prepare(contender: str, name: str, part: str, folder: Path, batch: int) -> C
     The peak is in MB above what is resident after the frameworks' imports, and counts from the first step on.
     """
     variant, file = get_variant(name), contenders.file_of(contender, folder)
+    contenders.import_framework(contender)
     builders = {"PyTorch": build_torch, "JAX": build_jax} | dict.fromkeys(contenders.KERAS_BACKENDS, build_keras)
-    imports_mb, step = builders.get(contender, build_tensorflow)(contender, variant, part, file)
+    build = builders.get(contender, build_tensorflow)
+    for module in IMPORTS.get(build, ()):
+        import_module(module)
+    imports_mb = memory_mb()
+    step = build(contender, variant, part, file)
     images = noise(batch, variant.image_size)
     labels = np.random.default_rng(SEED).integers(0, CLASSES, batch)
 
@@ -123,22 +129,16 @@ def _head(width: int) -> tuple[np.ndarray, np.ndarray]:
     return kernel, np.zeros(CLASSES, np.float32)
 
 
-# Each of the following gives the memory after its framework's imports, and the step.
-
-
-def build_tensorflow(contender: str, variant: Variant, part: str, folder: Path) -> tuple[float, Step]:
+def build_tensorflow(contender: str, variant: Variant, part: str, folder: Path) -> Step:
     """The reloaded SavedModel and a head."""
-    import tf_keras  # noqa: F401
+    import tensorflow as tf
 
-    tf = contenders.import_tensorflow()
-    tf.constant(0.0)
-    imports_mb = memory_mb()
     from utils.export.saved_model import load_model
 
     model = load_model(folder)
     width = model.signatures["serving_default"].structured_outputs["features"].shape[-1]
     kernel, bias = (tf.Variable(value) for value in _head(width))
-    return imports_mb, tensorflow_step(
+    return tensorflow_step(
         lambda images: tf.matmul(model(images, training=part == "all"), kernel) + bias,
         [kernel, bias, *(model.trainable_variables if part == "all" else ())],
         learning_rate(variant),
@@ -147,10 +147,10 @@ def build_tensorflow(contender: str, variant: Variant, part: str, folder: Path) 
     )
 
 
-def build_torch(_contender: str, variant: Variant, part: str, _file: Path) -> tuple[float, Step]:
+def build_torch(_contender: str, variant: Variant, part: str, _file: Path) -> Step:
     """The source ConvMixer and a head under torch.optim.SGD; for the head alone, the backbone keeps no graph."""
-    torch = contenders.import_torch()
-    imports_mb = memory_mb()
+    import torch
+
     backbone = torch_model(variant, "fe").train(part == "all")
     head = torch.nn.Linear(variant.architecture.dim, CLASSES)
     with torch.no_grad():
@@ -164,18 +164,14 @@ def build_torch(_contender: str, variant: Variant, part: str, _file: Path) -> tu
         return head(features)
 
     parameters = [*head.parameters(), *(backbone.parameters() if part == "all" else ())]
-    return imports_mb, torch_step(predict, torch.optim.SGD(parameters, learning_rate(variant), momentum=MOMENTUM))
+    return torch_step(predict, torch.optim.SGD(parameters, learning_rate(variant), momentum=MOMENTUM))
 
 
-def build_jax(_contender: str, variant: Variant, part: str, _file: Path) -> tuple[float, Step]:
+def build_jax(_contender: str, variant: Variant, part: str, _file: Path) -> Step:
     """The source Mixer and a head under optax.sgd."""
-    jax = contenders.import_jax()
+    import jax
     import optax
 
-    import utils.families.mlp_mixer.source  # noqa: F401
-
-    jax.numpy.zeros(1).block_until_ready()
-    imports_mb = memory_mb()
     backbone, fixed = flax_model(variant, "fe")
     trained = dict(zip(("kernel", "bias"), _head(variant.architecture.hidden_dim), strict=True))
     if part == "all":
@@ -185,14 +181,13 @@ def build_jax(_contender: str, variant: Variant, part: str, _file: Path) -> tupl
         weights = {k: v for k, v in (trained | fixed).items() if k not in ("kernel", "bias")}
         return backbone(weights, images) @ trained["kernel"] + trained["bias"]
 
-    return imports_mb, JaxStep(predict, trained, optax.sgd(learning_rate(variant), momentum=MOMENTUM), fixed)
+    return JaxStep(predict, trained, optax.sgd(learning_rate(variant), momentum=MOMENTUM), fixed)
 
 
-def build_keras(contender: str, variant: Variant, part: str, file: Path) -> tuple[float, Step]:
+def build_keras(contender: str, variant: Variant, part: str, file: Path) -> Step:
     """The reloaded `.keras` file and a head, by `train_on_batch`."""
-    keras = contenders.import_keras(contender)
-    keras.ops.convert_to_numpy(keras.ops.zeros(1))
-    imports_mb = memory_mb()
+    import keras
+
     from utils.keras_models.saving import load
 
     backbone = load(file)
@@ -205,7 +200,11 @@ def build_keras(contender: str, variant: Variant, part: str, file: Path) -> tupl
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=contenders.jit_compile(contender),
     )
-    return imports_mb, lambda images, labels: float(model.train_on_batch(images, labels))
+    return lambda images, labels: float(model.train_on_batch(images, labels))
+
+
+# What they import beside their framework.
+IMPORTS = {build_tensorflow: ("tf_keras",), build_jax: ("optax", "utils.families.mlp_mixer.source")}
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
