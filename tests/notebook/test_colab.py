@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pip
 import pytest
-from wheels import write_wheel
 
 from utils.errors import ConversionError
 from utils.notebook import colab
@@ -123,6 +123,17 @@ def test_the_set_up_cell_knows_colab_and_kaggle(monkeypatch, module, variable, s
     monkeypatch.setitem(sys.modules, module, sys)
     monkeypatch.setenv(variable, "Batch")
     assert eval(condition) is sets_up  # noqa: S307
+
+
+def write_wheel(folder, name, version, requires=""):
+    """The least that pip takes for one: a module that says its version, and needs what `requires` says."""
+    info, path = f"{name}-{version}.dist-info", folder / f"{name}-{version}-py3-none-any.whl"
+    needs = f"Requires-Dist: {requires}\n" if requires else ""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}.py", f"version = {version!r}\n")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
 def test_real_pip_downgrades_nothing_for_what_it_installs_and_a_pin_gives_way(tmp_path):
