@@ -41,7 +41,7 @@ def servers(monkeypatch, tmp_path):
 
 
 def variant(authors, *more):
-    mirror = Source("https://huggingface.co/x", "timm_mixer", "", "timm/tiny", "model.safetensors")
+    mirror = Source("https://huggingface.co/x", "timm_mixer", "timm/tiny", "model.safetensors")
     return dataclasses.replace(get_variant("mixer_tiny"), sources=(Source(f"{authors}/npz", "flax"), *more, mirror))
 
 

@@ -154,39 +154,35 @@ def _checked(target: Path, source: Source) -> Checkpoint:
 
 
 def _download(source: Source, target: Path) -> Checkpoint:
+    """Transfers a file, and gives it its final name if it is good; the record is written before."""
     _remove_stale_parts(target)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    address, sha256 = hub_file(source.repository, source.file) if source.repository else (source.url, None)
+    origin, sha256 = hub_file(source.repository, source.file) if source.repository else (source.url, None)
     try:
         with open(part, "w+b") as file:
-            transfer(address, file, sha256)
-        return _accept(address, part, target)
+            transfer(origin, file, sha256)
+        wrong = why_not_checkpoint(part)
+        if wrong:
+            raise CheckpointError(
+                f"{origin}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
+                "or download the file in another way and set checkpoint to its path."
+            )
+        found = hash_file(part)
+        expected = read_record(target).get("sha256", found)
+        if found != expected:
+            raise CheckpointError(
+                f"{origin}: the file differs from the one downloaded here before. "
+                f"Expected SHA-256 {expected}, found {found}. "
+                f"If upstream replaced it on purpose, delete {_record_path(target)} and run again."
+            )
+        write_record(target, origin, found)
+        os.replace(part, target)
     except OSError as error:
         raise CheckpointError(
             f"{part}: cannot be written: {error}. Free some space, or set {CACHE_VARIABLE} to another folder."
         ) from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def _accept(origin: str, part: Path, target: Path) -> Checkpoint:
-    """Gives a finished transfer from `origin` its final name, if it is good; the record is written before."""
-    wrong = why_not_checkpoint(part)
-    if wrong:
-        raise CheckpointError(
-            f"{origin}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
-            "or download the file in another way and set checkpoint to its path."
-        )
-    found = hash_file(part)
-    expected = read_record(target).get("sha256", found)
-    if found != expected:
-        raise CheckpointError(
-            f"{origin}: the file differs from the one downloaded here before. "
-            f"Expected SHA-256 {expected}, found {found}. "
-            f"If upstream replaced it on purpose, delete {_record_path(target)} and run again."
-        )
-    write_record(target, origin, found)
-    os.replace(part, target)
     return Checkpoint(target, "official", origin, found)
 
 

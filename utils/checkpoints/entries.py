@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -82,12 +82,9 @@ class Problems:
     def __init__(self, path: Path, variant: Variant) -> None:
         self.path = path
         self.variant = variant
-        self._found: dict[str, list[str]] = {}
+        self._found: dict[str, list[str]] = defaultdict(list)
         self._foreign: list[str] = []
         self._converted: Counter[str] = Counter()
-
-    def _add(self, kind: str, entry: str) -> None:
-        self._found.setdefault(kind, []).append(entry)
 
     def compare(self, found: Mapping[str, Header], wanted: Shapes, allowed: Collection[str]) -> None:
         """Notes missing and surplus keys, and wrong shapes and dtypes; of `allowed` keys nothing.
@@ -97,27 +94,27 @@ class Problems:
         """
         for key in found:
             if key not in wanted and key not in allowed:
-                self._add("surplus", key) if _OWN.match(key) else self._foreign.append(key)
+                (self._found["surplus"] if _OWN.match(key) else self._foreign).append(key)
         for key, expected_shape in wanted.items():
             if key not in found:
-                self._add("missing", key)
+                self._found["missing"].append(key)
                 continue
             shape, dtype = found[key]
             expected = "int64" if key.endswith(COUNTER) else "float32"
             if expected == "float32" and dtype in _CONVERTED:
                 self._converted[dtype] += 1
             elif dtype != expected:
-                self._add("wrongly typed", f"{key}: expected {expected}, found {dtype}")
+                self._found["wrongly typed"].append(f"{key}: expected {expected}, found {dtype}")
             if shape != expected_shape:
-                self._add("misshapen", f"{key}: expected {list(expected_shape)}, found {list(shape)}")
+                self._found["misshapen"].append(f"{key}: expected {list(expected_shape)}, found {list(shape)}")
 
     def check_values(self, key: str, array: np.ndarray) -> None:
         """Notes NaN, infinity, and a variance below zero."""
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-            self._add("not finite", f"{key}: {nan} NaN and {infinite} infinite of {array.size} values")
+            self._found["not finite"].append(f"{key}: {nan} NaN and {infinite} infinite of {array.size} values")
         elif key.endswith("running_var") and (array < 0).any():
-            self._add("negative variance", f"{key}: smallest {array.min():g}")
+            self._found["negative variance"].append(f"{key}: smallest {array.min():g}")
 
     def notes(self) -> list[str]:
         """What is no error, and the user must know all the same."""
@@ -136,8 +133,8 @@ class Problems:
         """CheckpointError that lists, by kind, what was noted; `resembled`: other variants that the file fits."""
         if not self._found:
             return
-        for key in self._foreign:  # by another name, what is missing may be here
-            self._add("surplus", key)
+        if self._foreign:  # by another name, what is missing may be here
+            self._found["surplus"] += self._foreign
         lines = [f"{self.path}: this is not a sound checkpoint of {self.variant.name}."]
         lines += [f"  {len(entries)} {kind}: {_some(entries)}" for kind, entries in self._found.items()]
         if resembled:

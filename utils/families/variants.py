@@ -115,7 +115,6 @@ class Source:
 
     url: str
     layout: str
-    note: str = ""
     repository: str = ""
     file: str = ""
 
@@ -180,29 +179,25 @@ def _mirrors(name: str, layout: str) -> tuple[Source, ...]:
         return ()
     repository, file = f"timm/{_HUB[name]}", "model.safetensors"
     url = f"https://huggingface.co/{repository}/resolve/main/{file}"
-    return (Source(url, layout, "timm's copy", repository, file),)
+    return (Source(url, layout, repository, file),)
 
 
 def _row(
     name: str,
     family: str,
     architecture: ConvMixerArchitecture | MixerArchitecture,
-    parameters: int,
-    top1: float | None,
-    top1_source: str,
-    sources: tuple[Source, ...] = (),
+    figures: tuple[int, float | None, str],
     image_size: int = 224,
     **facts: Any,
 ) -> Variant:
+    """figures: number of parameters, top-1 accuracy, and whose figure that is. facts: further fields of the row."""
     kind = FAMILIES[family]
-    resize = math.floor(image_size / kind.crop)
-    preprocessing = Preprocessing(resize, crop=image_size, mean=kind.mean, std=kind.std)
+    parameters, top1, top1_source = figures
     return Variant(
         name=name,
         family=family,
         architecture=architecture,
-        preprocessing=preprocessing,
-        sources=sources,
+        preprocessing=Preprocessing(math.floor(image_size / kind.crop), image_size, kind.mean, kind.std),
         parameters=parameters,
         top1=top1,
         top1_source=top1_source,
@@ -221,21 +216,22 @@ def _convmixer(name: str, file: str, architecture: ConvMixerArchitecture, *figur
         *_mirrors(name, "timm"),
     )
     facts = {"labels": "imagenet1k", "trained_on": "ImageNet-1k", **PAPERS["convmixer"]}
-    return _row(name, "convmixer", architecture, *figures, sources, **facts)
+    return _row(name, "convmixer", architecture, figures, sources=sources, **facts)
 
 
 def _mixer(name: str, folder: str, size: str, patch_size: int, *figures: Any) -> Variant:
     facts = MIXER_FOLDERS[folder]
     architecture = MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[facts["labels"]], image_size=224)
     source = Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax")
-    return _row(name, "mixer", architecture, *figures, (source, *_mirrors(name, "timm_mixer")), **facts)
+    sources = (source, *_mirrors(name, "timm_mixer"))
+    return _row(name, "mixer", architecture, figures, sources=sources, **facts)
 
 
 def _testing(name: str, architecture: ConvMixerArchitecture | MixerArchitecture, parameters: int) -> Variant:
     family = "convmixer" if isinstance(architecture, ConvMixerArchitecture) else "mixer"
     random = "random weights, for tests and dry runs"
-    facts = {"labels": None, "trained_on": f"nothing: {random}", "testing": True, **PAPERS[family]}
-    return _row(name, family, architecture, parameters, None, f"none: {random}", image_size=48, **facts)
+    facts = {"sources": (), "labels": None, "trained_on": f"nothing: {random}", "testing": True, **PAPERS[family]}
+    return _row(name, family, architecture, (parameters, None, f"none: {random}"), image_size=48, **facts)
 
 
 _CONVMIXER_README = "https://github.com/locuslab/convmixer#evaluation"

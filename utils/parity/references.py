@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,12 @@ class References:
         wanted: an array that must be among what is remembered.
         """
         key = self._key(what, inputs)
-        found = self._known.get(key) or self._read_whole(key)
+        found = self._known.get(key, {})
+        if not found and (file := self._read(key)) is not None:
+            with file:
+                found = dict(file)
         if wanted not in found:
-            found = found | run(inputs.copy())  # a new dict: another thread may be reading the old one
+            found = {**found, **run(inputs.copy())}  # a new one: another thread may be reading the old one
             self._write(key, found)
         self._known[key] = found
         return {name: array.copy() for name, array in found.items()}
@@ -122,10 +125,6 @@ class References:
         digest = hashlib.sha256(repr((self._source, what, inputs.shape, inputs.dtype.str)).encode())
         digest.update(np.ascontiguousarray(inputs))
         return digest.hexdigest()
-
-    def _read_whole(self, key: str) -> dict[str, np.ndarray]:
-        with self._read(key) or nullcontext({}) as there:
-            return dict(there)
 
     def _read(self, key: str) -> np.lib.npyio.NpzFile | None:
         if not self._folder or not (path := self._folder / f"{key}.npz").exists():
