@@ -17,7 +17,7 @@ from utils.families.variants import BESIDE, get_variant
 from utils.files import hash_file
 from utils.parity.golden import make_golden
 
-GELU, RELU = tiny.NAMES
+RELU = tiny.NAMES[1]
 NAME = "convmixer_tiny_relu_classification_synthetic"
 
 
@@ -28,18 +28,13 @@ def stage(tmp_path):
         staging.discard()
 
 
-def files(stage, name=RELU, formats=("saved_model", "onnx")):
-    return extra.ExtraFormats(formats, stage, proofs.proof(name), get_variant(name))
-
-
-def written(stage, name=RELU, **changes):
-    variant, proof = get_variant(name), proofs.proof(name)
-    told = {"name": NAME, "head": "classification", "weights": "synthetic", "units": 10, "image_size": 48}
-    told |= {"source": {"url": None, "path": "tiny", "sha256": "ab" * 32}, "parameters": 21_000}
-    told |= {"preprocessing": variant.preprocessing, "labels": [(f"n{i}", f"class {i}") for i in range(10)]}
-    told |= {"golden": make_golden(proof.truth, 48, 48, 0)}
-    made = files(stage, name)
-    made.write(**told | changes)
+def written(stage):
+    variant, proof = get_variant(RELU), proofs.proof(RELU)
+    fields = {"name": NAME, "head": "classification", "weights": "synthetic", "units": 10, "image_size": 48}
+    fields |= {"source": {"url": None, "path": "tiny", "sha256": "ab" * 32}, "parameters": 21_000}
+    fields |= {"preprocessing": variant.preprocessing, "labels": [(f"n{i}", f"class {i}") for i in range(10)]}
+    made = extra.ExtraFormats(("saved_model", "onnx"), stage, proof, variant)
+    made.write(**fields, golden=make_golden(proof.truth, 48, 48, 0))
     return made
 
 
@@ -47,8 +42,8 @@ def test_every_format_of_the_table_can_be_made():
     assert list(extra.KINDS) == list(BESIDE)
 
 
-def test_onnx_file_is_written_proved_and_told_of(stage):
-    made, proof = written(stage), proofs.proof(RELU)
+def test_onnx_file_is_written_and_proved_with_a_record_and_the_same_bytes_each_time(stage, tmp_path):
+    made, proof, path = written(stage), proofs.proof(RELU), stage.beside["onnx"]
     proof.found = {"photographs": "what the SavedModel gave"}
     made.prove({})
     made.require()
@@ -57,16 +52,12 @@ def test_onnx_file_is_written_proved_and_told_of(stage):
     assert title == ".onnx file, onnxruntime:"
     assert {row.output for row in report.rows} == {"variables", "logits"}
     found = made.facts["onnx"]
-    assert (list(made.facts), found["sha256"]) == (["onnx"], hash_file(stage.beside["onnx"]))
+    assert (list(made.facts), found["sha256"], found["opset"]) == (["onnx"], hash_file(path), 17)
     assert found["parity"]["onnxruntime"]["passed"] is True
     assert "rows" not in found["parity"]["onnxruntime"]
-    assert found["opset"] == 17
     json.dumps(found)
 
-
-def test_its_metadata_are_a_record_with_the_licence_of_the_weights(stage):
-    written(stage)
-    metadata = Session(stage.beside["onnx"]).metadata
+    metadata = Session(path).metadata
     assert (metadata["weights"], metadata["licence"]) == ("synthetic", "Apache-2.0")  # the weights were made here
     record = record_from_texts(metadata, "a.onnx")
     check_record(record, "a.onnx")
@@ -77,12 +68,9 @@ def test_its_metadata_are_a_record_with_the_licence_of_the_weights(stage):
     with pytest.raises(PackagingError, match=r"a\.onnx: units in its record is not JSON"):
         record_from_texts(metadata | {"units": "ten"}, "a.onnx")
 
-
-def test_the_same_weights_give_the_same_bytes(stage, tmp_path):
-    written(stage)
     with Staging(tmp_path / "again", NAME) as other:
         written(other)
-        assert other.beside["onnx"].read_bytes() == stage.beside["onnx"].read_bytes()
+        assert other.beside["onnx"].read_bytes() == path.read_bytes()
         other.discard()
 
 
@@ -98,7 +86,7 @@ def test_another_model_than_the_source_is_refused_by_name(stage):
 
 def test_nothing_that_is_not_asked_for_costs_anything(stage, monkeypatch):
     monkeypatch.setattr(proofs.Proof, "tolerance", lambda _: pytest.fail("the source was waited for"))
-    made = files(stage, formats=("saved_model",))
+    made = extra.ExtraFormats(("saved_model",), stage, proofs.proof(RELU), get_variant(RELU))
     made.write()
     made.prove({})
     made.require()

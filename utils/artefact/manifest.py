@@ -196,11 +196,12 @@ def build_manifest(variant: Variant, preprocessing: Preprocessing | None = None,
         "model": model,
         "source": {key: fields["source"].get(key) for key in ("url", "path", "sha256")},
         "seconds": {stage: round(value, 3) for stage, value in fields["seconds"].items()},
+        "notes": list(fields.get("notes", ())) or None,
     }
     surplus = fields.keys() - set(_BUILT)
     if surplus:
         raise PackagingError(f"manifest: {', '.join(sorted(surplus))} is no field that it is built from.")
-    manifest = {key: fields[key] for key in _BUILT if fields.get(key) not in (None, [])}
+    manifest = {key: fields[key] for key in _BUILT if fields.get(key) is not None}
     manifest = upgraded(json.loads(manifest_text(manifest)))  # tuples become lists, as they are in the file
     check_manifest(manifest)
     return manifest
