@@ -54,7 +54,7 @@ def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtH
         return AtHand(address, f"model = auto: there is none in {named}, so the published one was fetched: {address}")
     # In a process of its own: this one may have a GPU in use, and conversions take the CPU.
     options = ["--variant", TINY, "--head", head, "--checkpoint", "synthetic", "--output-dir", str(places[-1])]
-    command = [sys.executable, "-m", "utils.convert", *options]
+    command = [sys.executable, "-m", "utils.convert", *options, "--progress", "lines"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConversionError(
