@@ -50,15 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command.parser("colab", __doc__)
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="which of them")
     options = parser.parse_args(arguments)
-    if absent := sorted({name for name in map(python_of, options.runtimes) if not environments.version_of(name)}):
-        parser.error(
-            f"{' and '.join(absent)} must be on PATH, and start: that is what these runtimes have. Install them, or "
-            "leave their runtimes out with --runtimes. (pyenv starts what PYENV_VERSION=3.11:3.12:3.13 names.)"
-        )
     samples = []
     for runtime in options.runtimes:
-        requirements = RUNTIMES[runtime]["requirements"].split()
-        environment = environments.interpreter(f"colab-{runtime}", requirements, python_of(runtime)).parent.parent
+        requirements, python = RUNTIMES[runtime]["requirements"].split(), f"python{RUNTIMES[runtime]['python']}"
+        environment = environments.interpreter(f"colab-{runtime}", requirements, python).parent.parent
         with tempfile.TemporaryDirectory() as scratch, _pretended(Path(scratch)):
             for place, notebook, parameters in runs(Path(scratch)):
                 found = run(place, notebook, parameters, environment, Path(scratch))
@@ -71,11 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = ("runtime", "place", "notebook")
     command.leave(options, "colab", "Notebooks in Colab's environment, simulated", notes, table, samples, told)
     return 0 if all(sample["verdict"] == "yes" for sample in samples) else 1
-
-
-def python_of(runtime: str) -> str:
-    """The command that starts its Python, such as python3.13."""
-    return f"python{RUNTIMES[runtime]['python']}"
 
 
 def runs(scratch: Path) -> list[tuple[str, Path, dict[str, Any]]]:

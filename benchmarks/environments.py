@@ -18,7 +18,7 @@ def interpreter(name: str, requirements: Sequence[str], python: str = sys.execut
 
     Made anew where it was made of another Python or of other requirements.
     """
-    made_of = "\n".join([version_of(python), *requirements])
+    made_of = "\n".join([output(python, "--version").strip(), *requirements])
     folder = cache_folder() / "environments" / name
     found, complete = folder / "bin" / "python", folder / "complete"
     if not complete.is_file() or complete.read_text(encoding="utf-8") != made_of:
@@ -29,19 +29,9 @@ def interpreter(name: str, requirements: Sequence[str], python: str = sys.execut
     return found
 
 
-def version_of(python: str) -> str:
-    """Such as "Python 3.13.0"; empty where there is no such command, or it does not start, like some of pyenv's."""
-    try:
-        return output(python, "--version").strip()
-    except (OSError, RuntimeError):
-        return ""
-
-
 def node_modules(name: str, packages: Sequence[str]) -> Path:
     """The folder of npm's packages, as `interpreter`: such as "@tensorflow/tfjs@4.22.0". RuntimeError without npm."""
     folder = cache_folder() / "environments" / name
-    if not shutil.which("npm"):
-        raise RuntimeError("npm is not installed")
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -51,10 +41,16 @@ def node_modules(name: str, packages: Sequence[str]) -> Path:
 
 
 def output(*line: object, **variables: object) -> str:
-    """What a command prints, without this repository on its path. RuntimeError with its last words where it fails."""
+    """What a command prints, without this repository on its path.
+
+    RuntimeError with its last words where it fails, and where it is not there.
+    """
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": ""}
     added = quiet | {key: str(value) for key, value in variables.items()}
-    done = subprocess.run(list(map(str, line)), env=os.environ | added, capture_output=True, text=True)
+    try:
+        done = subprocess.run(list(map(str, line)), env=os.environ | added, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise RuntimeError(f"{line[0]} is not installed") from None
     if done.returncode:
         raise RuntimeError(" ".join((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-2:])[:200])
     return done.stdout

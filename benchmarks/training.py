@@ -22,6 +22,7 @@ from gate.steps import JaxStep, Step, tensorflow_step, torch_step
 from benchmarks import command, contenders, latency
 from benchmarks.contenders import PLAIN, THREADS, Run, Table
 from benchmarks.conversion import count_peak_memory, memory_mb
+from benchmarks.processes import Worker
 from utils.families.variants import Variant, get_variant
 from utils.machine.measure import Stages
 from utils.tables import markdown
@@ -64,29 +65,28 @@ def samples(name: str, runs: Sequence[Run], parts: Sequence[str], rounds: int, b
     with tempfile.TemporaryDirectory() as scratch:
         contenders.save(name, Path(scratch), runs, "fe")
         for part in parts:
-            yield from _of_part(name, runs, part, rounds, batch, Path(scratch))
+            with ExitStack() as stack:
+                workers = contenders.started(stack, name, runs, prepare, name, part, Path(scratch), batch)
+                for (contender, onednn), figures in _measured(workers, runs, rounds, f"{name}, {part}"):
+                    facts = {"variant": name, "part": part, "contender": contender, "onednn": onednn, "batch": batch}
+                    yield facts | figures
 
 
-def _of_part(
-    name: str, runs: Sequence[Run], part: str, rounds: int, batch: int, folder: Path
-) -> Iterator[dict[str, Any]]:
-    facts = {"variant": name, "part": part, "batch": batch}
-    with ExitStack() as stack:
-        workers = contenders.started(stack, name, runs, prepare, name, part, folder, batch)
-        starts = {run: worker("start") for run, worker in workers.items()}
-        reference = starts[runs[0]]["loss"]
-        for (contender, _), found in starts.items():
-            if abs(found["loss"] - reference) > LOSS_TOLERANCE * abs(reference):
-                raise RuntimeError(
-                    f"{contender} on {name}, {part}: the loss after a step is {found['loss']}, and the "
-                    f"source's {reference}: not the same step, so not timed"
-                )
-        for number, (contender, onednn) in contenders.turns(runs, range(rounds)):
-            seconds = {"seconds": workers[contender, onednn]("time")}
-            yield facts | {"contender": contender, "onednn": onednn, "round": number} | seconds
-        for (contender, onednn), worker in workers.items():
-            told = {"first_seconds": starts[contender, onednn]["first_seconds"], "peak_mb": worker("memory")}
-            yield facts | {"contender": contender, "onednn": onednn} | told
+def _measured(
+    workers: Mapping[Run, Worker], runs: Sequence[Run], rounds: int, what: str
+) -> Iterator[tuple[Run, dict[str, float]]]:
+    starts = {run: worker("start") for run, worker in workers.items()}
+    reference = starts[runs[0]]["loss"]
+    for (contender, _), found in starts.items():
+        if abs(found["loss"] - reference) > LOSS_TOLERANCE * abs(reference):
+            raise RuntimeError(
+                f"{contender} on {what}: the loss after a step is {found['loss']}, and the source's {reference}: not "
+                "the same step, so not timed"
+            )
+    for number, run in contenders.turns(runs, range(rounds)):
+        yield run, {"round": number, "seconds": workers[run]("time")}
+    for run, worker in workers.items():
+        yield run, {"first_seconds": starts[run]["first_seconds"], "peak_mb": worker("memory")}
 
 
 def prepare(contender: str, name: str, part: str, folder: Path, batch: int) -> Callable[[str], Any]:
