@@ -235,7 +235,10 @@ def _check_torch_archive(path: Path, archive: zipfile.ZipFile, limit: int) -> No
     members = archive.infolist()
     # torch.save never compresses, and mapping a compressed file would take its packed bytes for weights.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise CheckpointError(f"{path}: PyTorch files are not compressed, but this one is. Get the original.")
+        raise CheckpointError(
+            f"{path}: PyTorch files are not compressed, but this one is: a TorchScript module, perhaps. Get the "
+            "original, or save the state dict alone: torch.save(model.state_dict(), path)."
+        )
     declared = sum(member.file_size for member in members)
     if declared > limit:
         raise CheckpointError(

@@ -32,8 +32,8 @@ def shapes(architecture: MixerArchitecture) -> Shapes:
 
 def keys_of(architecture: MixerArchitecture, names: Collection[str]) -> tuple[str, Keys]:
     """The layout of a file with these names, and its keys that are not canonical."""
-    is_timm = any(name.startswith(("stem.", "blocks.", "norm.", "head.")) for name in names)
-    return ("timm_mixer", timm_keys(architecture)) if is_timm else ("flax", {})
+    is_flax = any("/" in name for name in names)
+    return ("flax", {}) if is_flax else ("timm_mixer", timm_keys(architecture))
 
 
 def timm_keys(architecture: MixerArchitecture) -> Keys:
