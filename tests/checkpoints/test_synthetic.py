@@ -81,21 +81,6 @@ def test_unwritable_place_is_reported_and_leaves_nothing(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file.npz"
-    synthetic.write(get_variant("mixer_tiny"), path, 0)
-    before = path.read_bytes()
-
-    def fails(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np.lib.format, "write_array", fails)
-    with pytest.raises(CheckpointError, match="No space left"):
-        synthetic.write(get_variant("mixer_tiny"), path, 1)
-    assert path.read_bytes() == before
-    assert [found.name for found in tmp_path.iterdir()] == ["file.npz"]
-
-
 def pictures(variant):
     """Three photographs, normalised, and three of noise: float32 [6, H, W, 3]."""
     photographs = [pillow_preprocess(image, variant.preprocessing) for image in sample_photographs().values()]

@@ -27,19 +27,12 @@ _TORCH_SLACK_BYTES = 16 << 20
 
 
 def resolve(variant: Variant, checkpoint: str | os.PathLike, seed: int) -> Checkpoint:
-    """Turns the notebook parameter into a local file.
+    """Turns the notebook parameter ("auto", "official", "synthetic" or a path) into a local file.
 
-    Args:
-        variant: The model.
-        checkpoint: "official", "synthetic", the path of a file, or "auto": the official file, or synthetic weights
-            with the reason if it cannot be fetched. A file that arrived, but is not what was recorded, is no reason to
-            take other weights.
-        seed: Of synthetic weights.
-
-    Raises:
-        ParameterError: A parameter makes no sense.
-        CheckpointUnavailable: The official file cannot be fetched.
-        CheckpointError: A file is missing or not what it should be.
+    "auto" is the official file, or synthetic weights of this seed, with the reason, if it cannot be fetched. A file
+    that arrived, but is not what was recorded, is no reason to take other weights. Raises ParameterError for a
+    parameter that makes no sense, CheckpointUnavailable if the official file cannot be fetched, CheckpointError if a
+    file is missing or not what it should be.
     """
     if not isinstance(checkpoint, str | os.PathLike) or not str(checkpoint).strip():
         raise ParameterError(
