@@ -18,7 +18,6 @@ from utils.errors import PackagingError, ParameterError
 from utils.export import saved_model
 from utils.families.variants import get_variant
 from utils.files import hash_file
-from utils.keras_models.archive import read_record
 
 
 @pytest.fixture(scope="module")
@@ -71,32 +70,30 @@ def test_a_keras_file_tells_of_itself_and_may_stand_beside_its_saved_model():
         open_models([str(path), str(path)])
 
 
-def test_a_keras_file_that_is_not_the_published_one_is_refused(tmp_path):
-    published = extractors.published("convmixer native")
-    shutil.copytree(published.folder.parent, tmp_path / "copy")
-    other = extractors.published("mixer native").folder.with_suffix(".keras")
-    path = tmp_path / "copy" / "convmixer_tiny_fe.keras"
-    record = read_record(path)
-    with zipfile.ZipFile(other) as source, zipfile.ZipFile(path, "w") as spoilt:
-        for member in source.namelist():  # its name is right
-            metadata = json.dumps(json.loads(source.read("metadata.json")) | {"record": record})
-            spoilt.writestr(member, metadata if member == "metadata.json" else source.read(member))
-    with pytest.raises(PackagingError, match=r"convmixer_tiny_fe\.keras is not the file that was published"):
-        open_models([str(path)])
+def rezipped(path, target, change):
+    """A copy of a zip file with `change(name, content)` of each member."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as spoilt:
+        for member in source.namelist():
+            spoilt.writestr(member, change(member, source.read(member)))
+    return str(target)
 
 
-def test_a_keras_file_is_refused_where_a_saved_model_is_needed_and_where_it_holds_code(tmp_path):
+def test_a_keras_file_is_refused_if_it_is_absent_another_one_holds_code_or_a_saved_model_is_needed(tmp_path):
     path = extractors.published("convmixer native").folder.with_suffix(".keras")
     with pytest.raises(ParameterError, match=r"is a \.keras file; here a SavedModel is needed"):
         open_model(str(path))
     with pytest.raises(ParameterError, match=r"absent\.keras': there is no such file"):
         open_models([str(tmp_path / "absent.keras")])
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "code.keras", "w") as spoilt:
-        for member in source.namelist():
-            content = source.read(member)
-            spoilt.writestr(member, content.replace(b'"class_name": "Add"', b'"class_name": "Lambda"'))
+    shutil.copy(path.with_suffix(".json"), tmp_path)
+    other = rezipped(
+        path, tmp_path / path.name, lambda name, content: content + b"x" if name.endswith("h5") else content
+    )
+    with pytest.raises(PackagingError, match=r"convmixer_tiny_fe\.keras is not the file that was published"):
+        open_models([other])
+    code = b'"class_name": "Add"', b'"class_name": "Lambda"'
+    hostile = rezipped(path, tmp_path / "code.keras", lambda name, content: content.replace(*code))
     with pytest.raises(PackagingError, match=r"code\.keras: config\.json asks for keras\.layers\.Lambda"):
-        open_models([str(tmp_path / "code.keras")])
+        open_models([hostile])
 
 
 def test_address_is_fetched_by_tf_hub_which_loads_it_as_it_is(published, tmp_path, monkeypatch):
