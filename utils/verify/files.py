@@ -31,18 +31,21 @@ class Check:
 def check_sum(path: Path) -> Check:
     """A file's SHA-256 against `SHA256SUMS` in the same folder, if that is there and lists it."""
     sums = path.parent / SUMS
-    if not sums.is_file():
-        return Check("sum", None, f"there is no {SUMS} beside it")
-    lines = [_LINE.fullmatch(line.strip()) for line in read_text(sums).splitlines() if line.strip()]
+    text = read_text(sums) if sums.is_file() else ""
+    lines = [_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
     if not all(lines):
         return Check("sum", False, f"{SUMS} is damaged: expected lines of a SHA-256, two blanks and a name")
-    listed = {line[2].removeprefix("./"): line[1] for line in lines}
-    if path.name not in listed:
-        return Check("sum", None, f"{SUMS} does not list {path.name}")
+    return check_hash("sum", path, {line[2].removeprefix("./"): line[1] for line in lines}.get(path.name), SUMS)
+
+
+def check_hash(name: str, path: Path, expected: str | None, listed_in: str) -> Check:
+    """A file's SHA-256 against that which the file `listed_in` says, None if nothing does."""
+    if expected is None:
+        return Check(name, None, f"there is no {listed_in} beside it that lists it")
     found = hash_file(path)
-    if found != listed[path.name]:
-        return Check("sum", False, f"its SHA-256 is {found}, and {SUMS} says {listed[path.name]}")
-    return Check("sum", True, f"its SHA-256 is the one in {SUMS}")
+    if found != expected:
+        return Check(name, False, f"its SHA-256 is {found}, and {listed_in} says {expected}")
+    return Check(name, True, f"its SHA-256 is the one in {listed_in}")
 
 
 def unpack(path: Path, folder: Path) -> Path:

@@ -21,13 +21,12 @@ from utils.artefact.contents import preprocessing_of, published_hash
 from utils.errors import PackagingError
 from utils.export.onnx_session import Session, Unloadable, import_onnxruntime
 from utils.families.variants import Preprocessing
-from utils.files import hash_file
 from utils.keras_models import archive
 from utils.keras_models.candidate import load_candidate
 from utils.parity.comparison import compare_outputs
 from utils.parity.golden import GOLDEN, Golden, read_golden
 from utils.parity.report import describe
-from utils.verify.files import Check, check_name
+from utils.verify.files import Check, check_hash, check_name
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -111,7 +110,8 @@ def check_native(path: Path) -> Iterator[Check]:
 
     PackagingError for what is no whole file of this project.
     """
-    yield (published := _check_beside(path))
+    name = path.resolve().stem
+    yield (published := check_hash("files", path, published_hash(path, name), f"{name}.json"))
     try:
         if path.suffix == ".keras":
             what, record = "a Keras 3 model of Keras's own layers", archive.read_record(path)
@@ -136,17 +136,6 @@ def check_native(path: Path) -> Iterator[Check]:
         yield Check("load", False, str(error))
         return
     yield from check_batches(golden, run, record["tolerance"], record["output"])
-
-
-def _check_beside(path: Path) -> Check:
-    """The file's SHA-256 against the published manifest's, if that is beside it and knows of the file."""
-    name = path.resolve().stem
-    expected = published_hash(path, name)
-    if expected is None:
-        return Check("files", None, f"there is no {name}.json beside it that names its SHA-256")
-    if (found := hash_file(path)) != expected:
-        return Check("files", False, f"its SHA-256 is {found}, and {name}.json says {expected}")
-    return Check("files", True, f"its SHA-256 is the one in {name}.json")
 
 
 def lite_runtime() -> tuple[Callable[..., Any], str]:
