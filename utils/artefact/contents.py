@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +82,9 @@ def preprocessing_of(manifest: Mapping[str, Any]) -> Preprocessing:
 
     manifest: checked; a record will do.
     """
-    found = dict(manifest["model"]["preprocessing"])
-    found |= {key: tuple(map(float, found[key])) for key in ("mean", "std")}
-    preprocessing = Preprocessing(
-        **{each.name: found[each.name] for each in fields(Preprocessing) if each.name in found}
-    )
+    found = manifest["model"]["preprocessing"]
+    mean, std = (tuple(map(float, found[key])) for key in ("mean", "std"))
+    preprocessing = Preprocessing(found["resize"], found["crop"], mean, std, found["interpolation"])
     try:
         preprocessing.check()
     except ConversionError as error:

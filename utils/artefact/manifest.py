@@ -78,6 +78,16 @@ class Signature(TypedDict):
     outputs: dict[str, Tensor]
 
 
+class ImagePreparation(TypedDict):
+    """`Preprocessing`, as it stands in a file."""
+
+    resize: int
+    crop: int
+    mean: list[float]
+    std: list[float]
+    interpolation: str
+
+
 class Model(TypedDict):
     """The variant's facts, which a `.keras` or `.onnx` file has too."""
 
@@ -90,7 +100,7 @@ class Model(TypedDict):
     upstream_url: str
     citation: str
     architecture: dict[str, Any]
-    preprocessing: Preprocessing
+    preprocessing: ImagePreparation
 
 
 class RatedModel(Model):
