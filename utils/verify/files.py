@@ -39,7 +39,14 @@ def check_sum(path: Path) -> Check:
 
 
 def check_hash(name: str, path: Path, expected: str | None, listed_in: str) -> Check:
-    """A file's SHA-256 against that which the file `listed_in` says, None if nothing does."""
+    """Compares a file's SHA-256.
+
+    Args:
+        name: Of the check.
+        path: The file's.
+        expected: The SHA-256; None if none is known.
+        listed_in: The file that says so.
+    """
     if expected is None:
         return Check(name, None, f"there is no {listed_in} beside it that lists it")
     found = hash_file(path)

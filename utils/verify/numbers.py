@@ -90,7 +90,7 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
     }
     called = [_check_image_signatures(tf, model, described)] if IMAGES in described else []
     tolerance = manifest["parity"]["tolerance"].get(output)
-    return called + [check_numbers(golden, run, how, tolerance, output) for how, run in functions.items()]
+    return called + [_check_numbers(golden, run, how, tolerance, output) for how, run in functions.items()]
 
 
 def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
@@ -102,7 +102,7 @@ def check_lite(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
         return [Check("load", False, f"{runtime} cannot load it: {_first_line(error)}")]
     (output,) = manifest["signatures"][DEFAULT]["outputs"]
     tolerance = manifest["parity"]["tolerance"].get(output)
-    return check_batches(golden, lambda inputs: run(inputs)[output], tolerance, output, f", {runtime}")
+    return _check_batches(golden, lambda inputs: run(inputs)[output], tolerance, output, f", {runtime}")
 
 
 def check_native(path: Path) -> Iterator[Check]:
@@ -135,7 +135,7 @@ def check_native(path: Path) -> Iterator[Check]:
             raise
         yield Check("load", False, str(error))
         return
-    yield from check_batches(golden, run, record["tolerance"], record["output"])
+    yield from _check_batches(golden, run, record["tolerance"], record["output"])
 
 
 def lite_runtime() -> tuple[Callable[..., Any], str]:
@@ -168,27 +168,19 @@ def lite_function(path: Path, preprocessing: Preprocessing) -> Callable[[np.ndar
     return lambda inputs: dict(runner(images=(inputs * std + mean).astype(np.float32)))
 
 
-def check_batches(
+def _check_batches(
     golden: Golden, function: Run, tolerance: float | None, output: str, runtime: str = ""
 ) -> list[Check]:
     """What `function` makes of the golden inputs, all at once and one by one."""
     single = lambda inputs: np.concatenate([function(image[None]) for image in inputs])  # noqa: E731
     return [
-        check_numbers(golden, function, f"one batch{runtime}", tolerance, output),
-        check_numbers(golden, single, f"image by image{runtime}", tolerance, output),
+        _check_numbers(golden, function, f"one batch{runtime}", tolerance, output),
+        _check_numbers(golden, single, f"image by image{runtime}", tolerance, output),
     ]
 
 
-def check_numbers(golden: Golden, function: Run, how: str, tolerance: float | None, output: str) -> Check:
-    """What `function` makes of the golden inputs against the golden outputs, within the manifest's tolerance.
-
-    Args:
-        golden: Inputs, and what they must give.
-        function: The model.
-        how: It is run, in words.
-        tolerance: None if the manifest names none.
-        output: "logits" or "features".
-    """
+def _check_numbers(golden: Golden, function: Run, how: str, tolerance: float | None, output: str) -> Check:
+    """What `function` makes of the golden inputs against the golden outputs. how: it is run, in words."""
     if tolerance is None:
         return Check("numbers", False, f"the manifest names no tolerance for {output}")
     try:
