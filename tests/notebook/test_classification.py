@@ -1,13 +1,12 @@
 """The classification notebook by papermill: several models, an odd photograph, a full-size one of each family."""
 
-import functools
 import json
 
 import artefacts
 import extractors
 import notebooks
 import pytest
-from notebooks import assert_stops, run, text_of
+from notebooks import run, text_of
 from PIL import Image
 
 from utils.export.signatures import image_signatures
@@ -17,34 +16,14 @@ from utils.images.photographs import sample_photographs
 NOTEBOOK = "classification.ipynb"
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
-    """The tarball that a conversion notebook makes of a tiny model; each is made when it is first asked for."""
-    folder = tmp_path_factory.mktemp("converted")
-
-    @functools.cache
-    def tarball(name, notebook, **parameters):
-        run(notebook, folder, checkpoint="synthetic", image_size=48, **parameters)
-        return folder / "exports" / f"{name}_synthetic.tar.gz"
-
-    return tarball
-
-
-def extractor(converted):
-    options = {"variant": "mixer_tiny", "head": "fe", "operations": "plain"}
-    return converted("mixer_tiny_fe_plain", "conversion_mlpmixer.ipynb", **options)
-
-
 def written_in(folder):
     return json.loads((folder / "exports" / "classification.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
-def test_several_models_see_the_same_photograph(converted, tmp_path):
-    names = ["convmixer_tiny_classification_synthetic", "mixer_tiny_classification_synthetic"]
-    convmixer = converted("convmixer_tiny_classification", "conversion_convmixer.ipynb", variant="convmixer_tiny")
-    mixer = converted("mixer_tiny_classification", "conversion_mlpmixer.ipynb", variant="mixer_tiny")
-    models = [convmixer, mixer.with_name(names[1]), extractor(converted)]
+def test_several_models_see_the_same_photograph(tmp_path):
+    signatures = image_signatures(get_variant("mixer_tiny").preprocessing)
+    mixer = artefacts.publish(tmp_path / "published", "mixer_tiny", operations="plain", signatures=signatures)
+    models = [mixer.tarball, extractors.published("synthetic").folder, extractors.published("convmixer").tarball]
     models += [extractors.published("convmixer native").folder.with_suffix(".keras")]
     exif = Image.Exif()
     exif[0x0112] = 8
@@ -53,7 +32,7 @@ def test_several_models_see_the_same_photograph(converted, tmp_path):
     executed = run(NOTEBOOK, tmp_path, model=", ".join(map(str, models)), image=str(photograph), top_k=3)
     written = written_in(tmp_path)
     assert written["image"] == "held upright"
-    assert list(written["models"]) == names
+    assert list(written["models"]) == [mixer.folder.name, "convmixer_tiny_classification_synthetic"]
     for found in written["models"].values():
         assert found["milliseconds"] > 0
         probabilities = [each["probability"] for each in found["best"]]
@@ -64,14 +43,6 @@ def test_several_models_see_the_same_photograph(converted, tmp_path):
     assert "SYNTHETIC WEIGHTS" in shown
     assert shown.count("image/png") == 3  # the photograph, the bars, the similarities
     assert "logits, probabilities; largest difference" in shown
-
-
-def test_a_feature_extractor_alone_is_enough(tmp_path):
-    signatures = image_signatures(get_variant("mixer_tiny").preprocessing)
-    published = artefacts.publish(tmp_path / "published", "mixer_tiny", "fe", "plain", signatures)
-    executed = run(NOTEBOOK, tmp_path, model=str(published.tarball))
-    assert text_of(executed).count("image/png") == 2
-    assert "features; largest difference" in text_of(executed)
 
 
 @pytest.mark.slow
@@ -85,15 +56,10 @@ def test_it_runs_as_it_stands_without_a_network(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_keras_file_alone_is_enough(tmp_path):
+def test_the_keras_file_of_a_feature_extractor_alone_is_enough(tmp_path):
     executed = run(NOTEBOOK, tmp_path, model=str(extractors.published("mixer native").folder.with_suffix(".keras")))
     assert text_of(executed).count("image/png") == 2
     assert "This takes a SavedModel" in text_of(executed)
-
-
-@pytest.mark.slow
-def test_what_cannot_be_is_a_clear_error(tmp_path):
-    assert_stops(NOTEBOOK, tmp_path, "Convert one first", model="nowhere.tar.gz")
 
 
 @pytest.mark.parametrize(
