@@ -106,6 +106,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_image_file_is_an_error_that_names_it(tmp_path, name):
     content, message = BAD_FILES[name]

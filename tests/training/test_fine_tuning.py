@@ -25,7 +25,7 @@ from utils.training.fine_tuning import fine_tuned_name
 from utils.verify.command import verify
 
 # Of a ConvMixer: Keras, and the kind of extractor.
-WAYS = [("tf_keras", "convmixer"), ("keras_3", "convmixer native"), ("keras_3", "convmixer")]
+WAYS = [("tf_keras", "convmixer"), *(tiny.slow(("keras_3", kind)) for kind in ("convmixer native", "convmixer"))]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def images():
     return coloured_images()
 
 
-@pytest.fixture(scope="module", params=[*WAYS[:2], tiny.slow(WAYS[2])], ids=", ".join)
+@pytest.fixture(scope="module", params=WAYS, ids=", ".join)
 def trained(request, images, tmp_path_factory):
     """A whole run on the ConvMixer, uninterrupted."""
     keras, kind = request.param
@@ -93,8 +93,9 @@ def test_a_finished_run_is_not_trained_again_other_settings_start_anew_and_a_dam
         state.TrainingState(damaged, trained.run.trainable.model)
 
 
-@pytest.mark.parametrize(("keras", "kind"), [*WAYS[:2], tiny.slow(*WAYS[2])])
-def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, keras, kind):
+@pytest.mark.parametrize("way", WAYS, ids=", ".join)
+def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, way):
+    keras, kind = way
     run = built(kind, images, tmp_path, keras=keras, train_backbone=False, epochs=1)
     run.train()
     assert moved(run) == set()
@@ -104,8 +105,7 @@ def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, keras, k
 
 KINDS = [
     ("tf_keras", "convmixer"),
-    ("tf_keras", "xla"),
-    tiny.slow("tf_keras", "plain"),
+    *(tiny.slow("tf_keras", kind) for kind in ("plain", "xla")),
     *(tiny.slow("keras_3", kind) for kind in ("plain", "xla", "convmixer native", "mixer native")),
 ]
 
@@ -173,7 +173,8 @@ def test_gradients_are_clipped_all_together_and_the_rate_warms_up_for_a_tenth_an
     assert [float(schedule(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize("keras", [tiny.slow("tf_keras"), "keras_3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("keras", ["tf_keras", "keras_3"])
 def test_a_scaled_loss_trains_too(images, tmp_path, monkeypatch, keras):
     """As with float16 on a GPU: here in float32, which the rewrite does not change on a CPU."""
     monkeypatch.setattr(devices, "gains_from_float16", lambda: True)
