@@ -19,7 +19,7 @@ from labelled import store_tfds
 from PIL import Image
 
 from utils.errors import EvaluationError
-from utils.evaluate import batches as evaluation_batches, command, data as evaluation_data
+from utils.evaluate import command, data as evaluation_data
 from utils.evaluate.model import find_checkpoint
 from utils.evaluate.progress import Progress
 from utils.export.signatures import image_signatures
@@ -168,7 +168,7 @@ def test_figures_are_those_that_the_folder_was_made_to_give(run, model_of, folde
 def test_batches_hold_the_files_as_pillow_prepares_them_in_the_order_of_the_listing(folder):
     name, data = "convmixer_tiny", folder()
     opened = evaluation_data.open_data(str(data), None, 10)
-    found = list(evaluation_batches.batches(opened, 2, 4, get_variant(name).preprocessing, skip_corrupt=False))
+    found = list(evaluation_data.batches(opened, 2, 4, get_variant(name).preprocessing, skip_corrupt=False))
     paths = [data / example.name for example in opened.examples(2)]
     assert [len(batch.labels) for batch in found] == [4, 4, 3]
     assert np.concatenate([batch.labels for batch in found]).tolist() == [int(path.parent.name) for path in paths]

@@ -1,7 +1,6 @@
 """Labelled images from scikit-learn, TensorFlow Datasets and folders: split by seed, refused when they are wrong."""
 
 import re
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -112,11 +111,3 @@ def test_a_download_that_fails_says_what_to_use_instead(monkeypatch):
     monkeypatch.setattr(datasets, "is_within_reach", lambda *_: True)
     assert "no route to host" in datasets.load_dataset("auto", 4, seed=0).notice
     assert datasets.load_dataset("digits", 4, seed=0).notice == ""
-
-
-def test_more_labels_than_class_names_are_refused(monkeypatch):
-    labels = SimpleNamespace(names=["a", "b"])
-    monkeypatch.setattr(datasets, "open_tfds", lambda name: SimpleNamespace(info=Mock(features={"label": labels})))
-    monkeypatch.setattr(datasets, "read_tfds", lambda *_: [("x", b"", label) for label in (0, 1, 2, 0)])
-    with pytest.raises(ParameterError, match="labels up to 2, but only 2 class names"):
-        datasets.load_dataset("tf_flowers", 1, seed=0)

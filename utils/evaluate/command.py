@@ -72,7 +72,7 @@ def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress
     import numpy as np
     from tqdm import tqdm
 
-    from utils.evaluate.batches import batches
+    from utils.evaluate.data import batches
     from utils.evaluate.model import load_source
 
     opened, binding, expected = classifier.opened, progress.binding, None

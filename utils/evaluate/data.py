@@ -1,24 +1,33 @@
-"""Labelled photographs, and which of a model's classes their labels mean.
+"""Labelled photographs: which of a model's classes their labels mean, and their batches.
 
 A folder with a sub-folder per class, or a data set of TensorFlow Datasets: both give the files' own bytes, in one fixed
-order, from any position on. So a stopped evaluation can go on, and what decodes and resizes them is the same for both.
+order, from any position on, so that a stopped evaluation can go on. Pillow decodes and resizes them, because the source
+projects evaluated with it, in threads, while the model computes the batch before.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from utils.errors import EvaluationError, ParameterError
+from utils.families.variants import Preprocessing
 from utils.images.labels import Label
-from utils.images.photographs import SUFFIXES, images_by_class, is_image
+from utils.images.photographs import SUFFIXES, images_by_class, is_image, load_image, pillow_preprocess
 from utils.images.tfds import open_tfds, read_tfds
+from utils.machine.cores import usable_cores
 
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
 _SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
@@ -150,8 +159,6 @@ def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes:
 
     `labels` is None for a model without any: then only the index is left. EvaluationError names what fits no rule.
     """
-    if len(set(names)) != len(names):
-        raise EvaluationError("The data's class names are not all different, so they cannot tell classes apart.")
     rules = _indices(names, labels or (), classes)
     best = max(RULES, key=lambda rule: len(rules[rule]))  # of equals the first
     found = rules[best]
@@ -161,7 +168,12 @@ def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes:
             "classes of its own order: it would be scored for the wrong ones. Name the folders by WordNet id."
         )
     if unknown := [name for name in names if name not in found]:
-        raise EvaluationError(_explain(unknown, len(names), best, labels, classes))
+        listed = ", ".join(map(repr, unknown[:_LISTED])) + (", …" if len(unknown) > _LISTED else "")
+        others = f"WordNet id (such as {labels[0].wordnet_id}), all by name, or all by " if labels else ""
+        raise EvaluationError(
+            f"{len(unknown)} of the data's {len(names)} classes are not the model's, by {best}: {listed}. Name all of "
+            f"them by {others}index, from 0 to {classes - 1}. A name that two classes share will not do."
+        )
     return [found[name] for name in names], best
 
 
@@ -186,16 +198,66 @@ def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _explain(unknown: list[str], count: int, rule: str, labels: Sequence[Label] | None, classes: int) -> str:
-    listed = ", ".join(map(repr, unknown[:_LISTED])) + (", …" if len(unknown) > _LISTED else "")
-    if labels is None:
-        choice = f"The model has no labels.tsv, so its classes go by their index, 0 to {classes - 1}."
-    else:
-        first = labels[0]
-        choice = (
-            f"Name all by the WordNet ids of the model's classes (such as {first.wordnet_id}), all by their names "
-            f"(such as {first.name.split(',')[0]!r}; one that two classes share will not do), or all by their index "
-            f"(0 to {classes - 1})."
+_AHEAD = 3  # batches in preparation
+Prepared = tuple[np.ndarray, np.ndarray]  # the model's input float32 [crop, crop, 3], the decoded image uint8 [H, W, 3]
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """The next files: `inputs` float32 [B, crop, crop, 3], `labels` int64 [B], and why `corrupt` ones are no images.
+
+    `images` are the B files as decoded, uint8 [H, W, 3] each, for a model that does the rest itself.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    images: list[np.ndarray]
+    corrupt: dict[str, str]
+
+
+def batches(
+    data: Data, start: int, batch_size: int, preprocessing: Preprocessing, skip_corrupt: bool
+) -> Generator[ImageBatch]:
+    """The files from position `start` on, `batch_size` at a time; corrupt ones leave a smaller batch behind.
+
+    Raises:
+        EvaluationError: names the corrupt files of a batch, unless `skip_corrupt`, and any file that cannot be read.
+    """
+    examples = data.examples(start)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+
+        def begin() -> list[tuple[Example, Future]]:
+            return [
+                (example, pool.submit(_prepare, example, preprocessing)) for example in islice(examples, batch_size)
+            ]
+
+        waiting = deque(begin() for _ in range(_AHEAD))
+        try:
+            while begun := waiting.popleft():
+                waiting.append(begin())
+                yield _batch([(example, future.result()) for example, future in begun], skip_corrupt)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # of a stopped evaluation, nothing more is needed
+
+
+def _prepare(example: Example, preprocessing: Preprocessing) -> Prepared | str:
+    """What a model needs of the file, or why the file gives nothing."""
+    data = io.BytesIO(example.read())
+    try:
+        image = load_image(data, example.name)
+        return pillow_preprocess(image, preprocessing), np.asarray(image)
+    except ParameterError as error:
+        return str(error)
+
+
+def _batch(prepared: list[tuple[Example, Prepared | str]], skip_corrupt: bool) -> ImageBatch:
+    corrupt = {example.name: found for example, found in prepared if isinstance(found, str)}
+    if corrupt and not skip_corrupt:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in corrupt.items())
+        raise EvaluationError(
+            f"{len(corrupt)} of these {len(prepared)} files cannot be evaluated:\n{reasons}\n"
+            "Get them again, or leave them out, counted, with --skip-corrupt."
         )
-    fitted = f"; the others do by {rule}" if len(unknown) < count else ""
-    return f"{len(unknown)} of the data's {count} classes are not the model's{fitted}: {listed}. {choice}"
+    good = [(*found, example.label) for example, found in prepared if not isinstance(found, str)]
+    inputs, images, labels = zip(*good, strict=True) if good else ((), (), ())
+    return ImageBatch(np.array(inputs), np.array(labels, np.int64), list(images), corrupt)

@@ -75,8 +75,8 @@ def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str =
     """The data set that the notebook's `dataset` names, split into training and validation by `seed`.
 
     corrupt_images: "refuse" raises ParameterError that names files which cannot be decoded, "skip" leaves them out.
-    Raises ParameterError as well for an empty folder, fewer than two classes, labels beyond the classes, a class
-    with a single image, fewer training images than `batch_size`, or data that cannot be downloaded.
+    Raises ParameterError as well for an empty folder, fewer than two classes, a class with a single image, fewer
+    training images than `batch_size`, or data that cannot be downloaded.
     """
     if dataset == "auto":
         images = _flowers_or_digits(seed)
@@ -175,8 +175,6 @@ def _assembled(
 ) -> LabelledImages:
     classes, labels = tuple(classes), np.array(labels, np.int64)
     counts = np.bincount(labels, minlength=len(classes))
-    if len(counts) > len(classes):
-        raise ParameterError(f"dataset = {name}: labels up to {len(counts) - 1}, but only {len(classes)} class names.")
     if len(classes) < 2:
         raise ParameterError(f"dataset = {name} has one class only ({', '.join(classes)}). Two or more are needed.")
     if few := [f"{title} ({count})" for title, count in zip(classes, counts, strict=True) if count < 2]:
