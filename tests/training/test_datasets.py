@@ -1,5 +1,6 @@
 """Labelled images from scikit-learn, TensorFlow Datasets and folders: split by seed, refused when they are wrong."""
 
+import logging
 import re
 from unittest.mock import Mock
 
@@ -111,3 +112,12 @@ def test_a_download_that_fails_says_what_to_use_instead(monkeypatch):
     monkeypatch.setattr(datasets, "is_within_reach", lambda *_: True)
     assert "no route to host" in datasets.load_dataset("auto", 4, seed=0).notice
     assert datasets.load_dataset("digits", 4, seed=0).notice == ""
+
+
+def test_a_data_set_that_was_never_prepared_is_no_reason_to_warn(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(datasets, "_FLOWERS", "http://127.0.0.1:9/nothing")
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        images = datasets.load_dataset("auto", 4, seed=0)
+    assert images.name == "digits"
+    assert caplog.messages == []
