@@ -72,7 +72,14 @@ def file_of(contender: str, folder: Path) -> Path:
 
 
 def save(name: str, folder: Path, runs: Sequence[Run], head: str = "classification") -> None:
-    """Writes what the contenders load into `folder`, each file in a process of its own."""
+    """Writes what the contenders load, each file in a process of its own.
+
+    Args:
+        name: of the variant.
+        folder: where `file_of` finds the files.
+        runs: the contenders, the source first, which loads nothing.
+        head: of the model, "classification" or "fe".
+    """
     made_by = {_FILES[contender]: (prepare_export, _FILES[contender], name, head) for contender, _ in runs[1:]}
     if "onnx-tf" in made_by:
         made_by["onnx-tf"] = (conversion.prepare, "plain onnx-tf", name)
@@ -83,9 +90,14 @@ def save(name: str, folder: Path, runs: Sequence[Run], head: str = "classificati
 
 
 def started(stack: ExitStack, name: str, runs: Sequence[Run], prepare: Callable, *arguments: Any) -> dict[Run, Worker]:
-    """A process for each run, which has done `prepare(contender, *arguments)`.
+    """A process for each run, ready one after the other, as each may need much memory at first.
 
-    Ready one after the other, as each may need much memory at first.
+    Args:
+        stack: ends them.
+        name: of the variant, for messages.
+        runs: the contenders.
+        prepare: what each does first, with its contender and the `arguments`; see `Worker`.
+        arguments: the same for all.
     """
     workers = {}
     for contender, onednn in runs:

@@ -60,7 +60,15 @@ TABLES = {
 def samples(name: str, runs: Sequence[Run], parts: Sequence[str], rounds: int, batch: int) -> Iterator[dict[str, Any]]:
     """Per part and contender: a sample per round with `seconds`, and one with `first_seconds` and `peak_mb`.
 
-    Raises RuntimeError when a contender's loss after a step is not the source's: what is timed must be the same step.
+    Args:
+        name: of the variant.
+        runs: the contenders, the source first.
+        parts: what is trained, keys of `PARTS`.
+        rounds: timed steps of each.
+        batch: images in a step.
+
+    Raises:
+        RuntimeError: a contender's loss after a step is not the source's; what is timed must be the same step.
     """
     with tempfile.TemporaryDirectory() as scratch:
         contenders.save(name, Path(scratch), runs, "fe")
