@@ -147,8 +147,9 @@ def _open_npz(path: Path) -> Contents:
                 with archive.open(members[key]) as member:
                     # No more is unpacked than its header says, which was compared with the variant.
                     array = np.lib.format.read_array(member, allow_pickle=False)
-                    if member.read(1):  # at the end, where zipfile compares the CRC
+                    if member.tell() != members[key].file_size:
                         raise ArchiveError(f"{key} is longer than its header says")
+                    member.read(1)  # at the end, where zipfile compares the CRC
                 yield array
 
     return Contents(headers, read)

@@ -40,7 +40,7 @@ class Checkpoint:
 
     @property
     def notice(self) -> str:
-        """What whoever sees the model must be told of its weights, or nothing."""
+        """Warning to show with the model if its weights are synthetic, else an empty string."""
         if self.weights != "synthetic":
             return ""
         why = f". The official checkpoint is not used: {self.reason}" if self.reason else ""

@@ -288,9 +288,9 @@ def get_variant(name: str, family: str | None = None) -> Variant:
 
 
 def customised(variant: Variant, classes: int) -> Variant:
-    """The row for a checkpoint of one's own: what is known of the official weights is not known of these.
+    """The row for a user's own checkpoint: its number of classes, and nothing that only holds for official weights.
 
-    Its classes have the variant's names only where they are as many.
+    Its classes have the variant's names only if they are as many.
     """
     architecture = variant.architecture
     return replace(
