@@ -187,8 +187,6 @@ class _Inert:
     def __new__(cls, *_: object, **__: object) -> _Inert:
         return super().__new__(cls)
 
-    def __init__(self, *_: object, **__: object) -> None: ...
-
     def __setstate__(self, _: object) -> None: ...
 
 

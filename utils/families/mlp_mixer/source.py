@@ -81,17 +81,9 @@ class MlpMixer(nn.Module):
 
 
 def build(architecture: MixerArchitecture, head: str = "classification") -> MlpMixer:
-    """The model for an architecture and a head.
-
-    Raises ParameterError for an unknown head or an image that whole patches do not fill.
-    """
+    """The model for an architecture and a head. Raises ParameterError for an unknown head."""
     if head not in HEADS:
         raise ParameterError(f"head: expected one of {', '.join(HEADS)}, found {head!r}.")
-    if architecture.image_size % architecture.patch_size:
-        raise ParameterError(
-            f"image_size: expected a multiple of the patch size {architecture.patch_size}, "
-            f"found {architecture.image_size}. Use the size that the model was trained on."
-        )
     return MlpMixer(architecture, head)
 
 
