@@ -124,7 +124,8 @@ def _attempt(url: str, file: BinaryIO, announced: _Announced) -> None:
             announced.md5 = None if encoded else _announced_md5(response.headers)
             tag = response.headers.get("ETag", "")
             announced.tag = tag if tag.startswith('"') else None  # a weak tag does not promise the same bytes
-        total = held + int(response.headers.get("Content-Length", 0)) or None
+        length = response.headers.get("Content-Length", "")
+        total = held + int(length) if length.isdigit() else None
         with tqdm(total=total, initial=held, unit="B", unit_scale=True) as bar:
             for chunk in response.iter_content(CHUNK_BYTES):  # an error if fewer bytes than announced arrive
                 file.write(chunk)
