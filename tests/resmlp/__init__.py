@@ -18,10 +18,6 @@ class Architecture(Patches):
     image_size: int
 
     @property
-    def width(self):
-        return self.dim
-
-    @property
     def tokens(self):
         return self.positions(self.image_size, self.image_size)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from utils.parity.proof import ReferenceModel
 
 COUNTER = "num_batches_tracked"  # the one integer of a BatchNorm: a scalar int64
+STATISTICS = ("running_mean", "running_var", COUNTER)  # of a BatchNorm: ends of the keys of what is not trained
 
 Shapes = dict[str, tuple[int, ...]]  # by canonical key
 Keys = dict[str, tuple[str, tuple[int, ...] | None]]  # canonical key and axes by a file's key; None: as it is
