@@ -347,16 +347,11 @@ def test_zip_bomb_is_refused_without_unpacking_it_and_a_surplus_entry_stays_pack
     assert taken < 100 << 20
 
 
-def test_pytorch_file_that_is_compressed_or_declares_too_much_is_refused(tmp_path):
+def test_compressed_pytorch_file_is_refused(tmp_path):
     source = tiny.GOLDEN / "convmixer_tiny.timm.pth.tar"
-    repacked(source, tmp_path / "packed", lambda name, data: data, zipfile.ZIP_DEFLATED)
+    path = repacked(source, tmp_path / "packed", lambda name, data: data, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="packed: PyTorch files are not compressed"):
-        tiny.read(tmp_path / "packed", TINY)
-    with zipfile.ZipFile(tmp_path / "heavy", "w") as archive:
-        archive.writestr("archive/data.pkl", b"")
-        archive.infolist()[0].file_size = 4 << 30  # what the directory will say
-    with pytest.raises(CheckpointError, match="heavy: unpacked, it would take 4,294,967,296 bytes"):
-        tiny.read(tmp_path / "heavy", TINY)
+        tiny.read(path, TINY)
 
 
 def test_npy_header_of_unbounded_length_is_refused(tmp_path):
