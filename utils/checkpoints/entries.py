@@ -153,7 +153,7 @@ class Problems:
             wide = " Or its float64 values are too large for float32." if "float64" in self._converted else ""
             return f"The file is damaged, or its training diverged: get it again, or use an earlier checkpoint.{wide}"
         if self._found.keys() == {"missing"} and all(key.startswith("head") for key in self._found["missing"]):
-            return "Of a file without a classifier there are only features: set head to 'fe', or give another file."
+            return "A file without a classifier gives features only: set head to 'fe', or give another file."
         return f"Give a file of {self.variant.architecture}."
 
 

@@ -48,7 +48,7 @@ def hub_file(repository: str, name: str) -> tuple[str, str]:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    # The library looks once, when it is imported; there too a slash at the end is no part of the address.
+    # The library reads it only when it is imported. A slash at the end is no part of the address, there as here.
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     address = hf_hub_url(repository, name, endpoint=endpoint)
     try:

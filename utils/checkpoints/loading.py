@@ -92,7 +92,7 @@ def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification",
     """
     path, custom, family = checkpoint.path, checkpoint.weights == "custom", FAMILIES[variant.family]
     relatives = [other for other in VARIANTS.values() if other.family == variant.family]
-    # The largest of the family, so that another variant's file is told by its shapes, not by its size.
+    # By the family's largest model, so that another variant's file is recognised by its shapes, not by its size.
     limit = _TORCH_COPIES * max(map(_size, relatives)) + _TORCH_SLACK_BYTES
     contents = open_contents(path, limit, use_ema, family.has_average)
     entries = Entries(contents, variant)

@@ -108,7 +108,7 @@ def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
 class ReferenceModel:
     """The model in float32, and with the very same weights in float64; methods as `utils.parity.proof` asks for them.
 
-    Nothing changes the model: whatever would is done with a copy.
+    No method changes the model: training and probing use a copy.
     """
 
     framework, one_core, has_kinks, has_statistics, shares_gradients = "PyTorch", True, True, True, False

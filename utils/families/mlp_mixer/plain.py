@@ -1,4 +1,4 @@
-"""The Mixer once more, in ordinary TensorFlow operations: for whatever cannot run an `XlaCallModule`.
+"""The Mixer once more, in ordinary TensorFlow operations: for tools that cannot run an `XlaCallModule`.
 
 The one exporter that knows its model, because nothing translates Flax to such operations any more. It is held to
 the same parity gate as the other. Written for speed on a CPU: activations stay [B * tokens, channels], since on two

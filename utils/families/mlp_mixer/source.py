@@ -170,7 +170,7 @@ def without_influence(key: str) -> bool:
 def join_vanishing(gradients: Mapping[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
     """The same gradients, each that is `without_influence` in one flat array with that of its layer's kernel.
 
-    Alone it is rounding, and has no relative error; beside its kernel's, whatever should not be there still shows.
+    Alone it is rounding, and has no relative error; beside its kernel's, a value that should not be there still shows.
     """
     joined = dict(gradients)
     for bias in filter(without_influence, gradients):
