@@ -6,8 +6,12 @@ same head in its own framework. They take turns, round by round, each time in a 
 either's fastest call, which for graphs that are alike differs less than their medians do.
 
 Leaves `release_latency` in assets/tables, as .md and .json; the table in docs/releases.md takes its column from there.
-And `batch/latency.json` in FOLDER, a `utils.release.index.Latencies`, which `python -m utils.release FOLDER` reads for
-the index. In both, `times` is the artefact's time divided by its source's, which other machines can be compared by.
+And `batch/latency.json` in FOLDER, of which `python -m utils.release FOLDER` tells in the index:
+
+    {"<SHA-256 of the tarball>": {"milliseconds": 115.2, "source_milliseconds": 109.7, "times": 1.05,
+      "framework": "PyTorch", "machine": "<processor, cores, system>", "threads": 2}}
+
+`times` is the artefact's time divided by its source's, which other machines can be compared by.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from utils.artefact.contents import preprocessing_of, read_manifest
 from utils.errors import PackagingError
 from utils.families.variants import get_variant
 from utils.files import write_text
-from utils.release.index import LATENCY, MeasuredFigures
+from utils.release.index import LATENCY
 from utils.tables import markdown
 
 WARM_UP, REPEATS, ROUNDS = 3, 5, 3
@@ -140,8 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{options.folder} has no unpacked artefact that could be timed: {expected}.")
     path = options.folder / LATENCY
     path.parent.mkdir(exist_ok=True)
-    figures = {sample["name"]: {key: sample[key] for key in MeasuredFigures.__annotations__} for sample in found}
-    latencies = {"machine": notes["machine"], "threads": THREADS, "artefacts": figures}
+    figures = ("milliseconds", "source_milliseconds", "times", "framework")
+    where = {"machine": notes["machine"], "threads": THREADS}
+    latencies = {sample["sha256"]: {key: sample[key] for key in figures} | where for sample in found}
     write_text(path, json.dumps(latencies, indent=1) + "\n")
     command.leave(options, "release_latency", "Latency of each artefact", notes, table, found)
 

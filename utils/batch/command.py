@@ -188,7 +188,7 @@ def _main(options: argparse.Namespace, command: str) -> str:
         if not outcome.reason:
             outcome.state = "was done"
     if options.dry_run:
-        return batch_report.plan_text(outcomes)
+        return batch_report.text(outcomes)
     memory_mb = options.memory_mb or _SHARE * psutil.virtual_memory().available / 1e6 / options.jobs
     started = time.monotonic()
     with _noted_signals() as signals:

@@ -22,26 +22,18 @@ from utils.tables import aligned, markdown
 FILE, TABLE = "report.json", "report.md"  # in BATCH
 
 
-def plan_text(outcomes: Sequence[Outcome]) -> str:
-    """What would be made and why, a line for each conversion."""
-    lines = aligned([(outcome.name, outcome.reason or "done and verified") for outcome in outcomes])
-    todo = sum(bool(outcome.reason) for outcome in outcomes)
-    return f"{lines}\n\n{todo} of {len(outcomes)} to be made"
-
-
 def text(outcomes: Sequence[Outcome]) -> str:
-    """What became of each conversion in this run."""
+    """What became of each conversion in this run, and what is to be made and why before it."""
     rows = [("model", "state", "time", "peak memory", "tarball", "why")]
     for outcome in outcomes:
-        ran = outcome.state in ("converted", "failed", "interrupted")
         rows.append(
             (
                 outcome.name,
                 outcome.state,
-                f"{outcome.seconds:.0f} s" if ran else "",
-                f"{outcome.peak_mb:,.0f} MB" if ran else "",
+                f"{outcome.seconds:.0f} s" if outcome.seconds else "",
+                f"{outcome.peak_mb:,.0f} MB" if outcome.peak_mb else "",
                 f"{outcome.manifest['tarball']['bytes'] / 1e6:,.1f} MB" if outcome.manifest else "",
-                outcome.reason.splitlines()[0] if outcome.state in ("failed", "interrupted") else "",
+                outcome.reason.partition("\n")[0],
             )
         )
     return f"\n{aligned(rows)}"

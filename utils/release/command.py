@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.errors import ConversionError, PackagingError
+from utils.command import run_command
+from utils.errors import PackagingError
 from utils.families import FAMILIES
-from utils.families.variants import HEADS, VARIANTS, Variant, artefact_name
+from utils.families.variants import HEADS, VARIANTS, artefact_name
 from utils.release.folder import write_release
 from utils.release.lists import merge_releases, table
 
@@ -23,28 +23,15 @@ def release_matrix() -> list[dict[str, Any]]:
     formats: what there is to be of it. files: what that job must leave, at least, of both heads and both kinds of
     operations.
     """
-    return [
-        {
-            "variant": variant.name,
-            "formats": ", ".join(("saved_model", *_beside(variant))),
-            "files": [*_files_of(variant)],
-        }
-        for variant in VARIANTS.values()
-        if not variant.testing
-    ]
-
-
-def _beside(variant: Variant) -> list[str]:
-    return list(FAMILIES[variant.family].formats)
-
-
-def _files_of(variant: Variant) -> Iterator[str]:
-    for operations in FAMILIES[variant.family].operations:
-        for head in HEADS:
+    rows = []
+    for variant in (variant for variant in VARIANTS.values() if not variant.testing):
+        family, files = FAMILIES[variant.family], []
+        for operations, head in itertools.product(family.operations, HEADS):
+            beside = () if operations == "plain" else family.formats  # of twins one has them
             name = artefact_name(variant.name, head, "official", operations)
-            yield from (f"{name}.tar.gz", f"{name}.json", f"{name}.md")
-            if operations != "plain":  # of twins one has them
-                yield from (f"{name}.{key}" for key in _beside(variant))
+            files += [f"{name}.{ending}" for ending in ("tar.gz", "json", "md", *beside)]
+        rows.append({"variant": variant.name, "formats": ", ".join(("saved_model", *family.formats)), "files": files})
+    return rows
 
 
 def _https(text: str) -> str:
@@ -70,16 +57,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.matrix:
         print(json.dumps({"include": release_matrix()}))
         return 0
-    folder, address = options.folder, options.address or ""
-    try:
-        if options.merge:
-            entries = merge_releases(options.merge, folder, address)
-        else:
-            entries = write_release(folder, {}, strict=True, address=address)
-        if not entries:
-            raise PackagingError(f"{folder} has no artefact to release: expected tarballs, each with its manifest.")
-    except ConversionError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(table(entries))
-    return 0
+    return run_command(lambda: _release(options.folder, options.merge, options.address or ""), "Interrupted.")
+
+
+def _release(folder: Path, parts: list[Path] | None, address: str) -> str:
+    """Writes everything; returns the table."""
+    entries = (
+        merge_releases(parts, folder, address) if parts else write_release(folder, {}, strict=True, address=address)
+    )
+    if not entries:
+        raise PackagingError(f"{folder} has no artefact to release: expected tarballs, each with its manifest.")
+    return table(entries)

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from utils.artefact.card import model_card
 from utils.artefact.contents import check_artefact, check_lite
@@ -14,7 +13,7 @@ from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE
 from utils.files import hash_file
-from utils.release.index import INDEX, LATENCY, TABLE, Manifest, entry, read_latencies
+from utils.release.index import INDEX, LATENCY, TABLE, IndexEntry, Manifest, entry, read_latencies
 from utils.release.lists import write_lists
 
 # What the workflow takes from a folder to publish it, beside sums and page: patterns of names.
@@ -54,15 +53,14 @@ def check_folder(
 
 def write_release(
     output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False, address: str = ""
-) -> list[dict[str, Any]]:
+) -> list[IndexEntry]:
     """Writes the cards and lists of everything in `output_dir`; returns the index's entries.
 
     checked, strict: as in `check_folder`. With `strict`, nothing may lie there either that would be published without a
     sum; what is not for a release (custom or fine-tuned weights) is left out. address: as for `write_lists`. The index
-    has the latencies that were measured of these very tarballs; a damaged file of them is a PackagingError, or without
-    `strict`, as none.
+    has the latencies that were measured of these very tarballs; a damaged file of them is a PackagingError.
     """
-    latencies, entries = _latencies(output_dir, strict), []
+    latencies, entries = read_latencies(output_dir / LATENCY), []
     for name, manifest in check_folder(output_dir, checked, strict).items():
         if manifest["weights"] == "custom" or manifest.get("training"):
             continue
@@ -81,15 +79,6 @@ def write_release(
         _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
     write_lists(output_dir, entries, address)
     return entries
-
-
-def _latencies(output_dir: Path, strict: bool) -> dict[str, dict[str, Any]]:
-    try:
-        return read_latencies(output_dir / LATENCY)
-    except PackagingError:
-        if strict:
-            raise
-        return {}
 
 
 def _stale(manifests: Mapping[str, Manifest]) -> list[str]:

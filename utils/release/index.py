@@ -9,7 +9,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from utils.artefact.contents import read_json
 from utils.artefact.manifest import Sha256, licence
-from utils.artefact.typed import Must, Text, check, misfit
+from utils.artefact.typed import Must, Text, check
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE
 from utils.parity.report import Report
@@ -20,39 +20,19 @@ BATCH = "batch"  # the folder within that of the artefacts whose files are of no
 LATENCY = f"{BATCH}/latency.json"  # what `benchmarks.release_latency` leaves for the index
 
 Manifest = Mapping[str, Any]
-Entry = Mapping[str, Any]
 
 Positive = Annotated[float, Must(lambda value: value > 0, "a number above 0")]
 Size = Annotated[int, Must(lambda value: value >= 0, "a number of at least 0")]
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class Figures(TypedDict):
-    """An artefact's latency."""
+class Latency(TypedDict):
+    """How long one image takes, in turns with the source: `benchmarks.release_latency` measures it."""
 
     milliseconds: Positive
     source_milliseconds: Positive
     times: Positive
     framework: Text
-
-
-class MeasuredFigures(Figures):
-    """The same with the SHA-256 of the tarball that was measured."""
-
-    sha256: Sha256
-
-
-class Latencies(TypedDict):
-    """What `benchmarks.release_latency` leaves."""
-
-    machine: Text
-    threads: Size
-    artefacts: dict[str, MeasuredFigures]
-
-
-class Latency(Figures):
-    """What the index says of it."""
-
     machine: Text
     threads: Size
 
@@ -84,12 +64,21 @@ class IndexEntry(TypedDict):
     licence: NotRequired[str | None]
 
 
+_LISTED = Must(lambda entry: entry["file"] in entry["files"], "an entry whose file is among its files")
+
+
+class Index(TypedDict):
+    """The file."""
+
+    artefacts: list[Annotated[IndexEntry, _LISTED]]
+
+
 def entry(
-    manifest: Manifest, file: str, size: int, files: Mapping[str, str], latency: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    manifest: Manifest, file: str, size: int, files: Mapping[str, str], latency: Latency | None = None
+) -> IndexEntry:
     """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name.
 
-    latency: of one image, as `read_latencies`, where it was measured.
+    latency: as of `read_latencies`, where it was measured.
     """
     rows = Report.from_json(manifest["parity"]).rows
     output = next(iter(manifest["signatures"]["serving_default"]["outputs"]))
@@ -109,47 +98,43 @@ def entry(
         "times": {key: value for key, value in ratios.items() if key in (output, "gradients")},
         "sentence": manifest["parity"].get("sentence", ""),
         "tolerance": manifest["parity"]["tolerance"],
-        "latency": dict(latency) if latency else None,
+        "latency": latency,
         "minimum_tensorflow": manifest.get("minimum_tensorflow"),
         "licence": licence(manifest)[0],
         "files": dict(files),
     }
 
 
-def times(entry: Entry, output: str | None) -> float | None:
+def times(entry: IndexEntry, output: str | None) -> float | None:
     """How many times as much as the source's own float32 an output errs, or "gradients" do; None if not measured so."""
     return (entry.get("times") or {}).get(output)
 
 
-def read_latencies(path: Path) -> dict[str, dict[str, Any]]:
-    """The latency of each artefact by its tarball's SHA-256, and where it was measured; {} where nothing was.
+def megabytes(size: int) -> str:
+    """A count of bytes for people."""
+    return f"{size / 1e6:,.1f} MB"
 
-    `benchmarks.release_latency` tells what is in the file. PackagingError, which names the field, for anything else.
+
+def read_latencies(path: Path) -> dict[str, Latency]:
+    """The latency of each artefact that was measured, by its tarball's SHA-256; {} where there is no such file.
+
+    PackagingError, which names the field, for anything else.
     """
-    if not path.is_file():
-        return {}
-    again = "Remove it, or make it again with `python -m benchmarks.release_latency`."
-    try:
-        found = read_json(path)
-        check(found, Latencies, str(path))
-    except PackagingError as error:
-        raise PackagingError(f"{path} cannot be used ({error}). {again}") from error
-    where = {key: found[key] for key in ("machine", "threads")}
-    figures = ("milliseconds", "source_milliseconds", "times", "framework")
-    return {each["sha256"]: {key: each[key] for key in figures} | where for each in found["artefacts"].values()}
+    return _read(path, dict[str, Latency], "benchmarks.release_latency") if path.is_file() else {}
 
 
-def read_index(path: Path) -> list[dict[str, Any]]:
+def read_index(path: Path) -> list[IndexEntry]:
     """An index's entries. PackagingError, which names the field, for what no lists and sums can be made of.
 
     A text may still say anything: whoever shows it escapes it. Names of files are plain ones, without a folder.
     """
-    entries = read_json(path).get("artefacts", [])
+    return _read(path, Index, "utils.release")["artefacts"]
+
+
+def _read(path: Path, kind: Any, maker: str) -> Any:
     try:
-        check(entries, list[IndexEntry], str(path), "artefacts")
-        for i, found in enumerate(entries):
-            if found["file"] not in found["files"]:
-                raise misfit(str(path), f"artefacts[{i}].file", found["file"], "one that is among its own files")
+        found = read_json(path)
+        check(found, kind, str(path))
     except PackagingError as error:
-        raise PackagingError(f"{error} Make it again with `python -m utils.release`.") from error
-    return entries
+        raise PackagingError(f"{path}: {error} Remove it, or make it again with `python -m {maker}`.") from error
+    return found

@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from utils.artefact.placing import replace_text
 from utils.errors import PackagingError
 from utils.families.variants import BESIDE
 from utils.files import hash_file
-from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER, Entry, read_index, times
+from utils.release.index import INDEX, PAGE, SUMS, TABLE, VERIFIER, IndexEntry, megabytes, read_index, times
 from utils.release.page import page
 from utils.tables import markdown
 
 
-def write_lists(output_dir: Path, entries: Sequence[Entry], address: str = "") -> None:
+def write_lists(output_dir: Path, entries: Sequence[IndexEntry], address: str = "") -> None:
     """Writes them all; the sums are of what the entries list, the lists themselves and the verifier, if it is there.
 
     address: of the folder in which all this is published, https, where it is known.
@@ -33,7 +32,7 @@ def write_lists(output_dir: Path, entries: Sequence[Entry], address: str = "") -
     replace_text(output_dir / SUMS, "".join(f"{value}  {file}\n" for file, value in sorted(sums.items())))
 
 
-def merge_releases(parts: Sequence[Path], output_dir: Path, address: str = "") -> list[dict[str, Any]]:
+def merge_releases(parts: Sequence[Path], output_dir: Path, address: str = "") -> list[IndexEntry]:
     """Writes the lists of releases in parts, whose files need not be there; returns the index's entries.
 
     parts: folders with an index each. address: as for `write_lists`. PackagingError where a part has no sound index, or
@@ -49,12 +48,12 @@ def merge_releases(parts: Sequence[Path], output_dir: Path, address: str = "") -
     return entries
 
 
-def in_order(entries: Sequence[Entry]) -> list[Entry]:
+def in_order(entries: Sequence[IndexEntry]) -> list[IndexEntry]:
     """By family, variant, operations and head."""
     return sorted(entries, key=lambda e: (e["family"], e["variant"], e.get("operations") or "", e["head"], e["file"]))
 
 
-def table(entries: Sequence[Entry]) -> str:
+def table(entries: Sequence[IndexEntry]) -> str:
     """The entries as a Markdown table, in order.
 
     Without any latency there is no such column. Nor is there one of the sizes of `.keras` or `.onnx` files without any
@@ -62,11 +61,11 @@ def table(entries: Sequence[Entry]) -> str:
     """
     latency = {"latency": _latency} if any(e.get("latency") for e in entries) else {}
     sizes = {f"{key}_bytes": f".{key}" for key in BESIDE if any(e.get(f"{key}_bytes") for e in entries)}
-    columns: dict[str, Callable[[Entry], str]] = {
+    columns: dict[str, Callable[[IndexEntry], str]] = {
         "model": lambda e: f"`{e['file'].removesuffix('.tar.gz')}`",
         "weights": lambda e: e["weights"],
         "parameters": lambda e: f"{e['parameters']:,}",
-        "download": lambda e: f"{e['bytes'] / 1e6:,.1f} MB",
+        "download": lambda e: megabytes(e["bytes"]),
         **{title: partial(_size, field) for field, title in sizes.items()},
         "output error": lambda e: _error(e.get("output_error"), times(e, e.get("output"))),
         "gradients' error": lambda e: _error(e.get("gradients_error"), times(e, "gradients")),
@@ -77,15 +76,13 @@ def table(entries: Sequence[Entry]) -> str:
     return markdown(list(columns), rows, right=range(2, len(columns) - 1))
 
 
-def _size(field: str, entry: Entry) -> str:
-    return f"{entry[field] / 1e6:,.1f} MB" if entry.get(field) else ""
+def _size(field: str, entry: IndexEntry) -> str:
+    return megabytes(entry[field]) if entry.get(field) else ""
 
 
-def _latency(entry: Entry) -> str:
+def _latency(entry: IndexEntry) -> str:
     latency = entry.get("latency")
-    if not latency:
-        return ""
-    return f"{latency['milliseconds']:,.0f} ms, {latency['times']:.2f} times"
+    return f"{latency['milliseconds']:,.0f} ms, {latency['times']:.2f} times" if latency else ""
 
 
 def _error(value: float | None, multiple: float | None) -> str:
