@@ -116,7 +116,9 @@ def test_a_repository_holds_the_artefact_its_keras_model_and_its_card_after_one_
 
 
 def test_the_card_begins_with_what_the_hub_reads(tmp_path, whole, hub):
-    make(tmp_path, "mixer_b16_sam_fe", variant=VARIANTS["mixer_b16_sam"], head="fe", signatures=features())
+    outputs = {"features": {"dtype": "float32", "shape": [None, 10]}}
+    features = {"head": "fe", "signatures": {"serving_default": manifests.TENSORS | {"outputs": outputs}}}
+    make(tmp_path, "mixer_b16_sam_fe", variant=VARIANTS["mixer_b16_sam"], **features)
     assert run("huggingface", tmp_path, "--send") == run("huggingface", whole, "--send") == 0
     card = hub.files(REPOSITORY)["README.md"].decode()
     _, header, body = card.split("---\n", 2)
@@ -125,18 +127,11 @@ def test_the_card_begins_with_what_the_hub_reads(tmp_path, whole, hub):
         **{"base_model": "timm/convmixer_768_32.in1k", "base_model_relation": "quantized", "datasets": ["imagenet-1k"]},
         "tags": ["tensorflow", "saved-model", "convmixer"],
     }
-    assert body.startswith(f"\n# {NAME}\n\nConvMixer image classifier convmixer_768_32, with its authors' weights")
-    for part in (f'load_model("hf://{REPOSITORY}")', f'hf download {REPOSITORY} --include "{NAME}/*"', DOUBLE):
+    for part in (f"# {NAME}\n", f'load_model("hf://{REPOSITORY}")', f'hf download {REPOSITORY} --include "{NAME}/*"'):
         assert part in body
-    assert not {"# Module", "<!--", "tar -xzf"} & set(body.split())
     header = yaml.safe_load(hub.files(f"{OWNER}/mixer_b16_sam_fe")["README.md"].decode().split("---\n")[1])
     assert (header["license"], header["pipeline_tag"]) == ("apache-2.0", "image-feature-extraction")
     assert "base_model" not in header
-    assert header["library_name"] == "tensorflow"
-
-
-def features():
-    return {"serving_default": manifests.TENSORS | {"outputs": {"features": {"dtype": "float32", "shape": [None, 10]}}}}
 
 
 def test_publishing_anew_takes_away_what_is_no_longer_there(whole, hub, tmp_path):
@@ -171,12 +166,8 @@ def test_a_dry_run_shows_all_and_sends_nothing(site, whole, hub, kaggle, monkeyp
     said = capsys.readouterr().out
     size = f"{(whole / NAME / 'saved_model.pb').stat().st_size:>15,}  "
     shown = {
-        "huggingface": [
-            f"huggingface.co/{REPOSITORY} (files: 1",
-            f"{size}{NAME}/saved_model.pb",
-            "pipeline_tag: image-cl",
-        ],
-        "kaggle": [f"{OWNER}/convmixer/keras/768-32-classification (files: 1, ", f"{size}saved_model.pb", "name: MIT"],
+        "huggingface": [f"huggingface.co/{REPOSITORY}", f"{size}{NAME}/saved_model.pb", "pipeline_tag: image-cl"],
+        "kaggle": [f"{OWNER}/convmixer/keras/768-32-classification", f"{size}saved_model.pb", "name: MIT"],
     }
     for part in (*shown[site], "Nothing was sent"):
         assert part in said
@@ -242,8 +233,8 @@ def test_a_server_that_fails_publishes_nothing_and_is_named(site, whole, hub, ka
 def test_without_a_token_it_says_where_to_get_one(site, said, whole, hub, kaggle, monkeypatch, tmp_path, capsys):
     for name in ("HF_TOKEN", "KAGGLE_API_TOKEN"):
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    for name in ("HOME", "KAGGLE_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     assert run(site, whole, "--send") == 1
     assert said in capsys.readouterr().err

@@ -136,5 +136,5 @@ def _read(path: Path, kind: Any, maker: str) -> Any:
         found = read_json(path)
         check(found, kind, str(path))
     except PackagingError as error:
-        raise PackagingError(f"{path}: {error} Remove it, or make it again with `python -m {maker}`.") from error
+        raise PackagingError(f"{error} Remove it, or make it again with `python -m {maker}`.") from error
     return found

@@ -219,7 +219,9 @@ def _details(entry: IndexEntry, files: Sequence[Download]) -> Iterator[Html]:
         yield _fill(
             "<p>Latency: $here ms for one image, and $there ms in $framework, in turns with $threads threads on "
             "$machine.</p>",
-            **latency,
+            framework=latency["framework"],
+            threads=latency["threads"],
+            machine=latency["machine"],
             here=f"{latency['milliseconds']:,.0f}",
             there=f"{latency['source_milliseconds']:,.0f}",
         )
