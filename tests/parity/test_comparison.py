@@ -361,6 +361,12 @@ def test_a_swapped_best_class_fails_only_where_the_reference_is_sure(scale, allo
             Report([sure]).require()
 
 
+def test_a_classifier_of_one_class_has_no_best_class_to_be_sure_of():
+    one = np.ones((2, 1), np.float32)
+    (row,) = compare_outputs(lambda _: one, lambda _: one, {"x": np.zeros((2, 1))}, "logits")
+    assert (row.passed, row.top1, row.top5) == (True, None, 1.0)
+
+
 def test_top_five_is_the_overlap_of_the_best_five():
     expected = np.arange(10, dtype=np.float32)[None]
     found = expected.copy()

@@ -60,6 +60,13 @@ def test_two_photographs_and_noise_are_normalised_float32(golden):
     assert np.abs(golden.inputs).max() <= 4
 
 
+def test_golden_inputs_look_like_their_photographs():
+    rows, columns = np.linspace(-2, 2, 96, dtype=np.float32), np.linspace(-0.5, 0.5, 128, dtype=np.float32)
+    photograph = np.repeat((rows[:, None] + columns)[..., None], 3, axis=2)
+    inputs = make_golden(pooled, 96, 128, 0, {"ramp": photograph}).inputs[0]
+    assert np.abs(inputs - photograph).max() < 0.75  # 0.5 of fine pattern, and the steps of 32 rows and columns
+
+
 def test_the_largest_classifier_takes_less_than_200_kilobytes():
     many = lambda inputs: np.random.default_rng(0).normal(size=(len(inputs), 21843)).astype(np.float32)  # noqa: E731
     golden = make_golden(many, 224, 224, 0, {str(i): np.zeros((224, 224, 3), np.float32) for i in range(3)})
@@ -120,6 +127,9 @@ DAMAGED = {
     "an array more": lambda data, arrays: packed(**arrays, more=np.zeros(1)),
     "another type": lambda data, arrays: packed(**arrays | {"coarse": arrays["coarse"].astype(np.float64)}),
     "a pickle": lambda data, arrays: packed(**arrays | {"outputs": np.array([[Created()]], dtype=object)}),
+    "two channels": lambda data, arrays: packed(
+        **arrays | {name: arrays[name][..., :2] for name in ("coarse", "fine")}
+    ),
     "other counts": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:1]}),
     "no outputs": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:, :0]}),
     "outputs of NaN": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"] * np.float32("nan")}),
