@@ -25,6 +25,7 @@ from utils.evaluate.progress import Progress
 from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
 from utils.files import hash_file
+from utils.images.labels import Label
 from utils.images.photographs import load_image, pillow_preprocess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,13 +232,10 @@ def test_progress_of_other_settings_is_refused(run, model_of, folder, monkeypatc
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         run(model_of(), data)
-    assert "  batch_size: then" in run(model_of(), data, "--batch-size", "2")
-    assert "  images: then" in run(model_of(), data, "--limit", "5")
-    assert "  checkpoint: then" in run(model_of(), data, *SOURCE)
-    assert "  model: then" in run(model_of(weights="synthetic"), data)
     shutil.copy(next(data.rglob("*.png")), next(data.iterdir()) / "added.png")
-    said = run(model_of(), data)
-    assert "  data: then" in said
+    said = run(model_of(weights="synthetic"), data, "--batch-size", "2", *SOURCE)
+    for change in ("model", "checkpoint", "data", "images", "batch_size"):
+        assert f"  {change}: then" in said
     assert "Remove result.json.progress" in said
 
 
@@ -319,12 +317,16 @@ def test_a_tensorflow_data_set_gives_the_same_figures_and_can_be_stopped(run, mo
     assert run(model, *data_set, output="stopped.json")[0] == whole
 
 
-def test_split_and_limit_of_a_tensorflow_data_set_take_effect_and_what_is_not_there_is_an_error(
-    run, model_of, data_set
-):
-    model = model_of(labels=True)
-    result, _ = run(model, *data_set, "--split", "train", output="train.json")
-    assert (result["data"]["name"], result["images"]) == ("tiny_images/1.0.0 train", 1)
-    assert run(model, *data_set, "--limit", "6")[0]["images"] == 6
-    assert "has the splits train, test" in run(model, *data_set, "--split", "validation", output="no.json")
-    assert "cannot provide it" in run(model, "no_such_data_set_at_all", *data_set[1:], output="no.json")
+def test_split_and_limit_of_a_tensorflow_data_set_take_effect_and_what_is_not_there_is_an_error(data_set):
+    name, _, folder = data_set
+
+    def opened(name, **options):
+        return evaluation_data.open_data(name, [Label(*label) for label in LABELS], 10, data_dir=folder, **options)
+
+    found = opened(name, split="train")
+    assert (found.name, found.count) == ("tiny_images/1.0.0 train", 1)
+    assert len(list(opened(name, limit=6).examples(2))) == 4
+    with pytest.raises(EvaluationError, match="has the splits train, test"):
+        opened(name, split="validation")
+    with pytest.raises(EvaluationError, match="cannot provide it"):
+        opened("no_such_data_set_at_all")
