@@ -21,7 +21,7 @@ from PIL import Image
 from utils.errors import EvaluationError
 from utils.evaluate import command, data as evaluation_data
 from utils.evaluate.model import find_checkpoint
-from utils.evaluate.progress import Progress
+from utils.evaluate.results import Progress
 from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
 from utils.files import hash_file

@@ -10,8 +10,7 @@ from PIL import Image
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
 from utils.evaluate.data import Data, match_classes, open_data
-from utils.evaluate.progress import Progress, Tally
-from utils.evaluate.report import result_of, table
+from utils.evaluate.results import Progress, Tally, result_of, table
 from utils.families.variants import get_variant
 from utils.images.labels import Label, read_labels
 

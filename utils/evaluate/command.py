@@ -21,17 +21,16 @@ if TYPE_CHECKING:
     from utils.checkpoints.loading import Checkpoint
     from utils.evaluate.data import Data
     from utils.evaluate.model import Classifier
-    from utils.evaluate.progress import Progress
+    from utils.evaluate.results import Progress
 
 
 def _evaluate(options: argparse.Namespace) -> str:
     """Evaluates, and writes the JSON file; returns what to print. Raises ConversionError for whatever is wrong."""
     # Not at the top: they load frameworks, and a mistake in the command should show at once.
     from utils.artefact.manifest import installed_versions
-    from utils.evaluate import report
     from utils.evaluate.data import open_data
     from utils.evaluate.model import find_checkpoint, load_classifier
-    from utils.evaluate.progress import Progress, write_json
+    from utils.evaluate.results import Progress, result_of, table, write_json
 
     classifier = load_classifier(options.model)
     opened = classifier.opened
@@ -61,10 +60,10 @@ def _evaluate(options: argparse.Namespace) -> str:
     _run(classifier, source, data, progress, options.skip_corrupt)
     if not progress.tally.images:
         raise EvaluationError(f"--data {options.data}: not one of {data.count} files can be decoded.")
-    result = report.result_of(classifier, source, data, progress, options.limit)
+    result = result_of(classifier, source, data, progress, options.limit)
     write_json(path, result)
     progress.path.unlink(missing_ok=True)
-    return f"{report.table(result)}\n\nResult  {path}"
+    return f"{table(result)}\n\nResult  {path}"
 
 
 def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, skip_corrupt: bool) -> None:
