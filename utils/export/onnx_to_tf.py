@@ -1,17 +1,10 @@
 """ONNX -> TensorFlow through onnx-tf's handlers, node by node, with the weights as variables.
 
 onnx-tf's own `prepare` makes every weight a constant; here its handlers meet `tf.Variable`s in TensorFlow's layout.
-Knows no particular model. onnx-tf 1.10 (2022) is unmaintained: what it misses to run on today's onnx and TensorFlow is
-here, and nowhere else.
-
-- `onnx.mapping` and `onnx.helper.mapping`, dtype tables that onnx has removed: rebuilt from `onnx.helper`.
-- `tensorflow_addons` and `tensorflow_probability`, which have no wheels for today's Python or break beside Keras 3:
-  placeholders, present only while onnx-tf is imported; the two handlers that would use them (Hardmax, Bernoulli)
-  raise when called.
-- operators that came after it: `Gelu` (opset 20), `ReduceMean` with its axes as an input (opset 18), and `Constant`
-  19, which only admits more dtypes than `Constant` 13.
-- a Flatten that is right under TensorFlow 2.19, a Conv whose bias and a Relu which Grappler can fuse, and a
-  BatchNormalization that keeps channels last and that can train.
+Knows no particular model. onnx-tf 1.10 (2022) is unmaintained: all that keeps it running on today's onnx and TensorFlow
+is here: the dtype tables that onnx has removed; placeholders for `tensorflow_addons` and `tensorflow_probability`, which
+have no wheels for today's Python or break beside Keras 3; handlers of operators that came after it, or that are wrong,
+slow or cannot train in it.
 """
 
 from __future__ import annotations
@@ -174,7 +167,7 @@ def _run(handlers: Mapping[str, Any], chain: list[Any], tensors: Mapping[str, An
 
 
 class _Missing(types.ModuleType):
-    """Stands in for a package; whatever is taken from it raises when it is called."""
+    """Stands in for a package while onnx-tf is imported; what is taken from it (Hardmax, Bernoulli) raises if called."""
 
     def __getattr__(self, name: str) -> _Missing:
         if name.startswith("__"):
@@ -236,7 +229,7 @@ def _with_handlers() -> tuple[types.ModuleType, list[type]]:
     from onnx_tf.handlers.backend_handler import BackendHandler
     from onnx_tf.handlers.handler import onnx_op
 
-    Constant.version_19 = Constant.version_13
+    Constant.version_19 = Constant.version_13  # it only admits more dtypes
 
     def reduce_mean_18(_cls: type, node: Any, tensor_dict: Tensors, **_kwargs: Any) -> list[tf.Tensor]:
         axes = tf.get_static_value(tensor_dict[node.inputs[1]]).tolist()
