@@ -1,10 +1,11 @@
 """ONNX -> TensorFlow through onnx-tf's handlers, node by node, with the weights as variables.
 
 onnx-tf's own `prepare` makes every weight a constant; here its handlers meet `tf.Variable`s in TensorFlow's layout.
-Knows no particular model. onnx-tf 1.10 (2022) is unmaintained: all that keeps it running on today's onnx and TensorFlow
-is here: the dtype tables that onnx has removed; placeholders for `tensorflow_addons` and `tensorflow_probability`, which
-have no wheels for today's Python or break beside Keras 3; handlers of operators that came after it, or that are wrong,
-slow or cannot train in it.
+Knows no particular model.
+
+onnx-tf 1.10 (2022) is unmaintained. All that keeps it running on today's onnx and TensorFlow is here: dtype tables that
+onnx has removed; placeholders for `tensorflow_addons` and `tensorflow_probability`, which have no wheels for today's
+Python or break beside Keras 3; handlers of operators that came after it, or that are wrong, slow or cannot train in it.
 """
 
 from __future__ import annotations
@@ -167,7 +168,7 @@ def _run(handlers: Mapping[str, Any], chain: list[Any], tensors: Mapping[str, An
 
 
 class _Missing(types.ModuleType):
-    """Stands in for a package while onnx-tf is imported; what is taken from it (Hardmax, Bernoulli) raises if called."""
+    """Stands in for a package while onnx-tf is imported; what is taken from it raises when called."""
 
     def __getattr__(self, name: str) -> _Missing:
         if name.startswith("__"):
