@@ -65,16 +65,15 @@ def write_release(
         if manifest["weights"] == "custom" or manifest.get("training"):
             continue
         if name.endswith(".tflite"):  # its manifest is all that lies beside it
-            file, files, known = name, [name, f"{name}.json"], {}
+            file, hashes, rest = name, {}, [name, f"{name}.json"]
         else:
             replace_text(output_dir / f"{name}.md", model_card(manifest))
-            file, files = f"{name}.tar.gz", [f"{name}.tar.gz", f"{name}.json", f"{name}.md"]
-            known = {file: manifest["tarball"]["sha256"]}
-            beside = {f"{name}.{key}": manifest[key]["sha256"] for key in BESIDE if key in manifest}
-            known, files = known | beside, [*files, *beside]
-        latency = latencies.get(known.get(file))
-        hashes = {each: known.get(each) or hash_file(output_dir / each) for each in files}
-        entries.append(entry(manifest, file, (output_dir / file).stat().st_size, hashes, latency))
+            parts = {"tar.gz": manifest["tarball"]} | {key: manifest[key] for key in BESIDE if key in manifest}
+            hashes = {f"{name}.{ending}": part["sha256"] for ending, part in parts.items()}
+            file, rest = f"{name}.tar.gz", [f"{name}.json", f"{name}.md"]
+        hashes |= {each: hash_file(output_dir / each) for each in rest}
+        size = (output_dir / file).stat().st_size
+        entries.append(entry(manifest, file, size, hashes, latencies.get(hashes[file])))
     if strict:
         _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
     write_lists(output_dir, entries, address)
