@@ -26,7 +26,7 @@ GELU, RELU = tiny.NAMES
 def test_golden_checkpoint_computes_what_upstream_computed(tmp_path, notebook, variant, head, file, settings):
     given = {"variant": variant, "head": head, "checkpoint": str(tiny.GOLDEN / file), "image_size": 48} | settings
     executed = notebooks.run(notebook, tmp_path, **given)
-    name = artefact_name(variant, head, "custom", settings.get("operations"))
+    name = artefact_name(variant, head, "custom", settings.get("operations", "xla"))
     found = notebooks.assert_computes_what_upstream_computed(tmp_path, executed, name, variant, head)
     manifest, model = found
     rows = manifest["parity"]["rows"]

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from utils.artefact.manifest import PUBLISHER, REPOSITORY, is_packed, licence
 from utils.families import FAMILIES
@@ -20,6 +18,9 @@ from utils.families.variants import get_variant
 from utils.parity.judge import RATIO, Row
 from utils.parity.report import Report
 from utils.tables import markdown
+
+if TYPE_CHECKING:
+    import jinja2
 
 Manifest = Mapping[str, Any]
 Cells = tuple[str, ...]
@@ -67,6 +68,8 @@ def model_card(manifest: Manifest, repository: str = "") -> str:
 
 
 def _template() -> jinja2.Template:
+    import jinja2  # here: the plan of a release is made with nothing installed
+
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.globals |= {"markdown": markdown, "listed": _listed, "PUBLISHER": PUBLISHER, "RATIO": RATIO}
     environment.globals["SYNTHETIC"] = SYNTHETIC
