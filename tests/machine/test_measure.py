@@ -41,7 +41,7 @@ def test_the_peak_is_of_this_process_not_of_the_one_that_began_it_and_sees_an_al
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after = map(float, ran.stdout.split())
     assert before < held.nbytes / MB
-    assert before + 90 <= after <= before + 200
+    assert before + 50 <= after <= before + 200
 
 
 def test_processors_are_counted_where_the_system_does_not_say_which_are_usable(monkeypatch):
