@@ -115,6 +115,7 @@ def test_compat_finds_what_runs_what_is_off_and_what_cannot_be_loaded(tmp_path, 
     assert verdict(tmp_path / "nothing", expected).startswith("load: ")
 
 
+@pytest.mark.slow
 def test_clients_numbers_and_names_are_compared(tmp_path):
     tarball = artefacts.publish(tmp_path).tarball
     artefact = clients.Artefact(open_model(str(tarball)), tarball, tmp_path, "http://server")

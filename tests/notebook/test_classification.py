@@ -20,6 +20,7 @@ def written_in(folder):
     return json.loads((folder / "exports" / "classification.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_several_models_see_the_same_photograph(tmp_path):
     signatures = image_signatures(get_variant("mixer_tiny").preprocessing)
     mixer = artefacts.publish(tmp_path / "published", "mixer_tiny", operations="plain", signatures=signatures)

@@ -19,7 +19,7 @@ GELU, RELU = tiny.NAMES
     [
         (CONVMIXER, GELU, "classification", f"{GELU}.timm.pth.tar", {}),
         tiny.slow(CONVMIXER, RELU, "fe", f"{RELU}.sequential.pth.tar", {}),
-        (MIXER, "mixer_tiny", "classification", "mixer_tiny.npz", {"operations": "xla"}),
+        tiny.slow(MIXER, "mixer_tiny", "classification", "mixer_tiny.npz", {"operations": "xla"}),
         tiny.slow(MIXER, "mixer_tiny", "fe", "mixer_tiny.npz", {"operations": "plain"}),
     ],
 )

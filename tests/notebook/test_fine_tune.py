@@ -98,6 +98,7 @@ def test_the_tarball_is_a_classifier_with_the_user_s_labels_that_takes_photograp
     np.testing.assert_allclose(found, answer["logits"].numpy()[:3], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_own_photographs_in_a_folder_with_a_corrupt_one_train_the_keras_file_of_a_mixer(tmp_path):
     data = folder_of(tmp_path / "My flowers", {"oak leaf": 8, "rose": 8, "tulip": 8})
     (data / "rose" / "000.png").write_bytes(b"damaged")
