@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +18,7 @@ _HEADINGS = ("output", "input", "batch", "max abs", "error", "source's", "times"
 _RIGHT = range(2, 10)  # columns of numbers
 _WORST = 5  # of the variables of a model, about 170, in tables
 _IN_ERROR = 10  # lines of an error message
+_COLOURS = {True: "color:#2e9e5b", False: "color:#e0433a;font-weight:bold"}
 _NOTE = (
     "error: |error| / |truth| in the L2 norm, the truth being the source model in float64; source's: the same of the "
     "source framework's own float32; times: the one over the other. Where there is no source's: max |error| / "
@@ -118,25 +119,19 @@ class Report:
         return "\n".join([head, "-" * max(map(len, [head, *lines])), *lines, "", self._verdict()])
 
     def _repr_html_(self) -> str:
-        def cell(text: str, index: int, tag: str = "td", style: str = "") -> str:
-            align = "right;white-space:nowrap" if index in _RIGHT else "left"  # lest 1e-07 breaks at its sign
-            return f'<{tag} style="text-align:{align};padding:2px 10px;{style}">{html.escape(text)}</{tag}>'
+        def cells(tag: str, texts: Sequence[str], style: str = "") -> str:
+            # Lest 1e-07 breaks at its sign. The verdict, last, has a colour that can be read on white and on black.
+            styles = ["right;white-space:nowrap" if index in _RIGHT else "left" for index in range(len(texts) - 1)]
+            return "".join(
+                f'<{tag} style="text-align:{align};padding:2px 10px">{html.escape(text)}</{tag}>'
+                for text, align in zip(texts, [*styles, f"left;{style}"], strict=True)
+            )
 
-        head = "".join(cell(text, index, "th") for index, text in enumerate(_HEADINGS))
-        body = []
-        for cells, passed in self._lines():
-            # Colours that can be read on white and on black; the word says the same.
-            verdict = "color:#2e9e5b" if passed else "color:#e0433a;font-weight:bold"
-            styles = [""] * (len(cells) - 1) + [verdict]
-            if not passed:
-                styles[4] = verdict
-            row = "".join(cell(text, i, style=style) for i, (text, style) in enumerate(zip(cells, styles, strict=True)))
-            body.append(f"<tr>{row}</tr>")
-        colour = "#2e9e5b" if self.passed else "#e0433a"
+        rows = "".join(f"<tr>{cells('td', texts, _COLOURS[passed])}</tr>" for texts, passed in self._lines())
         return (
-            f'<div><b style="color:{colour}">{html.escape(self._verdict())}</b>'
+            f'<div><b style="{_COLOURS[self.passed]}">{html.escape(self._verdict())}</b>'
             f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+            f"<thead><tr>{cells('th', _HEADINGS)}</tr></thead><tbody>{rows}</tbody></table>"
             f'<small style="opacity:0.7">{html.escape(_NOTE)}</small></div>'
         )
 
@@ -147,47 +142,38 @@ class Report:
         if not self.passed:
             failed = sum(not row.passed for row in self.rows)
             return f"parity FAILED in {failed} of {len(self.rows)} comparisons; worst: {describe(worst)}"
-        return " ".join(
-            filter(
-                None,
-                (f"parity passed in all {len(self.rows)} comparisons.", self.sentence, f"Worst: {describe(worst)}"),
-            )
-        )
+        sentence = f"{self.sentence} " if self.sentence else ""
+        return f"parity passed in all {len(self.rows)} comparisons. {sentence}Worst: {describe(worst)}"
 
-    def _lines(self) -> list[tuple[tuple[str, ...], bool]]:
-        lines = []
+    def _lines(self) -> Iterator[tuple[tuple[str, ...], bool]]:
+        """Cells of each line, and whether what it shows passed; of many variables a summary and the worst."""
         for _, group in groupby(self.rows, key=lambda row: row.case):
             rows = list(group)
-            if len(rows) > _WORST:
-                lines.append(_summary(rows))
-                rows = worst_first(rows)[:_WORST]
-                lines += [_line(row, f"  {row.variable}") for row in rows]
-            else:
-                lines += [_line(row, f"{row.output} {row.variable}".strip()) for row in rows]
-        return lines
+            if len(rows) <= _WORST:
+                yield from ((_cells(row, f"{row.output} {row.variable}".strip()), row.passed) for row in rows)
+                continue
+            worst = replace(max(rows, key=lambda row: row.severity), passed=all(row.passed for row in rows), reason="")
+            median = statistics.median(row.severity * row.tolerance for row in rows)
+            label = f"{worst.output} ({len(rows)}, median {_short(median)})"
+            yield _cells(worst, label, of_many=True), worst.passed
+            yield from ((_cells(row, f"  {row.variable}"), row.passed) for row in worst_first(rows)[:_WORST])
 
 
-def _summary(rows: list[Row]) -> tuple[tuple[str, ...], bool]:
-    first, passed = rows[0], all(row.passed for row in rows)
-    worst = max(rows, key=lambda row: row.severity)
-    median = statistics.median(row.severity * row.tolerance for row in rows)
-    label = f"{first.output} ({len(rows)}, median {_short(median)})"
-    cells = (label, first.input, str(first.batch or ""), "", _short(worst.figure), *_measure(worst), "", "")
-    return (*cells, _allowed(worst), _word(passed)), passed
-
-
-def _line(row: Row, label: str) -> tuple[tuple[str, ...], bool]:
-    errors = (_short(row.max_abs), _short(row.figure), *_measure(row))
-    cells = (label, row.input, str(row.batch or ""), *errors, _share(row.top1), _share(row.top5))
+def _cells(row: Row, label: str, of_many: bool = False) -> tuple[str, ...]:
+    """of_many: for a summary, which has only what is comparable between variables."""
     return (
-        *cells,
-        _allowed(row),
-        _word(row.passed) + (f": {row.reason}" if row.reason else ""),
-    ), row.passed
-
-
-def _measure(row: Row) -> tuple[str, str]:
-    return ("", "") if row.source is None else (_short(row.source), f"{row.ratio:.1f}")
+        label,
+        row.input,
+        str(row.batch or ""),
+        "" if of_many else _short(row.max_abs),
+        _short(row.figure),
+        _short(row.source),
+        "" if row.ratio is None else f"{row.ratio:.1f}",
+        "" if of_many else _share(row.top1),
+        "" if of_many else _share(row.top5),
+        "none" if row.tolerance <= EXACT else _short(row.tolerance),
+        ("pass" if row.passed else "FAIL") + (f": {row.reason}" if row.reason else ""),
+    )
 
 
 def describe(row: Row) -> str:
@@ -206,20 +192,12 @@ def describe(row: Row) -> str:
     return f"{where}: {figures}, RMSE {_short(row.rmse)}{agreement}" + (f" ({row.reason})" if row.reason else "")
 
 
-def _allowed(row: Row) -> str:
-    return "none" if row.tolerance <= EXACT else _short(row.tolerance)
-
-
-def _short(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
+def _short(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.1e}"
 
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
-
-
-def _word(passed: bool) -> str:
-    return "pass" if passed else "FAIL"
 
 
 def _json_number(value: object) -> object:
