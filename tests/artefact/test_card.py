@@ -136,6 +136,14 @@ def test_figures_and_files_beside_the_tarball_are_in_the_card_beside_it_and_not_
     assert f"`{NAME}.json`" in inside
 
 
+@pytest.mark.parametrize(
+    "training",
+    [{"history": {"loss": [1.0]}}, {"history": 1, "best_epoch": 1}, {"history": {"a": [[]]}, "best_epoch": 1}],
+)
+def test_a_strange_training_is_shown_as_it_is(training):
+    assert f"history{': ' if isinstance(training['history'], dict) else ' '}" in model_card(manifest(training=training))
+
+
 def test_the_card_s_code_is_python():
     blocks = model_card(manifest(signatures=THREE) | BESIDE).split("```python\n")[1:]
     assert blocks

@@ -183,9 +183,13 @@ def _worst(rows: Sequence[Row]) -> Cells:
 
 
 def _training(training: Mapping[str, Any]) -> Iterator[Cells]:
+    kept = training.get("best_epoch")
     for key, value in training.items():
         for inner, item in value.items() if isinstance(value, Mapping) else [(None, value)]:
-            if key == "history":  # of the epoch whose weights were kept
-                kept = training["best_epoch"]
+            if key == "history" and _are_numbers(item) and kept in range(1, len(item) + 1):
                 item = f"{item[kept - 1]:.4g} in epoch {kept} of {len(item)}, the one that was kept"
             yield key if inner is None else f"{key}: {inner}", str(item)
+
+
+def _are_numbers(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(each, int | float) for each in found)
