@@ -32,22 +32,21 @@ from utils.release import index
 from utils.verify.numbers import golden_of
 
 
-def contenders_of(table):
-    return {contender for runs in table.runs.values() for contender, _ in runs}
+def contenders_of(table, family):
+    return {contender for contender, _ in table.runs[family]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "table", "options", "expected"),
+    ("module", "table", "variant", "expected"),
     [
-        ("conversion", "convmixer_conversion", [], set(conversion.SIDES)),
-        *(
-            (module.__name__.split(".")[1], table, ["--tables", table], contenders_of(module.TABLES[table]))
-            for module, table in ((latency, "convmixer_latency"), (training, "keras_training"))
-        ),
+        ("conversion", "convmixer_conversion", None, set(conversion.SIDES)),
+        ("latency", "mixer_latency", "mixer_tiny", contenders_of(latency.TABLES["mixer_latency"], "mixer")),
+        ("training", "keras_training", "convmixer_tiny", contenders_of(training.TABLES["keras_training"], "convmixer")),
     ],
 )
-def test_a_quick_run_measures_every_contender(tmp_path, module, table, options, expected):
+def test_a_quick_run_measures_every_contender(tmp_path, module, table, variant, expected):
+    options = ["--tables", table, "--variants", variant] if variant else []
     line = [sys.executable, "-m", f"benchmarks.{module}", "--quick", *options, "--repeats", "1"]
     done = subprocess.run([*line, "--output-dir", tmp_path], cwd=command.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
