@@ -72,7 +72,7 @@ def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtH
 def _newest(folders: Sequence[Path], head: str) -> Path | None:
     """The SavedModel or tarball of the manifest that was written last; broken ones do not count."""
     manifests = [path for folder in folders for path in folder.glob("*.json")]
-    for path in sorted(manifests, key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in sorted(manifests, key=_written, reverse=True):
         try:
             manifest = read_manifest(path)
         except PackagingError:
@@ -81,3 +81,10 @@ def _newest(folders: Sequence[Path], head: str) -> Path | None:
         if manifest["head"] == head and manifest["name"] == path.stem and found:
             return found[0]
     return None
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone since it was listed: reading it will say so
+        return 0.0
