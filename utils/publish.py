@@ -59,11 +59,18 @@ class Parcel:
 
 
 def publish(site: str, folder: Path, owner: str, patterns: list[str], send: bool = False) -> str:
-    """Prints all that goes to a site, of `SITES`, and with `send` sends it; returns a sentence on what was done.
+    """Prints all that goes to a site; returns a sentence on what was done.
 
-    patterns: of names, a tarball's without its ending. PackagingError for a file that is not what its manifest says and
-    for weights that are not official, before anything is sent; without `send` the latter comes at the end. For what
-    fails while it is sent, PackagingError says what was sent before.
+    Args:
+        site: one of `SITES`.
+        folder: what `make release` left.
+        owner: user or organisation there.
+        patterns: of names, a tarball's without its ending.
+        send: whether to send it, too.
+
+    Raises:
+        PackagingError: a file is not what its manifest says, or weights are not official, before anything is sent
+            (without `send` the latter comes at the end); or sending failed, with what was sent before.
     """
     parcels_of, require_token = SITES[site]
     manifests = check_folder(folder)

@@ -32,9 +32,16 @@ def predict(server: str, model: str, files: Sequence[bytes]) -> list[Any]:
 
 
 def post(server: str, model: str, signature: str, instances: Sequence[Any]) -> list[Any]:
-    """What a signature gives for each instance, which JSON must be able to hold.
+    """What a signature gives for each instance.
 
-    server: such as http://localhost:8501. Raises ServingError with the server's own words where it refuses.
+    Args:
+        server: its address, such as http://localhost:8501.
+        model: the name under which it serves the model.
+        signature: of the model.
+        instances: what JSON can hold.
+
+    Raises:
+        ServingError: with the server's own words where it refuses.
     """
     url = f"{server.rstrip('/')}/v1/models/{model}:predict"
     body = json.dumps({"signature_name": signature, "instances": instances}).encode()

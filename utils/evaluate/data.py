@@ -67,9 +67,17 @@ def open_data(
 ) -> Data:
     """Opens a folder, or what TensorFlow Datasets has (or downloads, or prepares) under that name.
 
-    limit: use that many files at most: of a folder, which is sorted by class, spread evenly; of a data set, the first.
-    split: of a data set; by default "validation", else "test". data_dir: where its files are, by default
-    `~/tensorflow_datasets`. EvaluationError for data that are not there, or whose classes are not the model's.
+    Args:
+        data: the folder or the name.
+        labels: the model's classes, where it names them.
+        classes: how many it has.
+        limit: use that many files at most: of a folder, which is sorted by class, spread evenly; of a data set, the
+            first.
+        split: of a data set; by default "validation", else "test".
+        data_dir: where a data set's files are, by default `~/tensorflow_datasets`.
+
+    Raises:
+        EvaluationError: the data are not there, or their classes are not the model's.
     """
     folder = Path(data).expanduser()
     if folder.is_dir():
@@ -219,6 +227,13 @@ def batches(
     data: Data, start: int, batch_size: int, preprocessing: Preprocessing, skip_corrupt: bool
 ) -> Generator[ImageBatch]:
     """The files from position `start` on, `batch_size` at a time; corrupt ones leave a smaller batch behind.
+
+    Args:
+        data: what is evaluated.
+        start: position of the first file.
+        batch_size: files in a batch.
+        preprocessing: the model's.
+        skip_corrupt: leave out what cannot be decoded, and name it in the batch.
 
     Raises:
         EvaluationError: names the corrupt files of a batch, unless `skip_corrupt`, and any file that cannot be read.

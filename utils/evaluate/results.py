@@ -145,7 +145,15 @@ _VALIDATION_IMAGES = 50_000  # of ImageNet's validation set, which the reported 
 def result_of(
     classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, limit: int | None
 ) -> dict[str, Any]:
-    """What was evaluated, on what, and the figures, in per cent; the reported accuracy beside the measured one."""
+    """What was evaluated, on what, and the figures, in per cent; the reported accuracy beside the measured one.
+
+    Args:
+        classifier: the model.
+        source: the checkpoint whose answers were compared, if any.
+        data: what it was evaluated on.
+        progress: the counts.
+        limit: as of `open_data`.
+    """
     variant, manifest = classifier.opened.variant, classifier.opened.manifest
     result = {
         "evaluated": manifest["name"],

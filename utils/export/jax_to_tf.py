@@ -44,13 +44,16 @@ def export(
     input_shape: tuple[int, int, int],
     output: str,
 ) -> ExportedFunction:
-    """Convert `predict(parameters, inputs)` -> [B, units], float32 throughout, for any batch size B.
+    """Converts a function of JAX to one of TensorFlow, float32 throughout, for any batch size B.
 
-    parameters: arrays by name; each becomes a `tf.Variable` of that name, all trainable.
-    input_shape: (height, width, channels).
-    output: "logits" or "features".
+    Args:
+        predict: `(parameters, inputs)` -> [B, units].
+        parameters: arrays by name; each becomes a `tf.Variable` of that name, all trainable.
+        input_shape: (height, width, channels).
+        output: "logits" or "features".
 
-    Raises ConversionError when the function has side effects or does not return one [B, units] float32 array.
+    Raises:
+        ConversionError: the function has side effects, or does not return one [B, units] float32 array.
     """
     variables = {name: tf.Variable(value, name=name) for name, value in parameters.items()}
     inference, training_pass = _lower(predict, parameters, input_shape)

@@ -93,13 +93,30 @@ class Models(Protocol):
         """The classifier as a function of float32 [B, H, W, 3] -> float32 [B, classes], as fast as its framework is."""
 
     def export(self, source: ReferenceModel, weights: Weights, image_size: int, operations: str) -> Export:
-        """The source model as a TensorFlow function with variables; image_size: 0 for any."""
+        """The source model as a TensorFlow function with variables.
+
+        Args:
+            source: what `build` gave.
+            weights: those that it was built with.
+            image_size: of both sides, in pixels; 0 for any.
+            operations: one of the family's.
+        """
 
     def plain(self, architecture: Any, head: str, weights: Weights) -> ExportedFunction:
         """The model in TensorFlow's own operations; for a family whose `operations` have "plain"."""
 
     def keras_model(self, architecture: Any, weights: Weights, head: str, image_size: int) -> keras.Model:
-        """The same model of Keras's own layers; CheckpointError where the weights do not fit."""
+        """The same model of Keras's own layers.
+
+        Args:
+            architecture: the variant's.
+            weights: of the classifier, whatever the head.
+            head: "classification" or "fe".
+            image_size: of both sides, in pixels; 0 for any.
+
+        Raises:
+            CheckpointError: the weights do not fit.
+        """
 
     def onnx_graph(self, source: ReferenceModel) -> onnx.ModelProto:
         """The graph of the distributed .onnx file, channels first; for a family whose `formats` have "onnx"."""

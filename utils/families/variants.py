@@ -296,7 +296,17 @@ def customised(variant: Variant, classes: int) -> Variant:
 
 
 def artefact_name(variant_name: str, head: str, weights: str, operations: str = "xla") -> str:
-    """Name of the artefact: `<variant>_<head>[_plain][_synthetic]`. ParameterError for an unknown part."""
+    """Name of the artefact: `<variant>_<head>[_plain][_synthetic]`.
+
+    Args:
+        variant_name: of a row.
+        head: one of `HEADS`.
+        weights: one of `WEIGHTS`.
+        operations: one of `OPERATIONS`.
+
+    Raises:
+        ParameterError: one of them is not known.
+    """
     get_variant(variant_name)
     for parameter, value, known in (
         ("head", head, HEADS),

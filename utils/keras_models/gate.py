@@ -76,9 +76,18 @@ def prove(
 def compute(
     proof: Proof, file: Path, family: str, inputs: Mapping[str, np.ndarray], backend: str, folder: Path
 ) -> Computed:
-    """What `file` gives for `inputs` on a backend, on the CPU and in float32; `folder` is empty, and has to stay.
+    """What a `.keras` file gives on a backend, on the CPU and in float32.
 
-    ParityError as `prove`.
+    Args:
+        proof: says what is compared.
+        file: the `.keras` file.
+        family: the model's.
+        inputs: float32 [B, H, W, 3] by name.
+        backend: Keras's name of it.
+        folder: empty; it has to stay as long as the answer is read.
+
+    Raises:
+        ParityError: as `prove`.
     """
     source = proof.source
     factors = {key: source.probe_factor(key) for key in source.variables()}

@@ -84,7 +84,19 @@ def write(
     image_size: int,
     record: Mapping[str, Any],
 ) -> Path:
-    """Builds the variant's model, fills it and saves it; image_size: 0 for any. CheckpointError as `fill`."""
+    """Builds the variant's model, fills it and saves it.
+
+    Args:
+        path: of the `.keras` file.
+        variant: the model's row.
+        weights: arrays by canonical key.
+        head: "classification" or "fe".
+        image_size: of both sides, in pixels; 0 for any.
+        record: what the file says of its model.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+    """
     model = FAMILIES[variant.family].models.keras_model(variant.architecture, weights, head, image_size)
     return save(model, path, record)
 

@@ -67,7 +67,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def new_figure(rows: int, columns: int, width: float, height: float, note: str = "") -> tuple[Figure, np.ndarray]:
-    """A figure of so many inches, and its axes [rows, columns]; `note` stands above them, as a warning does."""
+    """A figure and its axes, [rows, columns].
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        width: of the figure, in inches.
+        height: of the figure, in inches.
+        note: stands above the axes, as a warning does.
+    """
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
@@ -93,7 +101,12 @@ def plot_predictions(
 ) -> Figure:
     """Each photograph beside a bar chart of the best classes of each model.
 
-    predictions: probabilities [photographs, classes] by the model's title. names: of its classes, by the same title.
+    Args:
+        photographs: by title.
+        predictions: probabilities [photographs, classes] by the model's title.
+        names: of its classes, by the same title.
+        top_k: how many classes are shown.
+        note: as of `new_figure`.
     """
     rows, columns = len(photographs), 1 + len(predictions)
     figure, axes = new_figure(rows, columns, 4.6 * columns, 2.5 * rows, note)
@@ -125,10 +138,15 @@ def plot_answers(
     labels: Sequence[Label] | None,
     note: str = "",
 ) -> Figure:
-    """Each photograph beside what the source and the export, by title, give for it.
+    """Each photograph beside what the source and the export give for it.
 
-    output: of which kind the answers are: "logits" [photographs, classes], of which the best are shown under the names
-    of `labels`, or "features" [photographs, width], of which each is a dot: the source's against the export's.
+    Args:
+        photographs: by title.
+        output: the kind of answers: "logits" [photographs, classes], of which the best are shown, or "features"
+            [photographs, width], of which each is a dot: the source's against the export's.
+        answers: by the title of what gave them.
+        labels: of the classes, where they have names.
+        note: as of `new_figure`.
     """
     if output == "logits":
         classes = next(iter(answers.values())).shape[1]

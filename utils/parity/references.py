@@ -83,9 +83,13 @@ class References:
     def arrays(
         self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], wanted: str
     ) -> dict[str, np.ndarray]:
-        """All that `run` gives for `inputs`; `what` tells of which head, too.
+        """All that `run` gives for `inputs`, computed or remembered.
 
-        wanted: an array that must be among what is remembered.
+        Args:
+            what: tells these results from others of the same inputs.
+            inputs: float32 [B, H, W, 3].
+            run: computes them.
+            wanted: an array that must be among what is remembered.
         """
         key = self._key(what, inputs)
         found = self._known.get(key, {})
@@ -101,8 +105,14 @@ class References:
     def large(self, what: str, inputs: np.ndarray, run: Callable[[np.ndarray], Outputs], shared: bool) -> Outputs:
         """The same of what is as large as the model, such as gradients: it waits on disk, and is read array by array.
 
-        shared: others will ask for it, so the folder keeps it, if there is one. Else it is a file without a name in
-        the folder for temporary files. Where there is no room for it, it stays in memory.
+        Where there is no room for it, it stays in memory.
+
+        Args:
+            what: as of `arrays`.
+            inputs: float32 [B, H, W, 3].
+            run: computes it.
+            shared: others will ask for it, so the folder keeps it, if there is one. Else it is a file without a name in
+                the folder for temporary files.
         """
         key = self._key(what, inputs)
         shared = shared and self._folder is not None

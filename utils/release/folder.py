@@ -54,11 +54,21 @@ def check_folder(
 def write_release(
     output_dir: Path, checked: Mapping[str, Manifest], strict: bool = False, address: str = ""
 ) -> list[IndexEntry]:
-    """Writes the cards and lists of everything in `output_dir`; returns the index's entries.
+    """Writes the cards and lists of everything in `output_dir` that is for a release: no custom or fine-tuned weights.
 
-    checked, strict: as in `check_folder`. With `strict`, nothing may lie there either that would be published without a
-    sum; what is not for a release (custom or fine-tuned weights) is left out. address: as for `write_lists`. The index
-    has the latencies that were measured of these very tarballs; a damaged file of them is a PackagingError.
+    The index has the latencies that were measured of these very tarballs.
+
+    Args:
+        output_dir: with the artefacts.
+        checked: as of `check_folder`.
+        strict: as of `check_folder`; and nothing may lie there that would be published without a sum.
+        address: as of `write_lists`.
+
+    Returns:
+        The index's entries.
+
+    Raises:
+        PackagingError: as `check_folder`; and for a damaged file of latencies.
     """
     latencies, entries = read_latencies(output_dir / LATENCY), []
     for name, manifest in check_folder(output_dir, checked, strict).items():

@@ -76,9 +76,14 @@ class Index(TypedDict):
 def entry(
     manifest: Manifest, file: str, size: int, files: Mapping[str, str], latency: Latency | None = None
 ) -> IndexEntry:
-    """What the index says of an artefact. file: what to download, of `size` bytes. files: SHA-256 by name.
+    """What the index says of an artefact.
 
-    latency: as of `read_latencies`, where it was measured.
+    Args:
+        manifest: its own.
+        file: what to download.
+        size: of that, in bytes.
+        files: SHA-256 by name, of all that is published of it.
+        latency: as of `read_latencies`, where it was measured.
     """
     rows = Report.from_json(manifest["parity"]).rows
     output = next(iter(manifest["signatures"]["serving_default"]["outputs"]))

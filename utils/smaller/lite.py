@@ -16,9 +16,15 @@ from utils.machine.quiet import quiet_imports
 def convert_to_lite(folder: Path, storage: str, preprocessing: Preprocessing, scratch: Path) -> bytes:
     """The TFLite model of a SavedModel: `images`, levels of 0 to 255, float32 [B, H, W, 3] -> what `folder` gives.
 
-    It normalises in its graph, because MediaPipe cannot by channel. storage: "float32"; "float16", kernels as float16,
-    cast at load; or "int8", kernels as int8 by output channel, with activations rounded to int8 as they come ("dynamic
-    range"). scratch: a folder. Raises ConversionError for operations that TFLite does not have.
+    Args:
+        folder: the SavedModel.
+        storage: "float32"; "float16", kernels as float16, cast at load; or "int8", kernels as int8 by output channel,
+            with activations rounded to int8 as they come ("dynamic range").
+        preprocessing: becomes part of the graph, because MediaPipe cannot normalise by channel.
+        scratch: a folder for temporary files.
+
+    Raises:
+        ConversionError: TFLite lacks an operation.
     """
     with quiet_imports():  # the converter's log comes as TensorFlow's does on import
         converter = tf.lite.TFLiteConverter.from_saved_model(str(_of_levels(folder, preprocessing, scratch / "levels")))

@@ -25,10 +25,13 @@ _FEATURE_PROPERTIES, _IMAGE_PROPERTIES, _NORMALIZATION, _RGB, _AXIS_LABELS = 1, 
 
 
 def with_metadata(model: bytes, artefact: Pretrained, name: str, labels_file: str | None) -> bytes:
-    """The TFLite model of an artefact with its metadata; the same input gives the same bytes.
+    """The TFLite model with its metadata; the same input gives the same bytes.
 
-    name: of the smaller file. labels_file: in the archive after the model, a class name per line; None where the
-    classes have no names.
+    Args:
+        model: the bytes of the TFLite model.
+        artefact: what it was made from.
+        name: of the smaller file.
+        labels_file: in the archive after the model, a class name per line; None where the classes have no names.
     """
     # Read into objects and written again, as TensorFlow's converter does at its end: else buffers could not be added.
     content = flatbuffer_utils.convert_bytearray_to_object(model)

@@ -22,9 +22,17 @@ def steps_per_epoch(images: LabelledImages, batch_size: int) -> int:
 def training_batches(
     images: LabelledImages, preprocessing: Preprocessing, batch_size: int, seed: int, epochs: range
 ) -> tf.data.Dataset:
-    """The batches of the `epochs`, one epoch after the other, `steps_per_epoch` each.
+    """The batches of some epochs, one epoch after the other, `steps_per_epoch` each.
 
-    Yields float32 [batch_size, crop, crop, 3] and one-hot labels, float32 [batch_size, classes].
+    Args:
+        images: the data set.
+        preprocessing: the model's.
+        batch_size: images in a batch.
+        seed: of order and augmentation.
+        epochs: which of the run.
+
+    Yields:
+        float32 [batch_size, crop, crop, 3] and one-hot labels, float32 [batch_size, classes].
     """
     count, kept = len(images.train), steps_per_epoch(images, batch_size) * batch_size
 
@@ -66,9 +74,16 @@ def augmented_examples(
 
 
 def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preprocessing, seed: tf.Tensor) -> tf.Tensor:
-    """One uint8 [height, width, 3] image -> float32 [crop, crop, 3], randomly cropped, mirrored, and normalised.
+    """One image, randomly cropped, mirrored, and normalised.
 
-    seed: int [2]; equal seeds give equal results. Resizing is bilinear without antialiasing, as the authors do it.
+    Args:
+        image: uint8 [height, width, 3].
+        augmentation: what is done. Resizing is bilinear without antialiasing, as the authors do it.
+        preprocessing: the model's.
+        seed: int [2]; equal seeds give equal results.
+
+    Returns:
+        float32 [crop, crop, 3].
     """
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),

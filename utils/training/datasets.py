@@ -72,11 +72,17 @@ class LabelledImages:
 
 
 def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str = "refuse") -> LabelledImages:
-    """The data set that the notebook's `dataset` names, split into training and validation by `seed`.
+    """The data set that the notebook's `dataset` names, split into training and validation.
 
-    corrupt_images: "refuse" raises ParameterError that names files which cannot be decoded, "skip" leaves them out.
-    Raises ParameterError as well for an empty folder, fewer than two classes, a class with a single image, fewer
-    training images than `batch_size`, or data that cannot be downloaded.
+    Args:
+        dataset: a folder, a name, or "auto".
+        batch_size: images in a batch.
+        seed: of the split.
+        corrupt_images: "refuse", or "skip" to leave out files that cannot be decoded.
+
+    Raises:
+        ParameterError: for corrupt files, an empty folder, fewer than two classes, a class with a single image, fewer
+            training images than `batch_size`, or data that cannot be downloaded.
     """
     if dataset == "auto":
         images = _flowers_or_digits(seed)

@@ -85,7 +85,14 @@ class TrainingState:
 
 
 def saver_and_bar(keras: ModuleType, state: TrainingState, steps: int, epochs: range) -> Any:
-    """Saves the state after each epoch. One bar for the whole run, a step per batch, with the last epoch's figures."""
+    """A callback that saves the state after each epoch, and shows one bar for the whole run, a step per batch.
+
+    Args:
+        keras: the module whose model is trained, Keras 3 or tf_keras.
+        state: of the run.
+        steps: of an epoch.
+        epochs: those that are still to come.
+    """
     bar = tqdm(
         total=steps * epochs.stop,
         initial=steps * epochs.start,

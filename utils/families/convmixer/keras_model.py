@@ -23,9 +23,16 @@ def build(
     head: str = "classification",
     image_size: int | None = None,
 ) -> keras.Model:
-    """Float32 [B, H, W, 3], normalised -> logits [B, classes] or, for the head "fe", features [B, dim].
+    """The model: float32 [B, H, W, 3], normalised -> logits [B, classes] or features [B, dim].
 
-    image_size: of both sides; None or 0 for any height and width. Raises CheckpointError, as `fill`.
+    Args:
+        architecture: the variant's.
+        weights: arrays by canonical key.
+        head: "classification", or "fe" for features.
+        image_size: of both sides, in pixels; None or 0 for any height and width.
+
+    Raises:
+        CheckpointError: the weights do not fit.
     """
     a, size = architecture, image_size or None
     inputs = keras.Input((size, size, 3), name="inputs")
