@@ -290,7 +290,7 @@ def runs(pid):
     [
         ([signal.SIGINT], "hang"),
         tiny.slow([signal.SIGHUP], "hang"),
-        ([signal.SIGINT, signal.SIGTERM], "deaf"),  # a second one kills
+        tiny.slow([signal.SIGINT, signal.SIGTERM], "deaf"),  # a second one kills
     ],
 )
 def test_interrupted_batch_cleans_up_and_goes_on_without_loss(tmp_path, signals, behaviour):

@@ -149,6 +149,7 @@ def worker_of(name):
     return call
 
 
+@pytest.mark.slow
 def test_a_worker_is_a_process_with_its_own_environment_and_its_failures_are_told():
     with processes.Worker("sums", worker_of, "SWITCH", environment={"SWITCH": "1"}) as worker:
         assert worker() == worker() != (os.getpid(), "1")

@@ -177,7 +177,8 @@ def test_batches_hold_the_files_as_pillow_prepares_them_in_the_order_of_the_list
     np.testing.assert_array_equal(found[0].images[1], np.asarray(load_image(paths[1])))
 
 
-@pytest.mark.parametrize("right", [tiny.slow(True), False])
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.slow
 def test_the_graphs_own_preprocessing_is_what_is_measured_when_asked_for(run, model_of, folder, right):
     settings = get_variant("convmixer_tiny").preprocessing
     model = model_of(in_graph=settings if right else replace(settings, mean=(0.0, 0.0, 0.0)))
@@ -188,6 +189,7 @@ def test_the_graphs_own_preprocessing_is_what_is_measured_when_asked_for(run, mo
     assert "prepared its images itself" in printed
 
 
+@pytest.mark.slow
 def test_another_checkpoint_shows_in_the_agreement_and_is_said(run, model_of, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXERS_CACHE", str(tmp_path / "cache"))
     result, printed = run(model_of(), folder(), "--checkpoint", "synthetic")
@@ -305,6 +307,7 @@ def data_set(tmp_path_factory, photographs, answers):
     return "tiny_images", "--data-dir", str(folder)
 
 
+@pytest.mark.slow
 def test_a_tensorflow_data_set_gives_the_same_figures_and_can_be_stopped(run, model_of, data_set, monkeypatch):
     model = model_of(labels=True)
     whole, _ = run(model, *data_set)

@@ -63,9 +63,7 @@ def proof_of(
     """What every export of these weights is held against, on the inputs that a conversion takes."""
     size = size or variant.image_size
     preprocessing = preprocessing_for(variant, size)
-    photographs = {
-        title: pillow_preprocess(each, preprocessing) for title, each in sample_photographs(2).items()
-    }
+    photographs = {title: pillow_preprocess(each, preprocessing) for title, each in sample_photographs(2).items()}
     source = FAMILIES[variant.family].models.build(variant.architecture, weights, head)
     inputs = standard_inputs(size, size, 0, photographs)
     return Proof(source, OUTPUTS[head], inputs, variant.architecture.positions(size, size), References())

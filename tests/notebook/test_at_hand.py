@@ -24,6 +24,7 @@ def put(kind, folder, written):
     return folder / published.folder.name
 
 
+@pytest.mark.slow
 def test_the_newest_of_the_head_is_taken_from_all_folders_and_broken_ones_do_not_count(tmp_path):
     assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "")  # named ones are taken as they are
     one, other = tmp_path / "one", tmp_path / "other"

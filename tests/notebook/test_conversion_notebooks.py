@@ -18,11 +18,12 @@ GELU, RELU = tiny.NAMES
     ("notebook", "variant", "head", "file", "settings"),
     [
         (CONVMIXER, GELU, "classification", f"{GELU}.timm.pth.tar", {}),
-        tiny.slow(CONVMIXER, RELU, "fe", f"{RELU}.sequential.pth.tar", {}),
-        tiny.slow(MIXER, "mixer_tiny", "classification", "mixer_tiny.npz", {"operations": "xla"}),
-        tiny.slow(MIXER, "mixer_tiny", "fe", "mixer_tiny.npz", {"operations": "plain"}),
+        (CONVMIXER, RELU, "fe", f"{RELU}.sequential.pth.tar", {}),
+        (MIXER, "mixer_tiny", "classification", "mixer_tiny.npz", {"operations": "xla"}),
+        (MIXER, "mixer_tiny", "fe", "mixer_tiny.npz", {"operations": "plain"}),
     ],
 )
+@pytest.mark.slow
 def test_golden_checkpoint_computes_what_upstream_computed(tmp_path, notebook, variant, head, file, settings):
     given = {"variant": variant, "head": head, "checkpoint": str(tiny.GOLDEN / file), "image_size": 48} | settings
     executed = notebooks.run(notebook, tmp_path, **given)
@@ -45,6 +46,7 @@ def test_full_size_checkpoint_of_the_official_format_is_converted_and_verified(f
     notebooks.assert_full_size(folder, executed, f"{variant}_classification_synthetic", variant)
 
 
+@pytest.mark.slow
 def test_bad_file_is_an_error_that_names_it_and_nothing_is_executed(tmp_path):
     path = tmp_path / "bomb.pth.tar"
     path.write_bytes(b"cposix\nsystem\n(S'touch " + str(tmp_path / "exploded").encode() + b"'\ntR.")

@@ -43,7 +43,7 @@ def caught(report):
 
 
 # The full tests take each kind of checkpoint.
-FAST = [(GELU, "golden"), (GELU, "default"), (GELU, "dead"), (RELU, "golden"), (MIXER, "golden")]
+FAST = [(GELU, "golden"), (GELU, "default"), (GELU, "dead"), (RELU, "golden")]
 
 
 def cases(*names):
@@ -151,7 +151,7 @@ def test_variance_over_n_for_n_minus_1_fails_parity_at_a_full_size_s_count_of_po
     assert {row.output for row in report.rows if not row.passed} == {"moving statistics"}
 
 
-@pytest.mark.parametrize("name", [GELU, MIXER])
+@pytest.mark.parametrize("name", [GELU, tiny.slow(MIXER)])
 def test_normalisation_is_probed_whatever_the_checkpoint(name):
     """With variances of thousands, another epsilon is lost in rounding: the probe sees it all the same."""
     weights = tiny.mixer_weights() if name == MIXER else tiny.weights(name)

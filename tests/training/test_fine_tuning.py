@@ -60,6 +60,7 @@ def test_the_best_epoch_is_what_is_left(trained):
     assert loss == pytest.approx(history["val_loss"][run.state.best_epoch], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, tmp_path, monkeypatch):
     stopped = built(output_dir=tmp_path, **trained.again)
     update = Mock(side_effect=[*[None] * 9, KeyboardInterrupt])  # in the middle of the third epoch
@@ -105,14 +106,15 @@ def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, way):
 
 KINDS = [
     ("tf_keras", "convmixer"),
-    *(tiny.slow("tf_keras", kind) for kind in ("plain", "xla")),
-    *(tiny.slow("keras_3", kind) for kind in ("xla", "convmixer native", "mixer native")),
+    *(("tf_keras", kind) for kind in ("plain", "xla")),
+    *(("keras_3", kind) for kind in ("xla", "convmixer native", "mixer native")),
 ]
 
 
 # Keras's, where a model wants a list of one.
 @pytest.mark.filterwarnings("error:The structure of `inputs`")
 @pytest.mark.parametrize(("keras", "kind"), KINDS)
+@pytest.mark.slow
 def test_what_is_published_is_the_trained_model_and_can_be_trained_again(images, tmp_path, keras, kind):
     options = {"optimizer": "adamw", "label_smoothing": 0.1, "clip_norm": 0.0} if kind == "plain" else {}
     run = built(kind, images, tmp_path, keras=keras, epochs=2, learning_rate=0.003, **options)
@@ -185,6 +187,7 @@ def test_a_scaled_loss_trains_too(images, tmp_path, monkeypatch, keras):
     assert moved(run)
 
 
+@pytest.mark.slow
 def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
     """The name and the checkpoint that its record states are right."""
     run = built("convmixer native", images, tmp_path, keras="keras_3")
