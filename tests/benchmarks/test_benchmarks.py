@@ -70,7 +70,8 @@ def test_what_computes_another_thing_than_its_source_is_not_timed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_releases_latency_is_measured_beside_the_source_and_read_by_the_index(tmp_path):
+def test_releases_latency_is_measured_beside_the_source_and_read_by_the_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(release_latency, "ROUNDS", 1)
     exports = tmp_path / "exports"
     artefacts.publish(exports)
     artefacts.publish(exports, "mixer_tiny", head="fe")
@@ -85,9 +86,9 @@ def test_releases_latency_is_measured_beside_the_source_and_read_by_the_index(tm
 
 @pytest.mark.slow
 def test_gate_margins_judge_a_case_in_processes_of_their_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gate_margins, "TINY", [gate_margins.Case("mixer_tiny", "dead", "fe")])
+    monkeypatch.setattr(gate_margins, "TINY", [gate_margins.Case("convmixer_tiny", "dead", "fe")])
     assert gate_margins.main(["--without-faults", "--output-dir", str(tmp_path)]) == 0
-    assert "| mixer_tiny | dead | fe |" in capsys.readouterr().out
+    assert "| convmixer_tiny | dead | fe |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("change", "status"), [({}, 0), ({"passed": False}, 1), ({"slipped": ["b"]}, 1)])

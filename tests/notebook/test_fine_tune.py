@@ -59,13 +59,6 @@ def test_it_runs_as_it_stands_without_a_network(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_keras_file_of_a_mixer_learns_the_digits_too(tmp_path):
-    run(tmp_path, model=str(extractors.published("mixer native").folder.with_suffix(".keras")), **DIGITS)
-    manifest = manifest_of(tmp_path, "mixer_tiny_classification_digits", ".keras")
-    assert max(manifest["training"]["history"]["val_accuracy"]) >= ACCURACY
-
-
-@pytest.mark.slow
 def test_the_tarball_verifies_as_a_download_does(whole):
     folder, _ = whole
     command = [sys.executable, "-m", "utils.verify", str(folder / "exports" / f"{NAME}.tar.gz")]

@@ -4,11 +4,12 @@ import errno
 import shutil
 import threading
 
-import notebooks
 import numpy as np
 import pytest
 import tiny
 
+from utils.conversion import convert
+from utils.errors import ParityError
 from utils.parity.references import FOLDER_VARIABLE, References
 
 A, B = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((2, 3), np.float32)
@@ -206,10 +207,13 @@ def test_ahead_begins_with_what_will_be_asked_for_and_takes_anything_else():
 
 
 @pytest.mark.slow
-def test_the_notebook_compares_with_what_is_shared(shared, tmp_path_factory):
+def test_a_conversion_compares_with_what_is_shared(shared, tmp_path_factory):
     """A fault planted in the shared folder stops the second head: it is read, and the gate holds it to the export."""
-    settings = {"variant": "mixer_tiny", "checkpoint": str(tiny.GOLDEN / "mixer_tiny.npz"), "image_size": 48}
-    notebooks.run("conversion_mlpmixer.ipynb", tmp_path_factory.mktemp("first"), head="classification", **settings)
+    settings = {
+        "checkpoint": str(tiny.GOLDEN / "mixer_tiny.npz"),
+        "output_dir": str(tmp_path_factory.mktemp("exports")),
+    }
+    convert("mixer_tiny", head="classification", **settings)
     planted = 0
     for path in shared.glob("*.npz"):
         with np.load(path, allow_pickle=False) as file:
@@ -218,5 +222,5 @@ def test_the_notebook_compares_with_what_is_shared(shared, tmp_path_factory):
             np.savez(path, **arrays | {"features": arrays["features"] * 1.01})
             planted += 1
     assert planted == 12  # noise, ramp and block, large, photographs, golden, noise probed; in float64 and in float32
-    folder = tmp_path_factory.mktemp("second")
-    notebooks.assert_stops("conversion_mlpmixer.ipynb", folder, "features", head="fe", **settings)
+    with pytest.raises(ParityError, match="features"):
+        convert("mixer_tiny", head="fe", **settings)
