@@ -38,7 +38,7 @@ class Subject:
     ) -> None:
         self.variant, self.weights, self.head, self.operations = variant, weights, head, operations
         self.size = size or variant.image_size
-        self.proof = proof_of(variant, _copies(weights), head, size, pictures=2)
+        self.proof = proof_of(variant, _copies(weights), head, size)
         self._models, self._graph = FAMILIES[variant.family].models, None
         if variant.family == "convmixer":
             graph = torch_to_onnx.export_onnx(self.proof.source.model, OUTPUTS[head])
