@@ -294,10 +294,21 @@ def test_tar_bomb_is_stopped_long_before_it_is_unpacked(tmp_path):
     refuse_tarball(path, r"bomb\.tar\.gz, member 'variables': it unpacks to more than 67,108,864")
 
 
-def test_huge_header_of_a_tarball_is_stopped_too(tmp_path):
-    """A comment in a PAX header is read into memory whole, so it counts as well."""
-    path = write_tar(tmp_path / "a.tar.gz", member("saved_model.pb", pax_headers={"comment": "x" * 80_000_000}))
-    refuse_tarball(path, "unpacks to more than")
+@pytest.mark.parametrize("comment", ["x" * 80_000_000, "1" * 20_000], ids=["of megabytes", "of digits"])
+def test_long_header_of_a_tarball_is_refused_unread(tmp_path, comment):
+    """A PAX header is read into memory whole, and searched in time to its square where it is all digits."""
+    path = write_tar(tmp_path / "a.tar.gz", member("saved_model.pb", pax_headers={"comment": comment}))
+    refuse_tarball(path, "an extended header has")
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr': '<f4', 'shape': (1,", "'" * 3 + "abc", "  1\n 2", "{1: 2, 'descr': 3, 'shape': 1}", "-" * 9000 + "1"],
+)
+def test_npy_header_that_is_none_is_refused_whatever_its_parser_raises(header):
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with pytest.raises(archives.ArchiveError, match=r"the \.npy header of a is damaged"):
+        archives.npy_header(io.BytesIO(data), "a")
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from utils.errors import ConversionError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_MEMBERS = 10_000  # a SavedModel has about ten files, and one more per asset; the largest checkpoint has 470 members
 MAX_TAR_BYTES = 8 << 30  # nearly ten times the largest model here
 # Weights hardly shrink and graphs about tenfold; deflate's limit, which a bomb goes for, is a thousandfold.
 _MAX_RATIO, _SMALL = 50, 64 << 20
 _CHUNK = 1 << 20
+_MAX_PAX = 1 << 10  # bytes of an extended header, which tarfile takes time to its square for; a long path needs 300
 # What Python's readers, NumPy's and the JSON parser raise when bytes are not what they should be.
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error),
-    *(OSError, EOFError, ValueError, LookupError, RuntimeError),
+    *(OSError, EOFError, ValueError, LookupError, RuntimeError, OverflowError),
 )
 
 
@@ -126,6 +130,25 @@ def check_crc(archive: zipfile.ZipFile) -> None:
         raise ArchiveError(f"{damaged} is damaged (CRC)")
 
 
+def npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype that an .npy member declares; what follows is the data.
+
+    ArchiveError for any other version than 1.0 of the format, whose header may be of any length, and for what is none.
+    """
+    import numpy as np
+
+    try:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ArchiveError(f"{name} has version {version} of the .npy format, expected (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ArchiveError:
+        raise
+    except Exception as error:  # NumPy gives the header to Python's own parser, which raises what it likes
+        raise ArchiveError(f"the .npy header of {name} is damaged: {error or type(error).__name__}") from error
+    return shape, dtype
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:10]))
 
@@ -148,7 +171,9 @@ def read_tarball(path: Path, refusal: Refusal, visit: Callable[[PurePosixPath, I
     seen: set[PurePosixPath] = set()
     with refusal, _BoundedReader(path) as reader:
         reader.limit = min(MAX_TAR_BYTES, max(_SMALL, _MAX_RATIO * path.stat().st_size))
-        with tarfile.open(fileobj=reader, mode="r|") as tar:  # one pass: going back would decompress anew
+        with tarfile.open(
+            fileobj=reader, mode="r|", tarinfo=_Member
+        ) as tar:  # one pass: going back would decompress anew
             for member in tar:
                 refusal.member = member.name
                 name = _checked_path(member)
@@ -176,6 +201,15 @@ def _checked_path(member: tarfile.TarInfo) -> PurePosixPath:
     if not member.name.isprintable() or not (name.parts or member.isdir()):
         raise ArchiveError("its path is empty or has characters that cannot be printed")
     return name
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose extended header is read only if it is short."""
+
+    def _proc_pax(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > _MAX_PAX:
+            raise ArchiveError(f"an extended header has {self.size:,} bytes, more than the {_MAX_PAX:,} allowed")
+        return super()._proc_pax(tar)
 
 
 class _BoundedReader(gzip.GzipFile):

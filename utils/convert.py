@@ -18,7 +18,7 @@ from utils.command import run_command
 from utils.errors import ConversionError
 from utils.families import FAMILIES
 from utils.families.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
-from utils.files import written_whole
+from utils.files import user_path, written_whole
 from utils.notebook import execution
 from utils.parity.report import Report
 from utils.settings import KEYWORDS, Settings
@@ -74,7 +74,7 @@ def choose_checkpoint(variant: Variant, checkpoint: str, seed: int) -> str:
     "auto" is decided here, since the artefact's name depends on it, with a warning on stderr for synthetic weights.
     """
     if checkpoint != "auto":
-        return checkpoint if checkpoint in KEYWORDS else str(Path(checkpoint).expanduser().absolute())
+        return checkpoint if checkpoint in KEYWORDS else str(user_path(checkpoint).absolute())
     from utils.checkpoints import loading
 
     found = loading.resolve(variant, "auto", seed)

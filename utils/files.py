@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from utils.errors import PackagingError
+from utils.errors import PackagingError, ParameterError
 
 
 @contextmanager
@@ -30,6 +30,18 @@ def written_whole(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def user_path(text: str | os.PathLike) -> Path:
+    """A path as a user writes it, `~` for a home folder; ParameterError for what this system takes for none."""
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # a path, all the same
+    except (RuntimeError, OSError, ValueError) as error:  # no such home, too long, no text
+        raise ParameterError(f"{os.fspath(text)!r} is no path on this machine ({error}). Give another one") from error
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 from utils.errors import ParameterError
 from utils.families import FAMILIES
 from utils.families.variants import BESIDE, FORMATS, HEADS, OPERATIONS, Preprocessing, Variant, get_variant
+from utils.files import user_path
 from utils.images.labels import own_labels
 
 KEYWORDS = ("auto", "official", "synthetic")  # what `checkpoint` may be, besides a path
@@ -77,7 +77,7 @@ class Settings:
 
     def _check_checkpoint(self, variant: Variant) -> None:
         some_text("checkpoint", self.checkpoint, f"{', '.join(KEYWORDS)} or the path of a file")
-        if self.checkpoint not in KEYWORDS and not Path(self.checkpoint).expanduser().is_file():
+        if self.checkpoint not in KEYWORDS and not user_path(self.checkpoint).is_file():
             raise ParameterError(
                 f"checkpoint is {self.checkpoint!r}, and there is no such file; "
                 f"expected {', '.join(KEYWORDS)} or the path of a checkpoint file"
@@ -168,5 +168,5 @@ def _check_labels(labels: str, head: str) -> None:
 def check_output_dir(output_dir: str) -> None:
     """ParameterError unless it is the path of a folder, or of nothing yet."""
     some_text("output_dir", output_dir, "the path of a folder, such as 'exports'")
-    if Path(output_dir).expanduser().exists() and not Path(output_dir).expanduser().is_dir():
+    if user_path(output_dir).exists() and not user_path(output_dir).is_dir():
         raise ParameterError(f"output_dir is {output_dir!r}, which is a file; expected the path of a folder")

@@ -59,6 +59,9 @@ WRONG = [
     ("parameters", {"parameters": 1.5}),
     ("signatures", {"signatures": {"other": TENSORS}}),
     ("signatures.serving_default.outputs", {"signatures": {"serving_default": {"inputs": {}}}}),
+    ("signatures", {"signatures": {"serving_default": TENSORS | {"outputs": {}}}}),
+    ("parity.tolerance", {"parity": {"passed": True, "tolerance": {}, "rows": [ROW | {"tolerance": 0.0}]}}),
+    ("parity.tolerance", {"parity": {"passed": True, "tolerance": {"logits": 1e9}, "rows": [ROW]}}),
     ("seconds.load", {"seconds": {"load": -1.0}}),
     ("seconds", {"seconds": {}}),
     ("peak_memory_mb", {"peak_memory_mb": 0}),
@@ -74,6 +77,13 @@ WRONG = [
 def test_wrong_manifest_is_an_error_that_names_the_field(field, changes):
     with pytest.raises(PackagingError, match=f"^manifest: {field} "):
         manifest(**changes)
+
+
+def test_model_of_no_known_family_is_refused():
+    made = manifest()
+    made["model"]["family"] = "resnet"
+    with pytest.raises(PackagingError, match=r"^manifest: model\.family is 'resnet'"):
+        check_manifest(made)
 
 
 @pytest.mark.parametrize("field", FIELDS.split())

@@ -16,7 +16,7 @@ import tiny
 from batches import CLASSIFIER, FEATURES, KERAS, OPTIONS, PLAIN, ROOT, STAND_IN, edit, flip, run, sums_of
 
 from utils.artefact.contents import check_artefact
-from utils.batch import command as batch, plan as batch_plan
+from utils.batch import command as batch, plan as batch_plan, report as batch_report
 from utils.errors import ParameterError
 from utils.families.variants import HEADS, VARIANTS
 
@@ -242,6 +242,12 @@ def test_a_batch_goes_on_and_its_report_adds_up_over_runs(tmp_path):
         assert facts["tarball_bytes"] == (tmp_path / f"{name}.tar.gz").stat().st_size
         assert facts["bytes"] > facts["tarball_bytes"] + (tmp_path / f"{name}.keras").stat().st_size
     assert "| mixer, xla | 2 |" in (tmp_path / "batch" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"runs": [{}], "conversions": {}}', "[" * 3000])
+def test_an_odd_report_of_earlier_runs_counts_as_none(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    assert batch_report._read(tmp_path / "report.json") == {"runs": [], "conversions": {}}
 
 
 def test_one_that_the_system_does_not_let_begin_has_failed_and_the_others_are_made(tmp_path, capsys):

@@ -18,7 +18,7 @@ import proofs
 import pytest
 import tiny
 
-from utils.artefact.manifest import UNLISTED
+from utils.artefact.manifest import UNLISTED, packed_manifest
 from utils.artefact.record import build_record, record_as_texts
 from utils.artefact.tarball import extract_tarball, write_tarball
 from utils.export import onnx_session
@@ -72,6 +72,10 @@ def repack(download, change):
     write_tarball(folder, download)
     shutil.rmtree(folder)
     (download.parent / SUMS).write_text(f"{hash_file(download)}  {download.name}\n")
+    if (beside := download.with_name(FILES[1])).is_file():
+        published = json.loads(beside.read_text())
+        published["tarball"]["sha256"] = hash_file(download)
+        beside.write_text(json.dumps(published))
 
 
 def manifest_inside(folder, change):
@@ -217,6 +221,20 @@ WRONG = {
         beside(lambda text: json.dumps(json.loads(text) | {"parameters": 1})),
         "manifest",
         "differs from the one inside, in parameters",
+    ),
+    "another card inside": (
+        lambda download: (
+            (kept := download.with_name(FILES[1]).read_text()),
+            repack(download, lambda folder: (folder / UNLISTED[1]).write_text("another")),
+            download.with_name(FILES[1]).write_text(kept),
+        ),
+        "manifest",
+        f"{FILES[1]} says",
+    ),
+    "an inner manifest beside it": (
+        beside(lambda text: json.dumps(packed_manifest(json.loads(text)))),
+        "manifest",
+        "has no figures",
     ),
     "a damaged manifest beside it": (beside(lambda text: text[:-9]), "manifest", f"{FILES[1]}: {FILES[1]} is not JSON"),
 }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import re
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
+from utils.families import FAMILIES
 from utils.families.variants import BESIDE, Preprocessing, Variant
 from utils.parity.judge import Row
 
@@ -240,7 +242,12 @@ def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list
         ),
         ("source", manifest["weights"] != "official" or manifest["source"]["url"], "the official file's url"),
         ("versions", manifest["versions"], "the version of each library"),
-        ("signatures", "serving_default" in manifest["signatures"], "a serving_default among them"),
+        (
+            "signatures",
+            manifest["signatures"].get("serving_default", {}).get("outputs"),
+            "a serving_default with outputs among them",
+        ),
+        ("model.family", manifest["model"]["family"] in FAMILIES, f"one of {', '.join(FAMILIES)}"),
         (
             "files",
             main in files and not any(path in files for path in UNLISTED),
@@ -249,12 +256,21 @@ def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list
         ("seconds", is_packed(manifest) or manifest.get("seconds"), "how long each stage took"),
         ("peak_memory_mb", is_packed(manifest) or "peak_memory_mb" in manifest, "a number above 0"),
         ("parity", _passed(manifest["parity"]), passed),
+        ("parity.tolerance", _sound(manifest), "above 0, and below 1 for what the model gives"),
         ("preprocessing_parity", _passed(manifest.get("preprocessing_parity", manifest["parity"])), passed),
     ]
     for field, holds, words in rules:
         if not holds:
-            raise misfit(where, field, manifest.get(field), words)
+            value = functools.reduce(lambda found, key: found.get(key), field.split("."), manifest)
+            raise misfit(where, field, value, words)
     return unknown
+
+
+def _sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether each figure is held against something, and the model's own outputs against what means something."""
+    parity, outputs = manifest["parity"], manifest["signatures"].get("serving_default", {}).get("outputs", {})
+    own = [value for output, value in parity["tolerance"].items() if output in outputs]
+    return all(0 < value < 1 for value in own) and all(row["tolerance"] > 0 for row in parity.get("rows", ()))
 
 
 def _passed(parity: Mapping[str, Any]) -> bool:
@@ -303,8 +319,10 @@ def packed_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest that travels inside the artefact: without figures of the run, so that a rerun gives the same bytes.
 
     `parity` says what was compared, that it passed, and the outputs' tolerance; figures and the other tolerances (some
-    are measured too) stand in the manifest beside the tarball.
+    are measured too) stand in the manifest beside the tarball. PackagingError if this is such a manifest already.
     """
+    if is_packed(manifest):
+        raise PackagingError(f"the manifest of {manifest['name']} has no figures: it is one from inside an artefact.")
     compared = Counter((row["output"], row["input"], row["batch"]) for row in manifest["parity"]["rows"])
     rows = [{"output": o, "input": i, "batch": b, "arrays": count} for (o, i, b), count in compared.items()]
     kept = {key: value for key, value in manifest.items() if key not in (*_MEASURED, *_BESIDE)}

@@ -19,7 +19,7 @@ from utils.artefact.record import check_record
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
 from utils.families.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
-from utils.files import hash_file, hash_files
+from utils.files import hash_file, hash_files, user_path
 from utils.images.labels import Label, read_labels
 from utils.keras_models.archive import check, read_record
 
@@ -90,7 +90,7 @@ def open_models(models: Iterable[str]) -> dict[str, Pretrained]:
     """
     opened: dict[str, Pretrained] = {}
     for model in models:
-        found = open_keras(Path(model).expanduser()) if is_keras(model) else open_model(model)
+        found = open_keras(user_path(model)) if is_keras(model) else open_model(model)
         name = found.name if found.folder else f"{found.name}.keras"
         if name in opened:
             raise ParameterError(f"model {model!r} is {name}, which was named already. Name each model once.")
@@ -136,7 +136,7 @@ def open_model(model: str) -> Pretrained:
     Raises ParameterError if there is nothing, saying what there is, and PackagingError for what is no artefact of
     this project, damaged or changed.
     """
-    temporary, path = None, Path(model).expanduser()
+    temporary, path = None, user_path(model)
     if is_keras(model):
         raise ParameterError(f"model {model!r} is a .keras file; here a SavedModel is needed, its folder or .tar.gz.")
     if "://" in model:

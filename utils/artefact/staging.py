@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from utils.artefact.card import model_card
 from utils.artefact.contents import final_names
-from utils.artefact.manifest import UNLISTED, Name, check_manifest, is_packed, manifest_text, packed_manifest
+from utils.artefact.manifest import UNLISTED, Name, check_manifest, manifest_text, packed_manifest
 from utils.artefact.placing import explained, full, make_folder, place
 from utils.artefact.tarball import Packing, extract_tarball, hash_tarball, write_tarball
 from utils.artefact.typed import check
@@ -95,15 +95,13 @@ class Staging:
         ran on; then nothing is placed, and what was there stays.
         """
         check_manifest(manifest)
-        if is_packed(manifest):
-            raise PackagingError(f"the manifest of {self.name} has no figures: it is one from inside an artefact.")
         if manifest["name"] != self.name:
             raise PackagingError(f"the manifest is of {manifest['name']!r}, and {self.name!r} was staged.")
+        inside = packed_manifest(manifest)
         self._require_verified("the manifest", manifest["files"])
         beside = self._beside_facts(manifest)
         names = final_names(self.name)
         with explained(self.output_dir):
-            inside = packed_manifest(manifest)
             for path, text in zip(UNLISTED, (manifest_text(inside), model_card(inside)), strict=True):
                 (self.model_dir / path).parent.mkdir(exist_ok=True)
                 (self.model_dir / path).write_text(text, encoding="utf-8")

@@ -28,6 +28,7 @@ from utils.batch.supervision import Supervised
 from utils.command import positive, run_command
 from utils.errors import ConversionError
 from utils.families.variants import HEADS, OPERATIONS
+from utils.files import user_path
 from utils.parity.references import FOLDER_VARIABLE
 from utils.release.index import BATCH
 from utils.settings import Settings
@@ -180,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, command: str) -> str:
-    folder = options.output_dir.expanduser().absolute()
+    folder = user_path(options.output_dir).absolute()
     common = {"checkpoint": options.checkpoint, "seed": options.seed, "output_dir": str(folder)}
     outcomes = plan(options.variants, options.heads, options.operations, options.formats, **common)
     for outcome in outcomes:

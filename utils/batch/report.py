@@ -105,8 +105,10 @@ def table(report: Mapping[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """The report of earlier runs; an empty one where there is none, or none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        table(found)
+        return found
+    except Exception:  # whatever somebody has made of it: figures of earlier runs are lost, the report is not
         return {"runs": [], "conversions": {}}
 
 

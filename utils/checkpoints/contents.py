@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.archives import ArchiveError, Refusal, check_crc, open_zip
+from utils.archives import ArchiveError, Refusal, check_crc, npy_header, open_zip
 from utils.errors import CheckpointError
+from utils.files import user_path
 
 Header = tuple[tuple[int, ...], str]  # shape and dtype name, or what the entry is, if it is no dense tensor
 
@@ -58,7 +59,7 @@ class Contents:
 
 def regular_file(path: str | os.PathLike) -> Path:
     """The path, if it is an ordinary file that can be read; else a CheckpointError that says what it is."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -156,12 +157,8 @@ def _open_npz(path: Path) -> Contents:
 
 
 def _npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
-    """Only version 1.0 of the format: a later one's header may be of any length."""
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise ArchiveError(f"{member.filename} has version {version} of the .npy format, expected (1, 0)")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, dtype = npy_header(file, member.filename)
     return shape, dtype.name if dtype.isnative else str(dtype)
 
 
@@ -285,6 +282,8 @@ def _tensor_header(value: Any) -> Header:
     if not isinstance(value, torch.Tensor):
         return (), f"{type(value).__name__.lstrip('_')}, no tensor"
     dtype = str(value.dtype).removeprefix("torch.")
+    if value.is_nested:  # it has no shape
+        return (), f"{dtype} (nested)"
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         dtype += " (sparse, quantised or without values)"
     return tuple(value.shape), dtype

@@ -121,7 +121,7 @@ def read_record(target: Path) -> dict[str, str]:
         return {name: str(record[name]) for name in ("origin", "sha256")}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: the record of the download cannot be read ({error}). Delete it and {target.name} to fetch again."
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import PackagingError, ParameterError
+from utils.files import user_path
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "labels"
 
@@ -41,7 +42,7 @@ def own_labels(path: str | Path) -> list[Label]:
 
     A name without an id gets `class_0`, `class_1` and so on. Raises ParameterError, naming file and line.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.archives import ArchiveError, Refusal, open_zip, read_member
+from utils.archives import ArchiveError, Refusal, npy_header, open_zip, read_member
 from utils.errors import PackagingError
 
 GOLDEN = "assets.extra/golden.npz"
@@ -126,9 +126,7 @@ def read_golden(data: bytes, where: str) -> Golden:
 
 def _array(data: bytes, name: str) -> np.ndarray:
     file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):  # a later version's header may be of any length
-        raise ArchiveError(f"{name} is of a later version of the .npy format")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    shape, dtype = npy_header(file, name)
     if (dtype.name, len(shape)) != _ARRAYS[name]:
         raise ArchiveError(f"{name} is {dtype} {list(shape)}")
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():  # NumPy would ask for the memory first

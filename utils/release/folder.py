@@ -68,7 +68,7 @@ def write_release(
         The index's entries.
 
     Raises:
-        PackagingError: as `check_folder`; and for a damaged file of latencies.
+        PackagingError: as `check_folder`; for a damaged file of latencies; and with `strict`, if there is nothing.
     """
     latencies, entries = read_latencies(output_dir / LATENCY), []
     for name, manifest in check_folder(output_dir, checked, strict).items():
@@ -84,6 +84,8 @@ def write_release(
         hashes |= {each: hash_file(output_dir / each) for each in rest}
         size = (output_dir / file).stat().st_size
         entries.append(entry(manifest, file, size, hashes, latencies.get(hashes[file])))
+    if strict and not entries:
+        raise PackagingError(f"{output_dir} has no artefact to release: expected tarballs, each with its manifest.")
     if strict:
         _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
     write_lists(output_dir, entries, address)

@@ -39,9 +39,9 @@ def merge_releases(parts: Sequence[Path], output_dir: Path, address: str = "") -
     two have an artefact of one name.
     """
     entries = [entry for part in parts for entry in read_index(part / INDEX)]
-    counts = Counter(entry["file"] for entry in entries)
+    counts = Counter([*(INDEX, TABLE, PAGE, SUMS, VERIFIER), *(file for entry in entries for file in entry["files"])])
     if not entries or (twice := [file for file, count in counts.items() if count > 1]):
-        reason = f"{', '.join(twice)} stands in more than one" if entries else "there is no artefact in them"
+        reason = f"{', '.join(twice)} stands in more than one, or is a list's" if entries else "there is no artefact"
         raise PackagingError(f"{', '.join(map(str, parts))} cannot be merged: {reason}.")
     output_dir.mkdir(parents=True, exist_ok=True)
     write_lists(output_dir, sorted(entries, key=lambda entry: entry["file"]), address)

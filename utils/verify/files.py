@@ -95,9 +95,14 @@ def check_beside(path: Path, manifest: Mapping[str, Any]) -> Check:
     if not beside.is_file():
         return Check("manifest", None, f"there is no {beside.name} beside it")
     try:
-        published = packed_manifest(read_manifest(beside))  # the one inside has no figures
+        whole = read_manifest(beside)
+        published = packed_manifest(whole)  # the one inside has no figures
     except PackagingError as error:
         return Check("manifest", False, f"{beside.name}: {error}")
+    if path.is_file() and "tarball" in whole:
+        same = check_hash("manifest", path, whole["tarball"]["sha256"], beside.name)
+        if not same.passed:
+            return same
     different = [key for key in {**published, **manifest} if published.get(key) != manifest.get(key)]
     if different:
         return Check("manifest", False, f"{beside.name} differs from the one inside, in {', '.join(different[:10])}")
