@@ -162,15 +162,10 @@ class Conversion:
             self._exported = exported = exported.without_variables()  # they are as large as the model
             self._extra = ExtraFormats(formats_of(settings.formats), staging, self.proof, self.variant)
             self._extra.write(
-                name=self.name,
-                head=settings.head,
-                weights=self.checkpoint.weights,
-                source=self.checkpoint.record,
-                parameters=self.source.parameters,
+                **self._facts,
                 labels=self.labels,
                 units=exported.units,
                 image_size=self.image_size,
-                preprocessing=self.preprocessing,
                 golden=self.golden,
             )
         with self._step("package"):
@@ -240,24 +235,31 @@ class Conversion:
             kept["use_ema"] = True
         with self._step("publish"):
             facts = self._extra.facts | manifest.build_manifest(
-                name=self.name,
-                variant=self.variant,
-                head=settings.head,
-                weights=self.checkpoint.weights,
-                source=self.checkpoint.record,
+                **self._facts,
                 versions=manifest.installed_versions(self.family.libraries) | exported.extra_versions,
-                parameters=self.source.parameters,
                 signatures=saved_model.describe_signatures(self.candidate.model),
                 parity=self.report.to_json(),
                 seconds={stage: self.stages.seconds[stage] for stage in _STAGES},
                 peak_memory_mb=self.stages.peak_memory_mb,
                 files=self._staging.files,
-                preprocessing=self.preprocessing,
                 preprocessing_parity=self.pixels.to_json(),
                 notes=self.notes,
                 settings=kept,
             )
             return self._staging.publish(facts)
+
+    @property
+    def _facts(self) -> Facts:
+        """What the manifest and the records of further files have in common."""
+        return {
+            "name": self.name,
+            "variant": self.variant,
+            "head": self.settings.head,
+            "weights": self.checkpoint.weights,
+            "source": self.checkpoint.record,
+            "parameters": self.source.parameters,
+            "preprocessing": self.preprocessing,
+        }
 
     @property
     def seconds(self) -> str:

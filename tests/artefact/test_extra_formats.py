@@ -34,7 +34,7 @@ def written(stage):
     fields |= {"source": {"url": None, "path": "tiny", "sha256": "ab" * 32}, "parameters": 21_000}
     fields |= {"preprocessing": variant.preprocessing, "labels": [(f"n{i}", f"class {i}") for i in range(10)]}
     made = extra.ExtraFormats(("saved_model", "onnx"), stage, proof, variant)
-    made.write(**fields, golden=make_golden(proof.truth, 48, 48, 0))
+    made.write(**fields, variant=variant, golden=make_golden(proof.truth, 48, 48, 0))
     return made
 
 

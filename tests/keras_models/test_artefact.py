@@ -83,7 +83,8 @@ def test_file_that_was_not_proved_is_not_published(tmp_path):
     "change",
     [
         *({"tolerance": 3.0}, {"head": "tail"}, {"weights": None}, {"golden": None}, {"output": "x"}, {"model": {}}),
-        *({"units": True}, {"units": 0}, {"parameters": "many"}),
+        *({"units": True}, {"units": 0}, {"parameters": "many"}, {"image_size": -5}),
+        *({"name": f"{NAME}_synthetic"}, {"output": "features"}, {"source": {"url": None, "path": "a", "sha256": "b"}}),
         *({"labels": [["n0", "class 0"]]}, {"labels": [["n0"]] * 10}, {"labels": "ab" * 5}, {"labels": [[0, 1]] * 10}),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from utils.errors import PackagingError
 from utils.release.lists import merge_releases
 
-ALL = json.loads((Path(__file__).parents[2] / "assets" / "tables" / "releases.json").read_text("utf-8"))["artefacts"]
+ALL = json.loads((Path(__file__).parents[1] / "data" / "releases.json").read_text("utf-8"))["artefacts"]
 
 
 @pytest.mark.parametrize("name", ["SHA256SUMS", next(iter(ALL[0]["files"]))])

@@ -140,6 +140,7 @@ def test_sums_as_other_tools_write_them_are_read_and_fields_of_a_newer_version_a
     assert status == 0
     assert stages(lines)[:2] == [("sum", "ok"), ("contents", "ok")]
     assert "fields that this version does not know: builder" in lines[2]
+    assert "by schema 2, which is newer" in lines[2]
 
 
 @pytest.mark.parametrize("end", ["fault", "nothing", "interrupt", "usage"])
@@ -397,6 +398,25 @@ def test_onnx_of_other_numbers_is_not_called_right(texts, tmp_path, capsys, faul
     edit = {"edit": of_two_images} if fault == "one batch size" else {}
     path = onnx_tiny.written(tmp_path / f"{NAME}.onnx", "convmixer_tiny", arrays=arrays, metadata=texts, **edit)
     assert "Try another version of ONNX Runtime" in fails(capsys, path, "numbers")[-1]
+
+
+@pytest.mark.parametrize("change", [{"units": "11"}, {"image_size": "64"}])
+def test_onnx_whose_record_is_not_of_what_it_carries_is_not_called_right(texts, tmp_path, capsys, change):
+    path = onnx_tiny.written(tmp_path / f"{NAME}.onnx", "convmixer_tiny", metadata=texts | change)
+    assert "fetch it again" in fails(capsys, path, "contents", "its golden data are 10 outputs")[-1]
+
+
+def test_onnx_of_a_manifest_that_names_no_sum_is_not_called_right(onnx, capsys):
+    (onnx.parent / FILES[1]).write_text(json.dumps({"onnx": "ab" * 32}))
+    fails(capsys, onnx, "contents", "names no SHA-256")
+
+
+def test_a_reader_that_leaves_is_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "utils.verify", str(tmp_path / "nothing.tar.gz")]
+    child = subprocess.Popen(command, cwd=verify_app.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    assert child.wait() == 1
 
 
 @pytest.mark.parametrize("kind", ["cut", "a page", "nobody's here"])

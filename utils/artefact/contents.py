@@ -143,10 +143,15 @@ def check_artefact(output_dir: Path, name: str, unpacked: bool = True) -> dict[s
 
 
 def published_hash(path: Path, name: str) -> str | None:
-    """What the manifest of `name` beside a `.keras` or `.onnx` file says of its SHA-256; None where nothing does."""
+    """What the manifest of `name` beside a `.keras` or `.onnx` file says of its SHA-256; None where nothing does.
+
+    PackagingError for what cannot be read, and where what it says is no SHA-256.
+    """
     beside = path.resolve().parent / f"{name}.json"
     told = read_json(beside).get(path.suffix.removeprefix(".")) if beside.is_file() else None
-    return str(told.get("sha256")) if isinstance(told, dict) else None
+    if told is not None and not (isinstance(told, dict) and isinstance(told.get("sha256"), str)):
+        raise PackagingError(f"{beside.name} names no SHA-256 of {path.name}. Fetch both again.")
+    return told and told["sha256"]
 
 
 def check_lite(path: Path) -> dict[str, Any]:

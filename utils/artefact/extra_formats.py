@@ -41,10 +41,10 @@ class ExtraFormats:
     def write(self, **fields: Any) -> None:
         """Writes every file, with a record of what it is. Raises ConversionErrors where the weights do not fit.
 
-        fields: for `build_record`, all but variant and tolerance.
+        fields: for `build_record`, all but the tolerance.
         """
         if self._files:
-            record = build_record(variant=self._variant, tolerance=self._case.tolerance(), **fields)
+            record = build_record(tolerance=self._case.tolerance(), **fields)
         for key, path in self._files.items():
             KINDS[key].write(path, self._variant, self._case.source, record)
 

@@ -27,7 +27,7 @@ class Record(Facts):
 
     output: Literal["logits", "features"]
     units: Count
-    image_size: int
+    image_size: Annotated[int, Must(lambda value: value >= 0, "pixels, or 0 for any")]
     model: Model
     tolerance: Annotated[float, Must(lambda value: 0 < value < 1, "a number between 0 and 1")]
     golden: Text
@@ -68,6 +68,13 @@ def check_record(record: Mapping[str, Any], where: str) -> None:
     check(dict(record), Record, where)
     if record["model"]["family"] not in FAMILIES:
         raise misfit(where, "model.family", record["model"]["family"], f"one of {', '.join(FAMILIES)}")
+    synthetic = record["weights"] == "synthetic"
+    if record["name"].endswith("_synthetic") != synthetic:
+        raise misfit(where, "name", record["name"], f"{'' if synthetic else 'no '}_synthetic at its end")
+    if record["weights"] == "official" and not record["source"]["url"]:
+        raise misfit(where, "source", record["source"], "the official file's url")
+    if record["output"] != OUTPUTS[record["head"]]:
+        raise misfit(where, "output", record["output"], f"{OUTPUTS[record['head']]}, as the head is {record['head']}")
     labels = record.get("labels")
     if labels is not None and len(labels) != record["units"]:
         raise misfit(where, "labels", labels, f"one for each of {record['units']} units")
@@ -94,9 +101,19 @@ def record_from_texts(texts: Mapping[str, str], where: str) -> dict[str, Any]:
 
 
 def golden_of(record: Mapping[str, Any], where: str) -> Golden:
-    """The golden inputs and outputs. PackagingError, naming `where`, for what are none."""
+    """The golden inputs and outputs. PackagingError, naming `where`, for what are none, or another model's.
+
+    record: checked.
+    """
     try:
         data = base64.b64decode(record["golden"], validate=True)
     except (binascii.Error, ValueError) as error:
         raise PackagingError(f"{where}: its golden data are damaged: {error}. Get the file again.") from error
-    return read_golden(data, where)
+    golden = read_golden(data, where)
+    sides, units = golden.size.tolist(), golden.outputs.shape[1]
+    if units != record["units"] or (record["image_size"] and sides != [record["image_size"]] * 2):
+        raise PackagingError(
+            f"{where}: its golden data are {units} outputs of images of {sides} pixels, and its record says "
+            f"{record['units']} of {record['image_size'] or 'any size'}. Get the file again."
+        )
+    return golden

@@ -208,19 +208,13 @@ class FineTuning:
                 beside["keras"] = extra_formats.facts("keras", staging.beside["keras"], self.keras_reports)
             versions = extractor.manifest["versions"] | manifest.installed_versions(_LIBRARIES)
             facts = manifest.build_manifest(
-                name=self.name,
-                variant=extractor.variant,
-                head="classification",
-                weights=extractor.weights,
-                source=extractor.manifest["source"],
-                parameters=self._parameters,
+                **self._facts,
                 versions=versions,
                 signatures=saved_model.describe_signatures(self._reloaded),
                 parity=self.report.to_json(),
                 seconds=self.stages.seconds,
                 peak_memory_mb=self.stages.peak_memory_mb,
                 files=staging.files,
-                preprocessing=extractor.preprocessing,
                 preprocessing_parity=self.pixels.to_json(),
                 settings={"image_size": self._size, "seed": self.settings.seed},
                 training=self._record(),
@@ -230,8 +224,18 @@ class FineTuning:
         return published
 
     @property
-    def _parameters(self) -> int:
-        return self.extractor.manifest["parameters"] + (self.extractor.units + 1) * len(self.images.classes)
+    def _facts(self) -> dict[str, Any]:
+        """What the manifest and the `.keras` file's record have in common."""
+        extractor = self.extractor
+        return {
+            "name": self.name,
+            "variant": extractor.variant,
+            "head": "classification",
+            "weights": extractor.weights,
+            "source": extractor.manifest["source"],
+            "parameters": extractor.manifest["parameters"] + (extractor.units + 1) * len(self.images.classes),
+            "preprocessing": extractor.preprocessing,
+        }
 
     def _validation(self) -> tf.data.Dataset:
         return batches.validation_batches(self.images, self.extractor.preprocessing, self.settings.batch_size)
@@ -248,15 +252,9 @@ class FineTuning:
         """What was trained from a `.keras` file as another one, without its optimizer; all can be trained again."""
         extractor, trained = self.extractor, self.trainable.model
         record = build_record(
-            name=self.name,
-            variant=extractor.variant,
-            head="classification",
-            weights=extractor.weights,
-            source=extractor.manifest["source"],
-            parameters=self._parameters,
+            **self._facts,
             units=len(self._labels),
             image_size=extractor.image_size,
-            preprocessing=extractor.preprocessing,
             labels=self._labels,
             golden=golden_data,
             tolerance=OUTPUT_TOLERANCE,

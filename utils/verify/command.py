@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.artefact.contents import manifest_of
-from utils.artefact.manifest import check_manifest
+from utils.artefact.manifest import SCHEMA, check_manifest
 from utils.errors import ConversionError
 from utils.verify import files, numbers
 from utils.verify.files import Check
@@ -59,6 +59,8 @@ def _checks(path: Path) -> Iterator[Check]:
         manifest = manifest_of(folder)
         lite, unknown = manifest.get("format") == "tflite", check_manifest(manifest)
         newer = f", which has fields that this version does not know: {', '.join(unknown[:10])}" if unknown else ""
+        if manifest["schema"] > SCHEMA:
+            newer += f", by schema {manifest['schema']}, which is newer than this version's {SCHEMA}"
         yield Check("contents", True, f"a {'TFLite model' if lite else 'SavedModel'} with its manifest{newer}")
         yield files.check_name(path, manifest)
         yield files.check_beside(path, manifest)
@@ -107,6 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
                 checks.append(check)
             right &= is_right(checks)
             print(f"  {verdict(checks, path.suffix)}\n", flush=True)
+    except BrokenPipeError:  # nobody reads what is found, so nobody knows it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted: not everything was verified.", file=sys.stderr)
         return 130

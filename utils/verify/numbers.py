@@ -125,9 +125,10 @@ def check_native(path: Path) -> Iterator[Check]:
         yield Check("load", False, str(error))
         return
     records.check_record(record, path.name)
+    preprocessing_of(record)
+    golden = records.golden_of(record, path.name)
     yield Check("contents", True, f"{what}, with its record")
     yield check_name(path, record)
-    golden = records.golden_of(record, path.name)
     try:
         run = load_candidate(path, record["model"]["family"]) if path.suffix == ".keras" else session
     except PackagingError as error:
