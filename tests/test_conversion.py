@@ -12,7 +12,7 @@ from own_checkpoints import of_classes, saved, training_file
 from utils.artefact.opening import open_model
 from utils.conversion import Conversion, convert
 from utils.errors import ParityError
-from utils.export import torch_to_onnx
+from utils.export import onnx_session, torch_to_onnx
 from utils.families.convmixer import models
 from utils.settings import Settings
 
@@ -76,3 +76,24 @@ def test_nothing_is_published_that_was_not_compared(tmp_path):
     with pytest.raises(ParityError, match="was not compared"):
         conversion.publish()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_everything_is_compared_and_another_image_size_is_the_manifest_s_and_the_record_s(tmp_path):
+    formats = "saved_model, onnx"
+    published = convert(
+        "convmixer_tiny", checkpoint="synthetic", image_size=72, formats=formats, output_dir=str(tmp_path)
+    )
+    record = onnx_session.Session(tmp_path / f"{published.folder.name}.onnx").metadata
+    manifest = json.loads(published.manifest.read_text("utf-8"))
+    compared = {(row["output"], row["input"]) for row in manifest["parity"]["rows"]}
+    inputs = ("noise", "ramp and block", "large", "photographs", "golden", "noise, probed")
+    assert compared == {
+        ("variables", ""),
+        *(("logits", name) for name in inputs),
+        ("gradients", "noise"),
+        *((output, "photographs") for output in ("logits, training mode", "moving statistics")),
+        *((f"logits, {signature}", "photographs") for signature in ("serving_image", "serving_image_bytes")),
+    }
+    for model in (manifest["model"], json.loads(record["model"])):
+        assert [model["preprocessing"][key] for key in ("resize", "crop")] == [75, 72]

@@ -156,6 +156,16 @@ def test_what_is_published_is_the_trained_model_and_can_be_trained_again(images,
     np.testing.assert_allclose(loaded(inputs), expected, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_another_image_size_is_the_published_classifier_s_too(images, tmp_path):
+    run = built("convmixer any size", images, tmp_path, epochs=1, image_size=64, train_backbone=False)
+    run.train()
+    run.save()
+    assert run.compare().passed
+    preprocessing = open_model(str(run.publish().folder)).preprocessing
+    assert (preprocessing.resize, preprocessing.crop) == (67, 64)
+
+
 def test_a_classifier_that_is_not_the_trained_model_is_not_published(images, tmp_path):
     run = built("convmixer native", images, tmp_path, keras="keras_3")
     run.save()
