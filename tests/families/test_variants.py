@@ -50,7 +50,9 @@ def test_variant_lacks_nothing(name):
     variant = VARIANTS[name]
     assert variant.name == name
     for field in dataclasses.fields(variant):
-        optional = field.name in ("testing", "top1") or (variant.testing and field.name in ("sources", "labels"))
+        optional = field.name in ("testing", "top1", "origins") or (
+            variant.testing and field.name in ("sources", "labels")
+        )
         assert optional or getattr(variant, field.name), field.name
     classes = {"imagenet1k": 1000, "imagenet21k": 21843}.get(variant.labels)
     assert variant.testing or variant.architecture.classes == classes

@@ -5,8 +5,8 @@ With its row it is all that a new family needs; `test_third_family.py` converts 
 
 from dataclasses import dataclass, replace
 
-from utils.families.base import Family
-from utils.families.variants import Patches, get_variant
+from utils.families.base import Family, Patches
+from utils.families.variants import get_variant
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Architecture(Patches):
     depth: int
     classes: int
     image_size: int
+    activation: str = "gelu"
+    channels: int = 3
 
     @property
     def tokens(self):
@@ -28,6 +30,7 @@ FAMILY = Family(
     libraries=("python", "torch", "tensorflow", "numpy"),
     notebook="none",
     package="resmlp",
+    architecture=Architecture,
     licence="Apache-2.0",
     licence_url="https://github.com/facebookresearch/deit/blob/main/LICENSE",
     upstream_url="https://github.com/facebookresearch/deit",

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families import FAMILIES
-from utils.families.variants import BESIDE, Preprocessing, Variant
+from utils.families.variants import BESIDE, NAME, Preprocessing, Variant
 from utils.parity.judge import Row
 
 PUBLISHER = "mixers-to-tensorflow"
@@ -36,7 +36,6 @@ _MEASURED = ("seconds", "peak_memory_mb", "peak_memory_mb_by_stage", "parity", "
 # What lies beside the artefact; only the manifest beside it has these fields.
 _BESIDE = ("tarball", *BESIDE)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RATED = ("labels", "top1", "top1_source", "testing")
 _MODEL = (
@@ -50,7 +49,7 @@ _BUILT = (
     "notes",
 )
 
-Name = Annotated[str, Must(_NAME.fullmatch, "letters, digits, - and _, with a letter or digit first")]
+Name = Annotated[str, Must(NAME.fullmatch, "letters, digits, - and _, with a letter or digit first")]
 Sha256 = Annotated[str, Must(_SHA256.fullmatch, "a SHA-256 in hexadecimal")]
 Head = Literal["classification", "fe"]
 Weights = Literal["official", "synthetic", "custom"]

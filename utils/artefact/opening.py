@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from utils.artefact.manifest import UNLISTED
 from utils.artefact.record import check_record
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
-from utils.families.variants import OUTPUTS, Preprocessing, Variant, customised, get_variant
+from utils.families import FAMILIES
+from utils.families.base import Patches
+from utils.families.variants import OUTPUTS, OWN, Preprocessing, Variant, get_variant, own_variant
 from utils.files import hash_file, hash_files, user_path
 from utils.images.labels import Label, read_labels
 from utils.keras_models.archive import check, read_record
@@ -65,15 +67,27 @@ class Pretrained:
 
     @property
     def variant(self) -> Variant:
-        """The variant's row, without what is known of the official weights alone if these are custom.
+        """The variant's row; of one's own checkpoint, what its manifest says of it.
 
         ParameterError if this version has no such row.
         """
-        row = get_variant(self.manifest["variant"])
+        row = None if self.manifest["variant"] == OWN else get_variant(self.manifest["variant"])
         if self.weights != "custom":
             return row
-        architecture = self.manifest.get("model", {}).get("architecture", {})
-        return customised(row, architecture.get("classes", row.architecture.classes))
+        return own_variant(
+            self.manifest["model"]["family"],
+            name=self.manifest["variant"],
+            architecture=self.architecture,
+            preprocessing=self.preprocessing,
+        )
+
+    @property
+    def architecture(self) -> Patches:
+        """The model's sizes, as the manifest has them."""
+        model = self.manifest["model"]
+        kind = FAMILIES[model["family"]].architecture
+        known = {each.name for each in fields(kind)}  # a file tells more of it, such as who says so
+        return kind(**{key: value for key, value in model["architecture"].items() if key in known})
 
     @property
     def names(self) -> tuple[str, ...]:

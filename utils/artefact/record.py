@@ -45,7 +45,7 @@ def build_record(variant: Variant, preprocessing: Preprocessing, golden: Golden,
         fields: `name`, `head`, `weights`, `source`, `parameters`, `units`, `image_size` (0 for any), `labels` and
             `tolerance`, of a fine-tuned model `training` too, as in `Record`.
     """
-    head, activation = fields["head"], getattr(variant.architecture, "activation", "gelu")
+    head = fields["head"]
     record = {
         "schema": SCHEMA,
         "name": fields["name"],
@@ -53,7 +53,7 @@ def build_record(variant: Variant, preprocessing: Preprocessing, golden: Golden,
         "head": head,
         "output": OUTPUTS[head],
         **{key: fields[key] for key in ("weights", "source", "parameters", "units", "image_size")},
-        "activation": f"gelu, {FAMILIES[variant.family].gelu}" if activation == "gelu" else activation,
+        "activation": variant.architecture.activation,
         "model": model_facts(variant, preprocessing),
         "labels": (fields["labels"] or None) if head == "classification" else None,
         "tolerance": fields["tolerance"],

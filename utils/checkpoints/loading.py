@@ -18,7 +18,7 @@ from utils.checkpoints.entries import Entries, Problems
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
 from utils.families import FAMILIES
 from utils.families.base import COUNTER
-from utils.families.variants import VARIANTS, Variant, customised
+from utils.families.variants import VARIANTS, Variant, own_variant
 from utils.files import hash_file
 
 # Of the largest model: the weights, an average of them and an optimiser's two moments make four, in float64 eight.
@@ -94,7 +94,7 @@ def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification",
     relatives = [other for other in VARIANTS.values() if other.family == variant.family]
     # By the family's largest model, so that another variant's file is recognised by its shapes, not by its size.
     limit = _TORCH_COPIES * max(map(_size, relatives)) + _TORCH_SLACK_BYTES
-    contents = open_contents(path, limit, use_ema, family.has_average)
+    contents = open_contents(path, limit, use_ema, True)
     entries = Entries(contents, variant)
     if entries.family not in (None, variant.family):
         found = FAMILIES[entries.family]
@@ -105,7 +105,10 @@ def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification",
     if custom:
         bias_shape, _ = entries.headers.get(family.head_keys[1], ((), ""))
         own_classes = len(bias_shape) == 1 and bias_shape[0]
-        variant = customised(variant, own_classes or variant.architecture.classes)
+        architecture = replace(variant.architecture, classes=own_classes or variant.architecture.classes)
+        variant = own_variant(
+            variant.family, name=variant.name, architecture=architecture, preprocessing=variant.preprocessing
+        )
         # timm's avg_checkpoints.py, for one, leaves float32.
         uncounted = [k for k in variant.shapes if k.endswith(COUNTER) and entries.headers.get(k) != ((), "int64")]
     ignored = [*uncounted, *(family.head_keys if head == "fe" else ())]

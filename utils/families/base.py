@@ -10,7 +10,7 @@ import importlib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import keras
@@ -23,9 +23,23 @@ if TYPE_CHECKING:
 COUNTER = "num_batches_tracked"  # the one integer of a BatchNorm: a scalar int64
 STATISTICS = ("running_mean", "running_var", COUNTER)  # of a BatchNorm: ends of the keys of what is not trained
 
+GELU = ("gelu", "gelu_tanh")  # the exact one, by erf, and its approximation
+ACTIVATIONS = (*GELU, "relu")
+
 Shapes = dict[str, tuple[int, ...]]  # by canonical key
 Keys = dict[str, tuple[str, tuple[int, ...] | None]]  # canonical key and axes by a file's key; None: as it is
 Weights = Mapping[str, "np.ndarray"]  # by canonical key, as `checkpoints.loading` gives them
+
+
+class Patches:
+    """An architecture that begins with square patches. EPSILON: the field of its normalisations' epsilon."""
+
+    EPSILON: ClassVar[str]
+    patch_size: int
+
+    def positions(self, height: int, width: int) -> int:
+        """Number of patches of an image of that many pixels."""
+        return (height // self.patch_size) * (width // self.patch_size)
 
 
 @dataclass(frozen=True)
@@ -133,13 +147,12 @@ class Family:
         libraries: all distributions whose versions a manifest records.
         notebook: the one that converts it.
         package: the Python package of its modules `layout`, `synthetic` and `models`.
+        architecture: a dataclass of the sizes, with `activation`, one of `ACTIVATIONS`, `channels` and `classes`.
         suffix: of the authors' checkpoints and of synthetic ones, ".pth.tar" or ".npz".
         formats: files that can be written beside a SavedModel.
         operations: what a SavedModel can be made of, the default first.
         any_size: whether a model takes images of any height and width.
-        has_average: whether a trainer's file may hold a moving average of the weights.
         hub_architecture: TF Hub's tag `network-architecture`.
-        gelu: the form of GELU, "erf" or "tanh".
         head_keys: weight and bias of the classifier.
         crop: share of the shorter side that is kept.
         mean, std: by channel, in levels of 0 to 255; by default ImageNet's, as torchvision has them.
@@ -153,13 +166,12 @@ class Family:
     libraries: tuple[str, ...]
     notebook: str
     package: str
+    architecture: type[Patches]
     suffix: str = ".pth.tar"
     formats: tuple[str, ...] = ()
     operations: tuple[str, ...] = ("xla",)
     any_size: bool = False
-    has_average: bool = True
     hub_architecture: str = "other"
-    gelu: str = "erf"
     head_keys: tuple[str, str] = ("head.weight", "head.bias")
     crop: float = 0.875
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from utils.errors import ParameterError
 from utils.families import FAMILIES
-from utils.families.base import STATISTICS
+from utils.families.base import STATISTICS, Patches
+from utils.families.convmixer import ConvMixerArchitecture
+from utils.families.mlp_mixer import MixerArchitecture
 from utils.families.papers import MIXER_FOLDERS, PAPERS
 
 OUTPUTS = {"classification": "logits", "fe": "features"}  # of each head
 HEADS = tuple(OUTPUTS)
+OWN = "own"  # `variant` of a checkpoint whose sizes are read from the file
 WEIGHTS = ("official", "synthetic", "custom")
 OPERATIONS = ("xla", "plain")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # of an artefact
+ORIGINS = ("given", "file", "assumed")  # a parameter, the checkpoint, or neither
 INTERPOLATIONS = ("bicubic", "bilinear")
 
 
@@ -27,57 +34,28 @@ BESIDE = {"keras": "Keras 3", "onnx": "ONNX"}
 FORMATS = ("saved_model", *BESIDE)
 
 
-class Patches:
-    """An architecture that begins with square patches."""
-
-    patch_size: int
-
-    def positions(self, height: int, width: int) -> int:
-        """Number of patches of an image of that many pixels."""
-        return (height // self.patch_size) * (width // self.patch_size)
-
-
-@dataclass(frozen=True)
-class ConvMixerArchitecture(Patches):
-    """Sizes of a ConvMixer; `activation` is "gelu" (the exact, erf one) or "relu"."""
-
-    dim: int
-    depth: int
-    kernel_size: int
-    patch_size: int
-    activation: str
-    classes: int
-    batch_norm_epsilon: float = 1e-5  # PyTorch's default, which the upstream definition leaves as it is
-
-
-@dataclass(frozen=True)
-class MixerArchitecture(Patches):
-    """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
-
-    patch_size: int
-    hidden_dim: int
-    blocks: int
-    tokens_mlp_dim: int
-    channels_mlp_dim: int
-    classes: int
-    image_size: int
-    layer_norm_epsilon: float = 1e-6  # Flax's default, which the upstream definition leaves as it is
-
-    @property
-    def tokens(self) -> int:
-        """Number of patches of an image."""
-        return self.positions(self.image_size, self.image_size)
-
-
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shorter side to `resize`, centre crop to `crop`, then (x - mean) / std by channel, x in [0, 255]."""
+    """Shorter side to `resize`, centre crop to `crop`, then (x - mean) / std by channel, x in [0, 255].
+
+    A photograph for a model of one channel is made grey first. Of two channels, or more than three, there is none.
+    """
 
     resize: int
     crop: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str = "bicubic"
+
+    @property
+    def channels(self) -> int:
+        """Of the model's images."""
+        return len(self.mean)
+
+    @property
+    def takes_photographs(self) -> bool:
+        """Whether a photograph can be made what the model takes: RGB or grey."""
+        return self.channels in (1, 3)
 
     def check(self) -> None:
         """ParameterError for what no image can be prepared with."""
@@ -91,8 +69,10 @@ class Preprocessing:
                 f"{', '.join(INTERPOLATIONS)}."
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise ParameterError(f"preprocessing: {name} = {values} must be three numbers, one of each channel.")
+            if len(values) != max(1, self.channels) or not all(map(math.isfinite, values)):
+                raise ParameterError(
+                    f"preprocessing: {name} = {values} must be {self.channels} numbers, one of each channel."
+                )
         if not all(value > 0 for value in self.std):
             raise ParameterError(f"preprocessing: std = {self.std} must be above 0 in every channel.")
 
@@ -112,11 +92,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model. `top1` is its accuracy on ImageNet-1k."""
+    """One model. `top1` is its accuracy on ImageNet-1k.
+
+    origins: of one's own checkpoint, where "activation", "epsilon", "image_size", "crop_pct", "interpolation", "mean"
+    and "std" are from, one of `ORIGINS`. Empty for a row, whose authors published them.
+    """
 
     name: str
     family: str
-    architecture: ConvMixerArchitecture | MixerArchitecture
+    architecture: Patches
     preprocessing: Preprocessing
     sources: tuple[Source, ...]
     top1: float | None
@@ -130,6 +114,7 @@ class Variant:
     upstream_url: str
     citation: str
     testing: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -180,7 +165,7 @@ def _mirrors(name: str, layout: str) -> tuple[Source, ...]:
 def _row(
     name: str,
     family: str,
-    architecture: ConvMixerArchitecture | MixerArchitecture,
+    architecture: Patches,
     top1: float | None,
     top1_source: str,
     image_size: int = 224,
@@ -220,7 +205,7 @@ def _mixer(name: str, folder: str, size: str, patch_size: int, *top1: Any) -> Va
     return _row(name, "mixer", architecture, *top1, sources=sources, **facts)
 
 
-def _testing(name: str, family: str, architecture: ConvMixerArchitecture | MixerArchitecture) -> Variant:
+def _testing(name: str, family: str, architecture: Patches) -> Variant:
     random = "random weights, for tests and dry runs"
     facts = {"sources": (), "labels": None, "trained_on": f"nothing: {random}", "testing": True, **PAPERS[family]}
     return _row(name, family, architecture, None, f"none: {random}", image_size=48, **facts)
@@ -279,27 +264,34 @@ def get_variant(name: str, family: str | None = None) -> Variant:
     return variant
 
 
-def customised(variant: Variant, classes: int) -> Variant:
-    """The row for a user's own checkpoint: its number of classes, and nothing that only holds for official weights.
-
-    Its classes have the variant's names only if they are as many.
-    """
-    architecture = variant.architecture
-    return replace(
-        variant,
-        architecture=replace(architecture, classes=classes),
-        labels=variant.labels if classes == architecture.classes else None,
-        trained_on="not known: a local checkpoint file",
-        top1=None,
-        top1_source="none: a local checkpoint file",
-    )
-
-
-def artefact_name(variant_name: str, head: str, weights: str, operations: str = "xla") -> str:
-    """Name of the artefact: `<variant>_<head>[_plain][_synthetic]`.
+def own_variant(family: str, **facts: Any) -> Variant:
+    """The row of one's own checkpoint: nothing that holds for official weights alone.
 
     Args:
-        variant_name: of a row.
+        family: one of `FAMILIES`.
+        facts: `architecture`, `preprocessing` and `origins`; `name`, if the checkpoint is of a named variant's sizes.
+    """
+    kind = FAMILIES[family]
+    told = {
+        "name": OWN,
+        "sources": (),
+        "top1": None,
+        "top1_source": "none: a local checkpoint file",
+        "labels": None,
+        "trained_on": "not known: a local checkpoint file",
+        "licence": kind.licence,
+        "licence_url": kind.licence_url,
+        "upstream_url": kind.upstream_url,
+        **PAPERS[family],
+    }
+    return Variant(family=family, **told | facts)
+
+
+def artefact_name(name: str, head: str, weights: str, operations: str = "xla") -> str:
+    """Name of the artefact: `<name>_<head>[_plain][_synthetic]`.
+
+    Args:
+        name: of a row, or of one's own.
         head: one of `HEADS`.
         weights: one of `WEIGHTS`.
         operations: one of `OPERATIONS`.
@@ -307,7 +299,6 @@ def artefact_name(variant_name: str, head: str, weights: str, operations: str = 
     Raises:
         ParameterError: one of them is not known.
     """
-    get_variant(variant_name)
     for parameter, value, known in (
         ("head", head, HEADS),
         ("weights", weights, WEIGHTS),
@@ -317,4 +308,4 @@ def artefact_name(variant_name: str, head: str, weights: str, operations: str = 
             raise ParameterError(f"{parameter} = {value!r} is not known. Choose one of: {', '.join(known)}.")
     plain = "_plain" if operations == "plain" else ""
     synthetic = "_synthetic" if weights == "synthetic" else ""
-    return f"{variant_name}_{head}{plain}{synthetic}"
+    return f"{name}_{head}{plain}{synthetic}"

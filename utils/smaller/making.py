@@ -113,8 +113,7 @@ def _in_plain_operations(artefact: Pretrained, model: Any, scratch: Path) -> Pat
     family = FAMILIES[manifest["model"]["family"]]
     if "plain" not in family.operations or manifest.get("operations") != "xla":
         return artefact.folder
-    architecture = type(artefact.variant.architecture)(**manifest["model"]["architecture"])
-    exported = family.models.plain(architecture, manifest["head"], Candidate(model).variables())
+    exported = family.models.plain(artefact.architecture, manifest["head"], Candidate(model).variables())
     return save_model(exported, scratch / "plain")
 
 

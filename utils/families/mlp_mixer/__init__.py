@@ -1,6 +1,32 @@
 """MLP-Mixer: JAX checkpoints. What is this family's alone."""
 
-from utils.families.base import Family
+from dataclasses import dataclass
+
+from utils.families.base import Family, Patches
+
+
+@dataclass(frozen=True)
+class MixerArchitecture(Patches):
+    """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
+
+    EPSILON = "layer_norm_epsilon"
+
+    patch_size: int
+    hidden_dim: int
+    blocks: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    classes: int
+    image_size: int
+    layer_norm_epsilon: float = 1e-6  # Flax's default, which the upstream definition leaves as it is
+    activation: str = "gelu_tanh"
+    channels: int = 3
+
+    @property
+    def tokens(self) -> int:
+        """Number of patches of an image."""
+        return self.positions(self.image_size, self.image_size)
+
 
 FAMILY = Family(
     name="mixer",
@@ -10,12 +36,11 @@ FAMILY = Family(
     libraries=("python", "jax", "jaxlib", "flax", "tensorflow", "tensorflow-hub", "tf_keras", "numpy"),
     notebook="conversion_mlpmixer.ipynb",
     package="utils.families.mlp_mixer",
+    architecture=MixerArchitecture,
     suffix=".npz",
     formats=("keras",),
     operations=("xla", "plain"),
-    has_average=False,
     hub_architecture="mixer",
-    gelu="tanh",
     head_keys=("head/kernel", "head/bias"),
     # vision_transformer scales pixels to [-1, 1]; 0.875 is the central fraction of Inception-style evaluation.
     crop=0.875,

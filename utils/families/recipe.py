@@ -1,0 +1,72 @@
+"""How a model was trained, as far as its tensors cannot say: given, read from the trainer's own words, or assumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from utils.families.base import Patches
+from utils.families.variants import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is known of a training; None is not known.
+
+    Attributes:
+        activation: one of `base.ACTIVATIONS`.
+        epsilon: of the normalisations.
+        image_size: of both sides, in pixels; 0 for any height and width.
+        crop_pct: share of the shorter side that is kept, above 0 and at most 1.
+        interpolation: one of `variants.INTERPOLATIONS`.
+        mean, std: by channel, in levels of 0 to 255.
+    """
+
+    activation: str | None = None
+    epsilon: float | None = None
+    image_size: int | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What is known, by field."""
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) is not None}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recipe without gaps. origins: of each field, one of `variants.ORIGINS`."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How photographs are prepared; at any size, as for the one that is assumed."""
+        r = self.recipe
+        crop = r.image_size
+        # timm's rule: https://github.com/huggingface/pytorch-image-models/blob/main/timm/data/transforms_factory.py
+        return Preprocessing(math.floor(crop / r.crop_pct), crop, r.mean, r.std, r.interpolation)
+
+    def of(self, architecture: Patches) -> Patches:
+        """The same sizes with this activation and epsilon."""
+        return replace(architecture, activation=self.recipe.activation, **{architecture.EPSILON: self.recipe.epsilon})
+
+
+def completed(given: Recipe, told: Recipe, assumed: Recipe) -> Trained:
+    """Each field by who knows it first: the user, the file, nobody.
+
+    Args:
+        given: the user's parameters; an `image_size` of 0 leaves the photographs' size to the others.
+        told: what the trainer left in the file.
+        assumed: every field.
+    """
+    given_here = {key: value for key, value in given.known.items() if key != "image_size" or value}
+    values = assumed.known | told.known | given_here
+    origins = dict.fromkeys(assumed.known, "assumed") | dict.fromkeys(told.known, "file")
+    return Trained(Recipe(**values), origins | dict.fromkeys(given_here, "given"))
