@@ -25,7 +25,7 @@ from utils.artefact.staging import Published, Staging
 from utils.checkpoints import loading
 from utils.errors import ParityError
 from utils.families import FAMILIES
-from utils.families.variants import OUTPUTS, artefact_name
+from utils.families.variants import OUTPUTS, OWN, artefact_name, name_of_file
 from utils.images import labels, photographs
 from utils.machine import devices, measure, quiet
 from utils.parity import golden
@@ -71,13 +71,35 @@ class Conversion:
         self._staging: Staging | None = None
 
     def check(self) -> None:
-        """Checks every parameter; ParameterError names the one that makes no sense. Hides accelerators."""
-        self.variant = self.settings.check(self._only)
+        """Checks every parameter, and of a local file all that its headers say. Hides accelerators.
+
+        Raises ParameterError for a parameter that makes no sense, CheckpointError for a file that cannot be used.
+        """
+        settings = self.settings
+        self.variant, self._reading = settings.check(self._only), None
+        if settings.is_own:
+            self._reading = loading.read(loading.regular_file(settings.checkpoint), self._wanted)
+            self.variant = self._reading.variant
         self.family = FAMILIES[self.variant.family]
-        self.output = OUTPUTS[self.settings.head]
-        self.image_size = self.settings.size(self.variant)
+        settings.check_family(self.family.name)
+        settings.check_size(self.variant)
+        self.output = OUTPUTS[settings.head]
+        self.image_size = settings.size(self.variant)
         self.preprocessing = preprocessing_for(self.variant, self.image_size)
         devices.use_cpu()  # accelerators round more coarsely; what is made here runs on them all the same
+
+    @property
+    def _wanted(self) -> loading.Wanted:
+        settings = self.settings
+        return loading.Wanted(
+            variant=self.variant,
+            family=self._only,
+            head=settings.head,
+            recipe=settings.recipe,
+            weights=settings.weights,
+            use_ema=settings.use_ema,
+            proof=bool(settings.reference),
+        )
 
     def load(self) -> Facts:
         """Fetches and reads the checkpoint, builds the source model, and starts what it has to compute.
@@ -91,18 +113,26 @@ class Conversion:
 
                 self._models = self.family.models
             self.checkpoint = loading.resolve(self.variant, settings.checkpoint, settings.seed)
-            loaded = loading.load(self.checkpoint, self.variant, settings.head, settings.use_ema)
-            self.variant, self.notes, self._weights = loaded.variant, loaded.notes, loaded.arrays
+            reading = self._reading or loading.read(self.checkpoint.path, self._wanted, custom=False)
+            loaded = loading.load_arrays(reading)
+            self.notes, self._weights, self.names = loaded.notes, loaded.arrays, reading.names
             architecture = self.variant.architecture
             self.source = self._models.build(architecture, loaded.arrays, settings.head)
             self.labels = labels.class_labels(settings.labels, self.variant.labels, architecture.classes)
-            self.name = artefact_name(self.variant.name, settings.head, self.checkpoint.weights, settings.operations)
+            self.name = artefact_name(self._stem, settings.head, self.checkpoint.weights, settings.operations)
         formats = formats_of(settings.formats)
         needed = 4 * (3 + len(formats)) * self.source.parameters
         self._staging = Staging(settings.output_dir, self.name, needed_bytes=needed)
         self._begin()
         shown = vars(architecture) | {"head": settings.head, "parameters": f"{self.source.parameters:,}"}
         return {"artefact": self.name} | self.checkpoint.facts | shown
+
+    @property
+    def _stem(self) -> str:
+        """The artefact's name before its head."""
+        if self.settings.name or self.variant.name != OWN:
+            return self.settings.name or self.variant.name
+        return name_of_file(self.settings.checkpoint)
 
     def _begin(self) -> None:
         """Chooses the inputs, and starts the source on them in a thread: its results are needed last.

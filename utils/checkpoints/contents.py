@@ -1,8 +1,8 @@
 """What a checkpoint file holds, under its own keys, without executing anything that the file says.
 
 The first bytes tell what a file is before any reader starts. PyTorch's files since 1.6 and NumPy's .npz are zip
-archives; PyTorch's older ones begin with a pickled number, and .safetensors files with the length of a JSON header.
-Nothing is unpacked before its size is checked.
+archives; PyTorch's older ones begin with a pickled number, .safetensors files with the length of a JSON header, and
+Flax's msgpack files with a map. Nothing is unpacked before its size is checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ import numpy as np
 
 from utils.archives import ArchiveError, Refusal, check_crc, npy_header, open_zip
 from utils.errors import CheckpointError
+from utils.families.base import Header, Headers
 from utils.files import user_path
-
-Header = tuple[tuple[int, ...], str]  # shape and dtype name, or what the entry is, if it is no dense tensor
 
 _ZIP_MAGIC = b"PK\x03\x04"
 # What torch.save wrote first before version 1.6: MAGIC_NUMBER of torch/serialization.py, pickled.
@@ -31,12 +30,12 @@ _TORCH_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _SAFETENSORS_HEADER = b"{"  # after the header's length in 8 bytes: https://github.com/huggingface/safetensors#format
 _WEB_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
-_WRAPPERS = ("state_dict", "model", "model_state_dict")  # the last: of PyTorch's own tutorial on checkpoints
-_AVERAGES = ("state_dict_ema", "model_ema")  # of the weights: timm's train.py; DeiT's and torchvision's
-# What trainers leave beside the weights (timm's train.py: `args`, and `metric`, a NumPy scalar). None of it is needed,
-# so none of it is made: each of these names stands for `_Inert` while a file is read.
+_FLAX_MAPS = (*range(0x81, 0x90), 0xDE, 0xDF)  # how msgpack begins a map: https://github.com/msgpack/msgpack
+_MAX_ENTRIES = 20_000  # of one set; the largest model here has 470
+_MAX_SETS, _MAX_DEPTH = 1_000, 8  # of mappings in a PyTorch file
+# What trainers leave beside the weights (timm's train.py: `args`, and `metric`, a NumPy scalar). Of `args` the state is
+# kept, to be read as data; the rest is not needed, so it is not made: these names stand for `_Inert` while it is read.
 _INERT = (
-    "argparse.Namespace",
     "numpy.dtype",
     "numpy.ndarray",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -48,13 +47,16 @@ _INERT = (
 class Contents:
     """Headers at once, arrays on demand.
 
-    read: the arrays of some keys, one after the other, of the dtypes in the headers, but bfloat16 as float32; raises
-    CheckpointError. notes: what the user should know.
+    sets: the headers of each set of tensors, by its name: the path of a mapping in a PyTorch file, "" where a file has
+    one set. read: the arrays of some keys of a set, one after the other, of the dtypes in the headers, but bfloat16 as
+    float32; raises CheckpointError. ordered: whether entries stand in the order in which the model's modules were
+    registered. args: what a trainer left of its own parameters.
     """
 
-    headers: Mapping[str, Header]
-    read: Callable[[Iterable[str]], Iterator[np.ndarray]]
-    notes: tuple[str, ...] = ()
+    sets: Mapping[str, Headers]
+    read: Callable[[str, Iterable[str]], Iterator[np.ndarray]]
+    ordered: bool = False
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 def regular_file(path: str | os.PathLike) -> Path:
@@ -84,47 +86,41 @@ def why_not_checkpoint(path: Path) -> str | None:
         return "is empty"
     if start.startswith(_ZIP_MAGIC):
         return None if zipfile.is_zipfile(path) else "is a zip archive cut short: its directory, at the end, is missing"
-    if start.startswith(_TORCH_LEGACY_MAGIC) or start[8:9] == _SAFETENSORS_HEADER:
+    if start.startswith(_TORCH_LEGACY_MAGIC) or start[8:9] == _SAFETENSORS_HEADER or start[0] in _FLAX_MAPS:
         return None
     if start.lstrip().lower().startswith(_WEB_PAGES):
         return "is a web page (a login or error page, perhaps)"
     if start.startswith(_PICKLES):
         return "is a bare Python pickle, which could run any program when read, and was not read"
-    return f"is neither a PyTorch, .safetensors nor .npz file: it starts with {start[:8]!r}"
+    return f"is neither a PyTorch, .safetensors, .npz nor Flax file: it starts with {start[:8]!r}"
 
 
-def open_contents(path: Path, limit: int, use_ema: bool, has_use_ema: bool) -> Contents:
-    """Opens a file of any kind.
-
-    Args:
-        path: A regular file.
-        limit: The most bytes that a PyTorch file may declare to unpack to.
-        use_ema: Whether to take the moving average of the weights instead of the weights.
-        has_use_ema: Whether a user can ask for that; a note then says how.
-
-    Raises:
-        CheckpointError: The file is no checkpoint, is damaged or unsafe, or has no moving average.
-    """
+def open_contents(path: Path) -> Contents:
+    """Opens a regular file of any kind. CheckpointError for what is no checkpoint, damaged or unsafe."""
     wrong = why_not_checkpoint(path)
     if wrong:
         raise CheckpointError(f"{path}: expected a checkpoint, but this {wrong}. Get the file again.")
+    contents = _opened(path)
+    if huge := [name for name, headers in contents.sets.items() if len(headers) > _MAX_ENTRIES]:
+        raise CheckpointError(
+            f"{path}: {huge[0] or 'it'} has {len(contents.sets[huge[0]]):,} entries, more than the {_MAX_ENTRIES:,} "
+            "that are read. Save the model's own state dict alone."
+        )
+    return contents
+
+
+def _opened(path: Path) -> Contents:
     with path.open("rb") as file:
         start = file.read(len(_TORCH_LEGACY_MAGIC))
-    zipped, is_torch = start.startswith(_ZIP_MAGIC), start == _TORCH_LEGACY_MAGIC
-    if zipped:
-        with _open_archive(path) as archive:
-            names = archive.namelist()
-            is_torch = any(name.endswith("/data.pkl") for name in names)
-            if is_torch:
-                _check_torch_archive(path, archive, limit)
-    if is_torch:
-        return _open_torch(path, zipped, use_ema, has_use_ema)
-    if use_ema:
-        raise CheckpointError(
-            f"{path}: use_ema is True, and a file of this kind has one set of weights. Set use_ema to False."
-        )
-    if not zipped:
-        return _open_safetensors(path)
+    if start == _TORCH_LEGACY_MAGIC:
+        return _open_torch(path, zipped=False)
+    if not start.startswith(_ZIP_MAGIC):
+        return _open_safetensors(path) if start[8:9] == _SAFETENSORS_HEADER else _open_msgpack(path)
+    with _open_archive(path) as archive:
+        names = archive.namelist()
+        if any(name.endswith("/data.pkl") for name in names):
+            _check_torch_archive(path, archive)
+            return _open_torch(path, zipped=True)
     if not all(name.endswith(".npy") for name in names):
         raise CheckpointError(
             f"{path}: expected a PyTorch file or an .npz, found a zip of other things: {', '.join(names[:5])}."
@@ -142,7 +138,7 @@ def _open_npz(path: Path) -> Contents:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         headers = {key: _npy_header(archive, member) for key, member in members.items()}
 
-    def read(keys: Iterable[str]) -> Iterator[np.ndarray]:
+    def read(_: str, keys: Iterable[str]) -> Iterator[np.ndarray]:
         with _open_archive(path) as archive:
             for key in keys:
                 with archive.open(members[key]) as member:
@@ -151,15 +147,25 @@ def _open_npz(path: Path) -> Contents:
                     if member.tell() != members[key].file_size:
                         raise ArchiveError(f"{key} is longer than its header says")
                     member.read(1)  # at the end, where zipfile compares the CRC
-                yield array
+                yield _as_float(array)
 
-    return Contents(headers, read)
+    return Contents({"": headers}, read)
 
 
 def _npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
     with archive.open(member) as file:
         shape, dtype = npy_header(file, member.filename)
-    return shape, dtype.name if dtype.isnative else str(dtype)
+    return shape, "bfloat16" if dtype == _BFLOAT16 else dtype.name if dtype.isnative else str(dtype)
+
+
+_BFLOAT16 = np.dtype("V2")  # as NumPy saves JAX's: it knows no such type
+
+
+def _as_float(array: np.ndarray) -> np.ndarray:
+    """bfloat16 as float32, of which it is the upper half; others as they are."""
+    if array.dtype != _BFLOAT16:
+        return array
+    return (np.ascontiguousarray(array).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 def _open_safetensors(path: Path) -> Contents:
@@ -168,7 +174,8 @@ def _open_safetensors(path: Path) -> Contents:
 
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return _of_tensors(path, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118, it is no dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+            return _of_tensors(path, {"": tensors})
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: the .safetensors file is damaged, or its header does not tell the truth: {error}. "
@@ -187,47 +194,90 @@ class _Inert:
     def __setstate__(self, _: object) -> None: ...
 
 
-def _open_torch(path: Path, zipped: bool, use_ema: bool, has_use_ema: bool) -> Contents:
-    """The state dict, without wrappers ("state_dict", "model", "model_state_dict")."""
-    content, notes = _load_torch(path, zipped), []
-    averages = _mappings(content, _AVERAGES)
-    if use_ema:
-        if not averages:
-            found = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
-            raise CheckpointError(
-                f"{path}: use_ema is True, and the file has no {' or '.join(_AVERAGES)}; it has {found or 'nothing'}. "
-                "Set use_ema to False, or give the trainer's own file."
-            )
-        content = content[averages[0]]
-        notes.append(f"{path.name}: the moving average of the weights, {averages[0]}, was taken.")
-    elif averages:
-        choice = "set use_ema to True" if has_use_ema else "save it as a file of its own, and give that"
-        notes.append(
-            f"{path.name}: beside the weights the file has their moving average, {averages[0]}, which was not taken. "
-            f"If the accuracy that you know is the average's, {choice}."
-        )
-    for _ in _WRAPPERS:
-        inner = _mappings(content, _WRAPPERS)
-        if not inner:
-            break
-        content = content[inner[0]]
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+class _Told(_Inert):
+    """Keeps the state that it is given, as data."""
+
+    __slots__ = ("state",)
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+def _open_msgpack(path: Path) -> Contents:
+    """What flax.serialization.to_bytes leaves, as flax.training.checkpoints does: a tree of arrays, flat."""
+    import msgpack
+
+    try:
+        # msgpack asks for an array's memory by what its header claims; a shape has a few numbers, nothing else is one.
+        limits = {"max_array_len": 64, "max_map_len": _MAX_ENTRIES}
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=_flax_array, raw=False, strict_map_key=False, **limits)
+        arrays = dict(_leaves(tree))
+    except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
         raise CheckpointError(
-            f"{path}: expected a state dict (tensors by name), alone or under "
-            f"{' or '.join(map(repr, _WRAPPERS))}, found {type(content).__name__}. Save model.state_dict()."
+            f"{path}: expected Flax's msgpack, and it cannot be read as such: {str(error)[:200]}. Get the file again."
+        ) from error
+    headers = {
+        key: (array.shape, "bfloat16" if array.dtype == _BFLOAT16 else array.dtype.name)
+        for key, array in arrays.items()
+    }
+    return Contents({"": headers}, lambda _, keys: (_as_float(arrays[key]) for key in keys))
+
+
+def _flax_array(code: int, data: bytes) -> np.ndarray:
+    """Flax's extension types: 1 is an array, 3 a scalar, both as shape, name of the dtype and bytes."""
+    import msgpack
+
+    if code not in (1, 3):
+        raise ValueError(f"extension type {code} is no array")
+    shape, name, buffer = msgpack.unpackb(data, raw=False)
+    dtype = _BFLOAT16 if name == "bfloat16" else np.dtype(name)
+    if dtype.kind not in "fiubV" or (dtype.kind == "V" and dtype != _BFLOAT16):
+        raise ValueError(f"{dtype} is no type of numbers")
+    return np.frombuffer(buffer, dtype).reshape(shape)
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(tree, np.ndarray):
+        yield path, tree
+    elif isinstance(tree, dict) and "__msgpack_chunked_array__" in tree:  # Flax cuts what is beyond 1 GiB
+        shape, chunks = ([tree[part][str(i)] for i in range(len(tree[part]))] for part in ("shape", "chunks"))
+        yield path, np.concatenate([np.ravel(chunk) for chunk in chunks]).reshape(shape)
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}/{key}" if path else str(key))
+
+
+def _open_torch(path: Path, zipped: bool) -> Contents:
+    """Each mapping that holds tensors is a set."""
+    content = _load_torch(path, zipped)
+    sets = dict(_mappings(content))
+    if not sets:
+        raise CheckpointError(
+            f"{path}: expected a state dict (tensors by name), alone or in another mapping, found "
+            f"{type(content).__name__}. Save model.state_dict()."
         )
-    # Not by its methods: an OrderedDict's state, which the file tells, may hide them behind other things.
-    return _of_tensors(path, {key: content[key] for key in content}, tuple(notes))
+    args = content.get("args") if isinstance(content, dict) else None
+    told = getattr(args, "state", None) if isinstance(args, _Told) else args
+    return _of_tensors(path, sets, told if isinstance(told, dict) else {})
 
 
-def _mappings(content: Any, names: tuple[str, ...]) -> list[str]:
-    """Those names under which there is a mapping; trainers leave None, or a model's name, under some."""
-    if not isinstance(content, Mapping):
-        return []
-    return [name for name in names if name in content and isinstance(content[name], Mapping)]
+def _mappings(content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those that hold tensors, by their path; not by a mapping's methods, which its state may hide."""
+    import torch
+
+    waiting, seen = [("", content)], set()
+    while waiting and len(seen) < _MAX_SETS:
+        path, mapping = waiting.pop(0)
+        if not isinstance(mapping, dict) or id(mapping) in seen or path.count("/") > _MAX_DEPTH:
+            continue
+        seen.add(id(mapping))
+        entries = {key: value for key, value in dict.items(mapping) if isinstance(key, str)}
+        if any(isinstance(value, torch.Tensor) for value in entries.values()):
+            yield path, {key: value for key, value in entries.items() if not isinstance(value, dict)}
+        waiting += [(f"{path}/{key}" if path else key, value) for key, value in entries.items()]
 
 
-def _check_torch_archive(path: Path, archive: zipfile.ZipFile, limit: int) -> None:
+def _check_torch_archive(path: Path, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     # torch.save never compresses, and mapping a compressed file would take its packed bytes for weights.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -235,11 +285,11 @@ def _check_torch_archive(path: Path, archive: zipfile.ZipFile, limit: int) -> No
             f"{path}: PyTorch files are not compressed, but this one is: a TorchScript module, perhaps. Get the "
             "original, or save the state dict alone: torch.save(model.state_dict(), path)."
         )
-    declared = sum(member.file_size for member in members)
-    if declared > limit:
+    declared, size = sum(member.file_size for member in members), path.stat().st_size
+    if declared > size:
         raise CheckpointError(
-            f"{path}: unpacked, it would take {declared:,} bytes; checkpoints of this family need at most {limit:,}, "
-            "with all that trainers save. It was not read."
+            f"{path}: unpacked, it would take {declared:,} bytes, and the file has {size:,}: its members overlap. It "
+            "was not read."
         )
     check_crc(archive)  # PyTorch does not look
 
@@ -249,7 +299,8 @@ def _load_torch(path: Path, zipped: bool) -> Any:
 
     try:
         # Mapping keeps the weights out of memory until they are used; only the zip format can be mapped.
-        with torch.serialization.safe_globals([(_Inert, name) for name in _INERT]):
+        known = [(_Told, "argparse.Namespace"), *((_Inert, name) for name in _INERT)]
+        with torch.serialization.safe_globals(known):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch raises what its parts raise: RuntimeError, UnpicklingError, KeyError, EOFError
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -267,13 +318,14 @@ def _load_torch(path: Path, zipped: bool) -> Any:
         ) from error
 
 
-def _of_tensors(path: Path, tensors: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Contents:
-    """Of PyTorch's tensors; what is not one is reported by its header."""
+def _of_tensors(path: Path, sets: Mapping[str, Mapping[str, Any]], args: Mapping[str, Any] | None = None) -> Contents:
+    """Of PyTorch's tensors; what is not one is reported by its header. args: None where the order means nothing."""
 
-    def read(keys: Iterable[str]) -> Iterator[np.ndarray]:
-        return (_array(tensors[key], f"{path}: {key}") for key in keys)
+    def read(name: str, keys: Iterable[str]) -> Iterator[np.ndarray]:
+        return (_array(sets[name][key], f"{path}: {key}") for key in keys)
 
-    return Contents({key: _tensor_header(value) for key, value in tensors.items()}, read, notes)
+    headers = {name: {key: _tensor_header(value) for key, value in each.items()} for name, each in sets.items()}
+    return Contents(headers, read, args is not None, args or {})
 
 
 def _tensor_header(value: Any) -> Header:

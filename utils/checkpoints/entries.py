@@ -4,103 +4,143 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from utils.checkpoints.contents import Contents, Header
+from utils.checkpoints.contents import Contents
+from utils.checkpoints.sets import Found
 from utils.errors import CheckpointError
-from utils.families import FAMILIES
-from utils.families.base import COUNTER, Shapes
-from utils.families.variants import Variant
+from utils.families.base import COUNTER, Header, Headers, Patches, Place, Places, Shapes
+from utils.families.modules import DENSE, NORM, modules_of, split
+from utils.families.variants import OWN, Variant
 
-_PREFIXES = re.compile(r"^((module|_orig_mod|model)\.)+")  # of parallel training, torch.compile, PyTorch Lightning
 # What is converted to float32: the first two without loss.
 _CONVERTED = ("float16", "bfloat16", "float64")
-# First part of the names of a model's own layers. A file with more of these is of another model: to leave out a
-# block, a norm in the stem or an adapter would change what is computed, and nobody would know.
-_OWN = re.compile(r"(stem|blocks|head|MixerBlock_\d+|pre_head_layer_norm|module|\d+)[./]")
+# What tools and trainers keep beside a model, none of which is computed with.
+_BOOKKEEPING = re.compile(
+    rf"total_ops|total_params|n_averaged|{COUNTER}|.*(loss|criterion|metric|accuracy|confmat|auroc|f1_?score).*", re.I
+)
+# Of a layer that normalises images before the model.
+_NORMALISING = re.compile(r".*(^|[._])(mean|std|pixel_mean|pixel_std|image_mean|image_std)$")
 _LISTED = 10  # of each kind; the count says how many there are
 _SHOWN = 200  # characters of one: a file may name its entries as it likes
 
 
 class Entries:
-    """The contents of a file.
+    """The model's own entries of a file, and what else is there.
 
-    family: whose keys they are, if any; if another than the variant's, they stay as they are. layout: as a `Source` has
-    it. headers: shape in the canonical axes and dtype name, by canonical key; a key of no
-    layout stays as it is, to be reported.
+    headers: shape in the canonical axes and dtype name, by canonical key. places: where each is. After `sort_others`,
+    surplus: keys of what may be the model's own; foreign: of what is no part of it; normalising: of layers before it.
     """
 
-    def __init__(self, contents: Contents, variant: Variant) -> None:
-        self._contents = contents
-        names, self.family = _own_names(contents.headers)
-        self.layout, renamed = FAMILIES[variant.family].layout.keys_of(variant.architecture, names)
+    def __init__(self, contents: Contents, found: Found, places: Places) -> None:
+        self._contents, self._set, self._prefix = contents, found.place, found.prefix
+        self._everything = contents.sets[found.place]
+        before = found.prefix if found.layout else ""  # what was found by its form has whole names
         self.headers: dict[str, Header] = {}
-        self._places = {}  # the file's key, and the order of its axes, by canonical key
-        for name, key in names.items():
-            canonical, axes = renamed.get(name, (name, None))
-            shape, dtype = contents.headers[key]
-            if axes and len(shape) == len(axes):
-                shape = tuple(shape[axis] for axis in axes)
-            self.headers[canonical] = shape, dtype
-            self._places[canonical] = key, axes
+        self.places: Places = {}
+        for canonical, place in places.items():
+            self._add(canonical, place._replace(key=f"{before}{place.key}"))
+
+    def _add(self, canonical: str, place: Place) -> None:
+        shape, dtype = self._everything[place.key]
+        self.places[canonical], self.headers[canonical] = place, (place.shape_of(shape), dtype)
+
+    @property
+    def _others(self) -> Headers:
+        used = {place.key for place in self.places.values()}
+        return {key: header for key, header in self._everything.items() if key not in used}
+
+    def find_head(self, keys: tuple[str, str], width: int) -> None:
+        """Takes the one dense layer behind `width` features for the classifier, if that has no known name."""
+        if any(key in self.headers for key in keys):
+            return
+        modules, _ = modules_of(self._others, ordered=False)
+        heads = [module for module in modules if module.kind == DENSE and module.shape[1] == width]
+        if len(heads) != 1 or "bias" not in heads[0].places:
+            return
+        weight, backwards = heads[0].places["weight"], keys[0].endswith("kernel")
+        axes = weight.axes if not backwards else None if weight.axes else (1, 0)
+        self._add(keys[0], weight._replace(axes=axes))
+        self._add(keys[1], heads[0].places["bias"])
+
+    def sort_others(self, width: int) -> None:
+        """Tells what is left by whether it may be the model's own. width: of its features."""
+        others = self._others
+        self.normalising = [key for key in others if _NORMALISING.match(key)]
+        self.surplus = [key for key in self._own(others, width) if key not in self.normalising]
+        self.foreign = [key for key in others if key not in (*self.surplus, *self.normalising)]
+
+    def _own(self, others: Headers, width: int) -> list[str]:
+        """Keys that may be the model's: beside its layers, of a layer's form, or as wide as its features."""
+        prefix = self._prefix
+        inside = {key: header for key, header in others.items() if key.startswith(prefix)}
+        modules, _ = modules_of(inside, ordered=False)
+        layers = {
+            place.key
+            for module in modules
+            if module.kind != NORM or "bias" in module.places
+            for place in module.places.values()
+        }
+        used = [place.key for place in self.places.values()]
+        tops = {split(key.removeprefix(prefix))[0] for key in used if key.startswith(prefix)}
+        numbered = any(top.isdigit() for top in tops)
+        found = []
+        for key, (shape, _) in inside.items():
+            top, *_ = *_, last = split(key.removeprefix(prefix))
+            if _BOOKKEEPING.fullmatch(top) or _BOOKKEEPING.fullmatch(last):
+                continue
+            beside = top in tops or (numbered and top.isdigit())
+            if beside or key in layers or (width > 1 and width in shape):
+                found.append(key)
+        return found
 
     @property
     def shapes(self) -> Shapes:
         """Shape by canonical key."""
         return {key: shape for key, (shape, _) in self.headers.items()}
 
+    def key(self, canonical: str) -> str:
+        """The file's own name; the canonical one where the file has none."""
+        return self.places[canonical].key if canonical in self.places else canonical
+
     def read(self, keys: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
         """The arrays of these canonical keys, one after the other. Raises CheckpointError."""
-        arrays = self._contents.read([self._places[key][0] for key in keys])
+        arrays = self._contents.read(self._set, [self.places[key].key for key in keys])
         for key, array in zip(keys, arrays, strict=True):
-            axes = self._places[key][1]
-            if axes:
-                array = array.transpose(axes)
-            # A copy only if it was transposed; ascontiguousarray makes a scalar one-dimensional.
-            yield key, np.ascontiguousarray(array).reshape(array.shape)
-
-
-def _own_names(keys: Collection[str]) -> tuple[dict[str, str], str | None]:
-    """A file's keys by the model's own names, without what a trainer put before them, and the family that has such.
-
-    What a trainer keeps beside them, such as an averaged model's `n_averaged` or the loss's weights, stays as it is.
-    """
-    as_they_are = {key: key for key in keys}
-    for names in (as_they_are, {_PREFIXES.sub("", key): key for key in keys}):
-        family = next((name for name, family in FAMILIES.items() if family.layout.MARKS & names.keys()), None)
-        if family and len(names) == len(keys):
-            return names, family
-    return as_they_are, None
+            yield key, self.places[key].of(array)
 
 
 class Problems:
-    """Differences between a file and a variant, until `raise_if_any` makes them one CheckpointError."""
+    """Differences between a file and a variant, until `raise_if_any` makes them one CheckpointError.
 
-    def __init__(self, path: Path, variant: Variant) -> None:
-        self.path = path
-        self.variant = variant
+    sizes: what the file itself has, where that is known.
+    """
+
+    def __init__(self, path: Path, variant: Variant, sizes: Patches | None = None) -> None:
+        self.path, self.variant, self._sizes = path, variant, sizes
         self._found: dict[str, list[str]] = defaultdict(list)
         self._foreign: list[str] = []
+        self._normalising: list[str] = []
         self._converted: Counter[str] = Counter()
 
-    def compare(self, found: Mapping[str, Header], wanted: Shapes, allowed: Collection[str]) -> None:
-        """Notes missing and surplus keys, and wrong shapes and dtypes; of `allowed` keys nothing.
+    def compare(self, entries: Entries, wanted: Shapes) -> None:
+        """Notes missing and surplus keys, and wrong shapes and dtypes.
 
-        A surplus one that is no part of the model (another name than its layers') is left for `notes`, and so is a
-        dtype that can be converted to float32.
+        A dtype that can be converted to float32 is left for `notes`, and so is what is no part of the model.
         """
-        for key in found:
-            if key not in wanted and key not in allowed:
-                (self._found["surplus"] if _OWN.match(key) else self._foreign).append(key)
-        for key, expected_shape in wanted.items():
-            if key not in found:
+        self._foreign, self._normalising = entries.foreign, entries.normalising
+        if entries.surplus:
+            self._found["surplus"] += entries.surplus
+        for canonical, expected_shape in wanted.items():
+            key = entries.key(canonical)
+            if canonical not in entries.headers:
                 self._found["missing"].append(key)
                 continue
-            shape, dtype = found[key]
-            expected = "int64" if key.endswith(COUNTER) else "float32"
+            shape, dtype = entries.headers[canonical]
+            expected = "int64" if canonical.endswith(COUNTER) else "float32"
             if expected == "float32" and dtype in _CONVERTED:
                 self._converted[dtype] += 1
             elif dtype != expected:
@@ -124,8 +164,13 @@ class Problems:
             notes.append(f"{self.path.name}: {count} arrays are {dtype}; they were converted to float32, {loss}.")
         if self._foreign:
             notes.append(
-                f"{self.path.name}: {len(self._foreign)} entries are no part of {self.variant.name} and were left out: "
+                f"{self.path.name}: {len(self._foreign)} entries are no part of the model and were left out: "
                 f"{_some(self._foreign)}."
+            )
+        if self._normalising:
+            notes.append(
+                f"{self.path.name}: the model normalised its images inside, by {_some(self._normalising)}. What is "
+                "made here begins behind that: its inputs are normalised images."
             )
         return notes
 
@@ -139,6 +184,8 @@ class Problems:
         lines += [f"  {len(entries)} {kind}: {_some(entries)}" for kind, entries in self._found.items()]
         if resembled:
             advice = f"It looks like {' or '.join(resembled)}: set variant to that, or give another file."
+        elif self._sizes and self._sizes != self.variant.architecture:
+            advice = f"The file has the sizes of {self._sizes}: set variant to {OWN!r}, which takes any."
         else:
             advice = self._advice()
         raise CheckpointError("\n".join([*lines, f"  {advice}"]))

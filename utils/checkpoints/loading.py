@@ -6,24 +6,26 @@ Reading trusts nothing: every missing, surplus, misshapen, wrongly typed or non-
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
 from utils.checkpoints import synthetic
-from utils.checkpoints.contents import open_contents, regular_file
+from utils.checkpoints.contents import Contents, open_contents, regular_file
 from utils.checkpoints.download import Checkpoint, cached, fetch, read_record
 from utils.checkpoints.entries import Entries, Problems
+from utils.checkpoints.sets import Found, find
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
 from utils.families import FAMILIES
-from utils.families.base import COUNTER
+from utils.families.base import COUNTER, Family, NoMatchError, Patches, Places, Shapes
+from utils.families.recipe import Recipe, completed, told_by
 from utils.families.variants import VARIANTS, Variant, own_variant
 from utils.files import hash_file
 
-# Of the largest model: the weights, an average of them and an optimiser's two moments make four, in float64 eight.
-_TORCH_COPIES = 9
-_TORCH_SLACK_BYTES = 16 << 20
+# Of the weights, in memory at the worst moment of a conversion: float32, float64, gradients of both, TensorFlow's.
+_COPIES = 9
 
 
 def resolve(variant: Variant, checkpoint: str | os.PathLike, seed: int) -> Checkpoint:
@@ -65,12 +67,188 @@ def recorded_hashes(variant: Variant, checkpoint: str, seed: int) -> set[str]:
     return {record["sha256"] for path in paths if (record := read_record(path))}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a reader of a checkpoint wants of it.
+
+    Attributes:
+        variant: the row whose sizes it should have; None where the file tells them.
+        family: whose models alone are taken; None for any.
+        head: "fe" needs no classifier.
+        recipe: what the user tells of the training.
+        weights: which of several sets of weights; "auto" where one is meant.
+        use_ema: whether to take the moving average of the weights that a trainer left beside them.
+        proof: whether what is open between several readings will be decided by numbers.
+    """
+
+    variant: Variant | None = None
+    family: str | None = None
+    head: str = "classification"
+    recipe: Recipe = field(default_factory=Recipe)
+    weights: str = "auto"
+    use_ema: bool = False
+    proof: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The model that a file holds, by its headers alone.
+
+    variant: what the checkpoint is; of a local file, with its own number of classes and nothing that is known of the
+    official weights alone. notes: what the user must see. others: readings of the same file that differ in what
+    belongs to what, of which numbers alone can tell the right one.
+    """
+
+    path: Path
+    variant: Variant
+    entries: Entries
+    notes: tuple[str, ...]
+    head: str
+    others: tuple[Reading, ...] = ()
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The file's name of each array by the model's own."""
+        return {key: place.key for key, place in self.entries.places.items()}
+
+
+def read(path: Path, wanted: Wanted, custom: bool = True) -> Reading:
+    """Reads a checkpoint's headers, in any format and under any names.
+
+    Args:
+        path: A regular file.
+        wanted: What it should be.
+        custom: A local file may have any number of classes, and counters that are missing.
+
+    Raises:
+        CheckpointError: It holds no such model, or not one alone; ParameterError for a recipe that does not fit it.
+    """
+    contents = open_contents(path)
+    family = wanted.variant.family if wanted.variant else wanted.family
+    families = sorted(FAMILIES.values(), key=lambda each: each.name != family)
+    found, note = find(path, contents, families, wanted.weights, wanted.use_ema)
+    if family not in (None, found.family.name):
+        raise CheckpointError(
+            f"{path}: this is a checkpoint of {found.family.title}, not {FAMILIES[family].title}. "
+            f"Use {found.family.notebook} for it."
+        )
+    if found.match.open and not wanted.proof:
+        raise CheckpointError(
+            f"{path}: its names and its order do not tell {found.match.open}. Only numbers of the model's own code can "
+            "tell: give them as `reference`."
+        )
+    notes = (note,) if note else ()
+    first, *others = [_reading(path, contents, found, places, wanted, custom, notes) for places in found.match.readings]
+    return replace(first, others=tuple(others))
+
+
+def _reading(
+    path: Path,
+    contents: Contents,
+    found: Found,
+    places: Places,
+    wanted: Wanted,
+    custom: bool,
+    notes: tuple[str, ...],
+) -> Reading:
+    layout, named = found.family.layout, wanted.variant
+    entries = Entries(contents, found, places)
+    try:
+        sizes = layout.architecture(entries.shapes)
+    except NoMatchError as error:
+        if not named:
+            raise CheckpointError(f"{path}: {error}") from error
+        sizes = None
+    if custom and sizes:
+        entries.find_head(found.family.head_keys, getattr(sizes, sizes.WIDTH))
+        sizes = replace(sizes, classes=_classes(entries, found.family))
+    entries.sort_others(getattr(sizes or named.architecture, (sizes or named.architecture).WIDTH))
+    variant = named
+    if custom:
+        variant = _as_trained(path, contents, found, sizes or named.architecture, wanted)
+    problems = Problems(path, variant, sizes)
+    problems.compare(entries, _needed(variant, entries, wanted.head, custom))
+    relatives = [row for row in VARIANTS.values() if row.family == variant.family and row.shapes != variant.shapes]
+    # Before anything big is unpacked.
+    problems.raise_if_any([row.name for row in relatives if sizes and row.shapes == entries.shapes])
+    _require_memory(path, variant)
+    return Reading(path, variant, entries, (*notes, *problems.notes()), wanted.head)
+
+
+def _classes(entries: Entries, family: Family) -> int:
+    """Those of the head, if there is one."""
+    shape = entries.shapes.get(family.head_keys[1], ())
+    return shape[0] if len(shape) == 1 else 0
+
+
+def _needed(variant: Variant, entries: Entries, head: str, custom: bool) -> Shapes:
+    """What must be there: all, but for what a local file may lack, and a classifier that nobody asks for."""
+    found, keys = entries.headers, FAMILIES[variant.family].head_keys
+    ignored = {key for key in keys if head == "fe" and key not in found}
+    if custom:  # timm's avg_checkpoints.py, for one, leaves counters in float32
+        ignored |= {key for key in variant.shapes if key.endswith(COUNTER) and found.get(key) != ((), "int64")}
+    return {key: shape for key, shape in variant.shapes.items() if key not in ignored}
+
+
+def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wanted: Wanted) -> Variant:
+    """The row of a local file: its sizes with what is given, told or assumed of its training."""
+    family, row = found.family, wanted.variant
+    if row:  # sizes that are not the row's, but for the classes, are named when the two are compared
+        sizes = replace(row.architecture, classes=sizes.classes or row.architecture.classes)
+    activation, epsilon = family.layout.assumed(found.layout)
+    if row and (activation, epsilon) == family.layout.assumed(next(iter(family.layout.MARKS))):
+        activation, epsilon = row.architecture.activation, getattr(row.architecture, row.architecture.EPSILON)
+    assumed = Recipe(
+        activation=activation,
+        epsilon=epsilon,
+        image_size=row.image_size if row else 224,
+        crop_pct=family.crop,
+        interpolation="bicubic",
+        mean=_by_channel(family.mean, sizes.channels),
+        std=_by_channel(family.std, sizes.channels),
+    )
+    told = told_by(contents.args, family.layout.trained_as)
+    if not family.any_size:
+        told = replace(told, image_size=sizes.image_size)
+    trained = completed(wanted.recipe, told, assumed)
+    for name in ("mean", "std"):
+        if len(getattr(trained.recipe, name)) != sizes.channels:
+            raise ParameterError(
+                f"{name} has {len(getattr(trained.recipe, name))} numbers, and the images of {path.name} have "
+                f"{sizes.channels} channels. Give as many, separated by commas."
+            )
+    return own_variant(
+        family.name,
+        **({"name": row.name} if row else {}),
+        architecture=trained.of(sizes),
+        preprocessing=trained.preprocessing,
+        origins=trained.origins,
+    )
+
+
+def _by_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """RGB's numbers for as many channels; of other channels their mean, as nothing better is known."""
+    return values if channels == len(values) else (round(sum(values) / len(values), 6),) * channels
+
+
+def _require_memory(path: Path, variant: Variant) -> None:
+    """CheckpointError before anything is allocated that would not fit."""
+    import psutil
+
+    needed = _COPIES * 4 * sum(map(prod, variant.shapes.values()))
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise CheckpointError(
+            f"{path}: a model of {variant.architecture} needs about {needed / 1e9:,.1f} GB of memory to convert, and "
+            f"{available / 1e9:,.1f} GB are free. Use a machine with more."
+        )
+
+
 @dataclass(frozen=True)
 class Loaded:
     """Checked arrays under canonical keys, the variant that they are, and notes that the user must see.
 
-    arrays: float32, counters int64; they may be views of the file mapped into memory. variant: of a local file, the
-    row with the file's own number of classes, and nothing that is known of the official weights alone.
+    arrays: float32, counters int64; they may be views of the file mapped into memory.
     """
 
     arrays: dict[str, np.ndarray]
@@ -78,68 +256,34 @@ class Loaded:
     notes: tuple[str, ...]
 
 
-def load(checkpoint: Checkpoint, variant: Variant, head: str = "classification", use_ema: bool = False) -> Loaded:
-    """Reads a checkpoint, in any format and key layout of the variant's family.
+def load(checkpoint: Checkpoint, wanted: Wanted) -> Loaded:
+    """Reads a checkpoint whole; raises as `read` and `load_arrays`."""
+    return load_arrays(read(checkpoint.path, wanted, custom=checkpoint.weights == "custom"))
 
-    Args:
-        checkpoint: A local file ("custom") may have any number of classes, and counters that are missing.
-        variant: The model that it should be of.
-        head: "fe" leaves the classifier's arrays out.
-        use_ema: Whether to take the moving average of the weights that a trainer left beside them.
 
-    Raises:
-        CheckpointError: Anything is not as the architecture asks.
+def load_arrays(reading: Reading, classifier: bool = False) -> Loaded:
+    """The arrays of what was read.
+
+    classifier: whether to read its arrays for the head "fe" too. Raises CheckpointError for values that no model has.
     """
-    path, custom, family = checkpoint.path, checkpoint.weights == "custom", FAMILIES[variant.family]
-    relatives = [other for other in VARIANTS.values() if other.family == variant.family]
-    # By the family's largest model, so that another variant's file is recognised by its shapes, not by its size.
-    limit = _TORCH_COPIES * max(map(_size, relatives)) + _TORCH_SLACK_BYTES
-    contents = open_contents(path, limit, use_ema, True)
-    entries = Entries(contents, variant)
-    if entries.family not in (None, variant.family):
-        found = FAMILIES[entries.family]
-        raise CheckpointError(
-            f"{path}: this is a checkpoint of {found.title}, which {variant.name} is not. Use {found.notebook} for it."
-        )
-    uncounted = []
-    if custom:
-        bias_shape, _ = entries.headers.get(family.head_keys[1], ((), ""))
-        own_classes = len(bias_shape) == 1 and bias_shape[0]
-        architecture = replace(variant.architecture, classes=own_classes or variant.architecture.classes)
-        variant = own_variant(
-            variant.family, name=variant.name, architecture=architecture, preprocessing=variant.preprocessing
-        )
-        # timm's avg_checkpoints.py, for one, leaves float32.
-        uncounted = [k for k in variant.shapes if k.endswith(COUNTER) and entries.headers.get(k) != ((), "int64")]
-    ignored = [*uncounted, *(family.head_keys if head == "fe" else ())]
-    wanted = {key: shape for key, shape in variant.shapes.items() if key not in ignored}
+    variant, path, found = reading.variant, reading.path, reading.entries.headers
+    dropped = FAMILIES[variant.family].head_keys if reading.head == "fe" and not classifier else ()
+    uncounted = [key for key in variant.shapes if key.endswith(COUNTER) and found.get(key) != ((), "int64")]
+    keys = [key for key in variant.shapes if key in found and key not in (*dropped, *uncounted)]
     problems = Problems(path, variant)
-    problems.compare(entries.headers, wanted, ignored)
-    others = [other for other in relatives if other.shapes != variant.shapes]
-    # Before anything big is unpacked.
-    problems.raise_if_any([other.name for other in others if Entries(contents, other).shapes == other.shapes])
     arrays = {}
-    for key, array in entries.read(wanted):
+    for key, array in reading.entries.read(keys):
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # infinity is named below
                 array = array.astype(np.float32, copy=False)
-        problems.check_values(key, array)
+        problems.check_values(reading.entries.key(key), array)
         arrays[key] = array
     problems.raise_if_any()
     arrays |= {key: np.zeros((), np.int64) for key in uncounted}
-    notes = [*contents.notes, *problems.notes()]
+    notes = reading.notes
     if uncounted:
-        notes.append(
+        notes += (
             f"{path.name}: {len(uncounted)} counters of batches ({COUNTER}) are missing or no int64 numbers. Nothing "
-            "is computed with them: they were set to 0."
+            "is computed with them: they were set to 0.",
         )
-    if custom and entries.layout == "timm_mixer":
-        notes.append(
-            f"{path.name}: timm's Mixer has the exact (erf) GELU; what is made here is the authors' model, which has "
-            "the tanh approximation. If timm trained this file, its outputs there differ slightly from those here."
-        )
-    return Loaded(arrays, variant, tuple(notes))
-
-
-def _size(variant: Variant) -> int:
-    return 4 * sum(map(prod, variant.shapes.values()))
+    return Loaded(arrays, variant, notes)

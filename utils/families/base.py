@@ -7,17 +7,21 @@ imported when they are asked for: `models` imports PyTorch, JAX or TensorFlow.
 from __future__ import annotations
 
 import importlib
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     import keras
-    import numpy as np
     import onnx
 
     from utils.export.function import ExportedFunction
+    from utils.families.modules import Module
+    from utils.families.recipe import Recipe
     from utils.parity.proof import ReferenceModel
 
 COUNTER = "num_batches_tracked"  # the one integer of a BatchNorm: a scalar int64
@@ -27,14 +31,62 @@ GELU = ("gelu", "gelu_tanh")  # the exact one, by erf, and its approximation
 ACTIVATIONS = (*GELU, "relu")
 
 Shapes = dict[str, tuple[int, ...]]  # by canonical key
-Keys = dict[str, tuple[str, tuple[int, ...] | None]]  # canonical key and axes by a file's key; None: as it is
-Weights = Mapping[str, "np.ndarray"]  # by canonical key, as `checkpoints.loading` gives them
+Header = tuple[tuple[int, ...], str]  # shape and dtype name, or what an entry is, if it is no dense tensor
+Headers = Mapping[str, Header]  # by a file's own keys, in the file's order
+
+
+class Place(NamedTuple):
+    """Where an array lies in a file: its key there, the shape that it gets, then the order of its axes."""
+
+    key: str
+    shape: tuple[int, ...] | None = None
+    axes: tuple[int, ...] | None = None
+
+    def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What an array of this shape has in the end; one that cannot be so keeps its own."""
+        if self.shape is not None:
+            shape = self.shape if math.prod(shape) == math.prod(self.shape) else shape
+        return tuple(shape[axis] for axis in self.axes) if self.axes and len(shape) == len(self.axes) else shape
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The array as the model has it; copied only where its axes are turned."""
+        array = array if self.shape is None else array.reshape(self.shape)
+        array = array.transpose(self.axes) if self.axes else array
+        return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar one-dimensional
+
+
+Places = dict[str, Place]  # by canonical key
+
+
+class NoMatchError(Exception):
+    """Why a file's entries are no model of a family: sentences for people, in the file's own names."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__(" ".join(reasons))
+        self.reasons = reasons
+
+
+class Match(NamedTuple):
+    """A model found by the form of a file's entries: the possible readings, of which all but one are wrong.
+
+    open: whether it is a guess all the same, so that even a single reading wants a proof; why, in words.
+    """
+
+    readings: list[Places]
+    open: str = ""
+
+
+Weights = Mapping[str, np.ndarray]  # by canonical key, as `checkpoints.loading` gives them
 
 
 class Patches:
-    """An architecture that begins with square patches. EPSILON: the field of its normalisations' epsilon."""
+    """An architecture that begins with square patches.
+
+    EPSILON: the field of its normalisations' epsilon. WIDTH: that of the number of features.
+    """
 
     EPSILON: ClassVar[str]
+    WIDTH: ClassVar[str]
     patch_size: int
 
     def positions(self, height: int, width: int) -> int:
@@ -76,18 +128,30 @@ class Export(NamedTuple):
 class Layout(Protocol):
     """The module `layout` of a family: its checkpoints' keys and shapes.
 
-    MARKS: keys that only this family's files have. KERAS_NAMES: the checkpoint's names and axes in the Keras model; for
-    a family whose `formats` have "keras".
+    MARKS: by the name of a layout, as a `Source` has it, sets of keys, any of which tells it. KERAS_NAMES: the
+    checkpoint's names and axes in the Keras model; for a family whose `formats` have "keras".
     """
 
-    MARKS: frozenset[str]
+    MARKS: Mapping[str, tuple[frozenset[str], ...]]
     KERAS_NAMES: KerasNames
 
     def shapes(self, architecture: Any) -> Shapes:
         """Every canonical key with its shape, in the order of the data."""
 
-    def keys_of(self, architecture: Any, names: Collection[str]) -> tuple[str, Keys]:
-        """The layout of a file with these names, as a `Source` has it, and its keys that are not canonical."""
+    def places(self, layout: str, headers: Headers) -> Places:
+        """Where a file of a known layout has what is the model's own; other entries are left out."""
+
+    def match(self, modules: Sequence[Module]) -> Match:
+        """The same of a file with any other names, by kind, form and order. Raises NoMatchError."""
+
+    def architecture(self, shapes: Shapes) -> Any:
+        """The sizes that these arrays have; NoMatchError for none. Without a head it has no classes, 0."""
+
+    def trained_as(self, model: str) -> Recipe | None:
+        """How timm trains the model that it calls so; None for one that it does not know by this family."""
+
+    def assumed(self, layout: str) -> tuple[str, float]:
+        """Activation and epsilon of models in a layout, as its framework has them; "" is any other PyTorch layout."""
 
 
 class Synthetic(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from utils.families.base import Patches
-from utils.families.variants import Preprocessing
+from utils.families.variants import INTERPOLATIONS, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,33 @@ class Trained:
     def of(self, architecture: Patches) -> Patches:
         """The same sizes with this activation and epsilon."""
         return replace(architecture, activation=self.recipe.activation, **{architecture.EPSILON: self.recipe.epsilon})
+
+
+def told_by(args: Mapping[str, Any], trained_as: Callable[[str], Recipe | None]) -> Recipe:
+    """What timm's trainer leaves of its parameters in a checkpoint; what is not as it leaves it is not taken.
+
+    https://github.com/huggingface/pytorch-image-models/blob/main/train.py: `model`, which tells what it does by itself,
+    and above that `mean`, `std`, `interpolation`, `crop_pct`, `img_size` and `input_size`.
+
+    trained_as: the recipe of timm's models by their names.
+    """
+    told = {}
+    for name in ("mean", "std"):
+        values = args.get(name)
+        if isinstance(values, list | tuple) and all(type(each) in (int, float) and 0 <= each <= 1 for each in values):
+            told[name] = tuple(round(255 * each, 6) for each in values) or None
+    size, sizes, crop = args.get("img_size"), args.get("input_size"), args.get("crop_pct")
+    if size is None and isinstance(sizes, list | tuple) and len(sizes) == 3 and sizes[1] == sizes[2]:
+        size = sizes[2]
+    if type(size) is int and 0 < size <= 4096:
+        told["image_size"] = size
+    if type(crop) in (int, float) and 0 < crop <= 1:
+        told["crop_pct"] = crop
+    if args.get("interpolation") in INTERPOLATIONS:
+        told["interpolation"] = args["interpolation"]
+    model = args.get("model")
+    usual = trained_as(model) if isinstance(model, str) else None
+    return replace(usual or Recipe(), **told)
 
 
 def completed(given: Recipe, told: Recipe, assumed: Recipe) -> Trained:

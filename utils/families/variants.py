@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from utils.errors import ParameterError
@@ -285,6 +287,13 @@ def own_variant(family: str, **facts: Any) -> Variant:
         **PAPERS[family],
     }
     return Variant(family=family, **told | facts)
+
+
+def name_of_file(path: str | os.PathLike) -> str:
+    """What an artefact of one's own file is called: the file's name without its endings, in characters of `NAME`."""
+    stem = re.sub(r"(\.(pth|pt|tar|ckpt|bin|safetensors|npz|msgpack))+$", "", Path(path).name, flags=re.IGNORECASE)
+    found = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:64]
+    return re.sub("(_synthetic)+$", "", found) or OWN
 
 
 def artefact_name(name: str, head: str, weights: str, operations: str = "xla") -> str:

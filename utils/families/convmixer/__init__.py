@@ -10,6 +10,7 @@ class ConvMixerArchitecture(Patches):
     """Sizes of a ConvMixer; `activation` is one of `base.ACTIVATIONS`, `channels` are the image's."""
 
     EPSILON = "batch_norm_epsilon"
+    WIDTH = "dim"
 
     dim: int
     depth: int

@@ -5,12 +5,29 @@ Canonical keys are those of the timm release, in PyTorch's axis order.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections import Counter
+from collections.abc import Sequence
 
-from utils.families.base import COUNTER, KerasNames, Keys, Shapes
-from utils.families.variants import ConvMixerArchitecture
+from utils.families.base import COUNTER, Headers, KerasNames, Match, NoMatchError, Place, Places, Shapes
+from utils.families.convmixer import ConvMixerArchitecture
+from utils.families.modules import (
+    BATCH_NORM,
+    CONVOLUTION,
+    DENSE,
+    NORM,
+    Module,
+    in_order,
+    listed,
+    pair,
+    require_biases,
+)
+from utils.families.recipe import Recipe
 
-MARKS = frozenset({"stem.0.weight", "0.weight", "blocks.0.0.fn.0.weight"})
+MARKS = {
+    "timm": (frozenset({"stem.0.weight"}), frozenset({"blocks.0.0.fn.0.weight"})),
+    "sequential": (frozenset({"3.0.fn.0.weight"}), frozenset({"0.weight", "3.1.weight"})),
+}
 KERAS_NAMES = KerasNames(
     ".",
     {
@@ -31,7 +48,7 @@ KERAS_NAMES = KerasNames(
 def shapes(architecture: ConvMixerArchitecture) -> Shapes:
     """Canonical keys with their shapes, in the order of the data."""
     dim, kernel, patch = architecture.dim, architecture.kernel_size, architecture.patch_size
-    found = _layer("stem.0", (dim, 3, patch, patch)) | _batch_norm("stem.2", dim)
+    found = _layer("stem.0", (dim, architecture.channels, patch, patch)) | _batch_norm("stem.2", dim)
     for block in range(architecture.depth):
         name = f"blocks.{block}"
         found |= _layer(f"{name}.0.fn.0", (dim, 1, kernel, kernel)) | _batch_norm(f"{name}.0.fn.2", dim)
@@ -39,26 +56,136 @@ def shapes(architecture: ConvMixerArchitecture) -> Shapes:
     return found | _layer("head", (architecture.classes, dim))
 
 
-def keys_of(architecture: ConvMixerArchitecture, names: Collection[str]) -> tuple[str, Keys]:
-    """The layout of a file with these names, and its keys that are not canonical."""
-    if "0.weight" not in names:
-        return "timm", {}
-    return "sequential", {key: (canonical, None) for key, canonical in sequential_keys(architecture).items()}
+_TIMM = re.compile(r"(stem\.[02]|blocks\.\d+\.(0\.fn\.[02]|[13])|head)\.\w+")
 
 
-def sequential_keys(architecture: ConvMixerArchitecture) -> dict[str, str]:
+def places(layout: str, headers: Headers) -> Places:
+    """Where a file of a known layout has what is the model's own."""
+    if layout == "timm":
+        # timm's own head is one layer; people put others before it.
+        found = {re.sub(r"^head\.\d+\.", "head.", key): key for key in headers}
+    else:
+        found = {_of_sequential(key): key for key in headers}
+    return {canonical: Place(key) for canonical, key in found.items() if _TIMM.fullmatch(canonical)}
+
+
+def _of_sequential(key: str) -> str:
     """Canonical key by v1.0 key, an index into one nn.Sequential: stem, blocks, pooling, flattening, head."""
-    keys = {}
-    for canonical in shapes(architecture):
-        first, rest = canonical.split(".", 1)
-        if first == "stem":
-            keys[rest] = canonical
-        elif first == "blocks":
-            block, rest = rest.split(".", 1)
-            keys[f"{3 + int(block)}.{rest}"] = canonical
-        else:
-            keys[f"{3 + architecture.depth + 2}.{rest}"] = canonical
-    return keys
+    first, _, rest = key.partition(".")
+    if not first.isdigit() or not rest:
+        return key
+    if first in ("0", "2"):
+        return f"stem.{key}"
+    return f"head.{rest}" if "." not in rest else f"blocks.{int(first) - 3}.{rest}"
+
+
+def match(modules: Sequence[Module]) -> Match:
+    """A ConvMixer by any names: convolutions by their form, each with the BatchNorm after it."""
+    if others := [module for module in modules if module.kind == NORM]:
+        raise NoMatchError(f"A ConvMixer has no normalisation but BatchNorm; found {listed(others)}.")
+    convolutions = [module for module in modules if module.kind == CONVOLUTION]
+    if oblong := [module for module in convolutions if module.shape[2] != module.shape[3]]:
+        raise NoMatchError(f"A ConvMixer's kernels are square; found {listed(oblong)}.")
+    stem, depthwise, pointwise = _by_form(convolutions)
+    heads = [module for module in modules if module.kind == DENSE]
+    norms = [module for module in modules if module.kind == BATCH_NORM]
+    depth, dim = len(depthwise), pointwise[0].shape[0]
+    require_biases(modules)
+    if any(module.shape[1] != dim for module in heads) or len(heads) > 1:
+        raise NoMatchError(
+            f"A ConvMixer has one dense layer, the head, from the {dim} features that pooling leaves; found "
+            f"{listed(heads)}."
+        )
+    if len(norms) != 2 * depth + 1 or any(module.shape != (dim,) for module in norms):
+        raise NoMatchError(
+            f"A ConvMixer of {depth} blocks has {2 * depth + 1} BatchNorms of {dim} channels; found {len(norms)}: "
+            f"{listed(norms)}."
+        )
+    ordered = in_order(depthwise), in_order(pointwise)
+    if None in ordered:
+        raise NoMatchError(f"Names do not tell the order of the blocks: {listed(depthwise)}.")
+    pairing = pair(convolutions, norms, lambda module: 0 if module in depthwise else 1 if module in pointwise else -1)
+    if pairing.layers:
+        raise NoMatchError(f"Which BatchNorm follows which convolution cannot be told: {listed(pairing.norms)}.")
+    readings = [_canonical(stem, *ordered, heads, dict(pairs)) for pairs in pairing.readings()]
+    question = "which BatchNorm follows which convolution, as in "
+    return Match(readings, question + listed(pairing.open[0][1]) if pairing.open else "")
+
+
+def _by_form(convolutions: Sequence[Module]) -> tuple[Module, list[Module], list[Module]]:
+    """Stem, depthwise and pointwise ones."""
+    pointwise = [each for each in convolutions if each.shape[0] == each.shape[1] and each.shape[2:] == (1, 1)]
+    depthwise = [each for each in convolutions if each.shape[1] == 1]
+    stem = [each for each in convolutions if each not in pointwise and each not in depthwise]
+    if not stem and len(depthwise) == len(pointwise) + 1:  # of one channel: it has a depthwise one's form
+        stem = _alone(depthwise)
+        depthwise = [each for each in depthwise if each not in stem]
+    dims = {each.shape[0] for each in convolutions}
+    kernels = {each.shape for each in depthwise}
+    if not pointwise or len(stem) != 1 or len(depthwise) != len(pointwise) or len(dims) > 1 or len(kernels) > 1:
+        raise NoMatchError(
+            "A ConvMixer has one convolution of patches, and in each block a depthwise [n, 1, k, k] and a pointwise "
+            f"one [n, n, 1, 1], all of one width; found {len(convolutions)} convolutions: "
+            f"{listed(convolutions)}."
+        )
+    return stem[0], depthwise, pointwise
+
+
+def _alone(depthwise: Sequence[Module]) -> list[Module]:
+    """The first registered; else the one of another kernel than all others, if there are several others."""
+    if depthwise[0].position is not None:
+        return [min(depthwise, key=lambda module: module.position)]
+    counts = Counter(module.shape for module in depthwise)
+    return [module for module in depthwise if counts[module.shape] == 1] if len(depthwise) > 2 else []
+
+
+def _canonical(
+    stem: Module,
+    depthwise: Sequence[Module],
+    pointwise: Sequence[Module],
+    heads: Sequence[Module],
+    norms: dict[Module, Module],
+) -> Places:
+    named = {"stem.0": stem, "stem.2": norms[stem]}
+    for block, (first, second) in enumerate(zip(depthwise, pointwise, strict=True)):
+        name = f"blocks.{block}"
+        named |= {f"{name}.0.fn.0": first, f"{name}.0.fn.2": norms[first]}
+        named |= {f"{name}.1": second, f"{name}.3": norms[second]}
+    named |= dict(zip(("head",), heads, strict=False))
+    return {f"{name}.{part}": place for name, module in named.items() for part, place in module.places.items()}
+
+
+def architecture(shapes: Shapes) -> ConvMixerArchitecture:
+    """The sizes that these arrays have."""
+    stem, kernel = shapes.get("stem.0.weight", ()), shapes.get("blocks.0.0.fn.0.weight", ())
+    depth = 0
+    while f"blocks.{depth}.0.fn.0.weight" in shapes or f"blocks.{depth}.1.weight" in shapes:
+        depth += 1
+    if len(stem) != 4 or len(kernel) != 4 or stem[2] != stem[3] or kernel[2] != kernel[3]:
+        raise NoMatchError(
+            "A ConvMixer begins with a convolution of square patches [n, channels, p, p], and its blocks with a "
+            f"depthwise one [n, 1, k, k]; found {list(stem) or 'none'} and {list(kernel) or 'none'}."
+        )
+    classes = shapes.get("head.bias", (0,))
+    return ConvMixerArchitecture(
+        stem[0], depth, kernel[2], stem[2], "gelu", classes[0] if len(classes) == 1 else 0, channels=stem[1]
+    )
+
+
+def trained_as(model: str) -> Recipe | None:
+    """Timm's ConvMixers: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/convmixer.py."""
+    name = model.partition(".")[0]
+    if name not in ("convmixer_1536_20", "convmixer_768_32", "convmixer_1024_20_ks9_p14"):
+        return None
+    activation = "relu" if name == "convmixer_768_32" else "gelu"
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    return Recipe(activation=activation, epsilon=1e-5, crop_pct=0.96, interpolation="bicubic", mean=mean, std=std)
+
+
+def assumed(layout: str) -> tuple[str, float]:
+    """The exact GELU, and PyTorch's epsilon."""
+    del layout
+    return "gelu", 1e-5
 
 
 def _layer(name: str, weight: tuple[int, ...]) -> Shapes:

@@ -10,6 +10,7 @@ class MixerArchitecture(Patches):
     """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
 
     EPSILON = "layer_norm_epsilon"
+    WIDTH = "hidden_dim"
 
     patch_size: int
     hidden_dim: int

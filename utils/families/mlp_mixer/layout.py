@@ -5,19 +5,40 @@ Canonical keys are the flat Flax ones; Dense kernels are [in, out].
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from utils.families.base import KerasNames, Keys, Shapes
-from utils.families.variants import MixerArchitecture
+from utils.families.base import Headers, KerasNames, Match, NoMatchError, Place, Places, Shapes
+from utils.families.mlp_mixer import MixerArchitecture
+from utils.families.modules import (
+    BATCH_NORM,
+    CONVOLUTION,
+    DENSE,
+    NORM,
+    Module,
+    Path,
+    in_order,
+    listed,
+    pair,
+    require_biases,
+)
+from utils.families.recipe import Recipe
 
-MARKS = frozenset({"stem.proj.weight", "stem/kernel", "blocks.0.mlp_tokens.fc1.weight"})
+MARKS = {
+    "flax": (frozenset({"stem/kernel"}), frozenset({"MixerBlock_0/token_mixing/Dense_0/kernel"})),
+    "timm_mixer": (frozenset({"stem.proj.weight"}), frozenset({"blocks.0.mlp_tokens.fc1.weight"})),
+    # https://github.com/lucidrains/mlp-mixer-pytorch
+    "lucidrains": (frozenset({"1.weight", "2.0.fn.0.weight", "2.0.norm.weight"}),),
+}
 KERAS_NAMES = KerasNames("/", {"gamma": "scale", "beta": "bias"})  # Flax and Keras have the same axes
 
 
 def shapes(architecture: MixerArchitecture) -> Shapes:
     """Canonical keys with their shapes, in the order of the data."""
     hidden, tokens, patch = architecture.hidden_dim, architecture.tokens, architecture.patch_size
-    found = _dense("stem", (patch, patch, 3, hidden))
+    found = _dense("stem", (patch, patch, architecture.channels, hidden))
     for block in range(architecture.blocks):
         name = f"MixerBlock_{block}"
         found |= _layer_norm(f"{name}/LayerNorm_0", hidden) | _layer_norm(f"{name}/LayerNorm_1", hidden)
@@ -30,30 +51,280 @@ def shapes(architecture: MixerArchitecture) -> Shapes:
     return found | _layer_norm("pre_head_layer_norm", hidden) | _dense("head", (hidden, architecture.classes))
 
 
-def keys_of(architecture: MixerArchitecture, names: Collection[str]) -> tuple[str, Keys]:
-    """The layout of a file with these names, and its keys that are not canonical."""
-    is_flax = any("/" in name for name in names)
-    return ("flax", {}) if is_flax else ("timm_mixer", timm_keys(architecture))
+_FLAX = re.compile(
+    r"(stem|head|pre_head_layer_norm|MixerBlock_\d+/(LayerNorm_[01]|(token|channel)_mixing/Dense_[01]))/\w+"
+)
+# timm: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/mlp_mixer.py
+_NAMES = {
+    "timm_mixer": (
+        (r"stem\.proj", "stem"),
+        (r"norm", "pre_head_layer_norm"),
+        (r"head(?:\.\d+)?", "head"),
+        (r"blocks\.(\d+)\.norm1", r"MixerBlock_\1/LayerNorm_0"),
+        (r"blocks\.(\d+)\.norm2", r"MixerBlock_\1/LayerNorm_1"),
+        (r"blocks\.(\d+)\.mlp_(token|channel)s\.fc1", r"MixerBlock_\1/\2_mixing/Dense_0"),
+        (r"blocks\.(\d+)\.mlp_(token|channel)s\.fc2", r"MixerBlock_\1/\2_mixing/Dense_1"),
+    ),
+    "lucidrains": tuple(
+        (rf"(\d+)\.{index}\.{theirs}", rf"MixerBlock_\1/{ours}")
+        for index, mixing in enumerate(("token", "channel"))
+        for theirs, ours in (
+            (r"norm", f"LayerNorm_{index}"),
+            (r"fn\.0", f"{mixing}_mixing/Dense_0"),
+            (r"fn\.3", f"{mixing}_mixing/Dense_1"),
+        )
+    ),
+}
+_PARTS = {"weight": "kernel", "bias": "bias"}
 
 
-def timm_keys(architecture: MixerArchitecture) -> Keys:
-    """Flax key and axes by timm's key.
+def places(layout: str, headers: Headers) -> Places:
+    """Where a file of a known layout has what is the model's own."""
+    if layout == "flax":
+        return {key: Place(key) for key in headers if _FLAX.fullmatch(key)}
+    found = {_canonical(layout, key): key for key in headers}
+    if layout == "lucidrains":
+        found = _with_ends(found, headers)
+    return {
+        canonical: _turned(key, headers[key][0], canonical)
+        for canonical, key in found.items()
+        if _FLAX.fullmatch(canonical)
+    }
 
-    timm's names: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/mlp_mixer.py. A PyTorch
-    Linear keeps its weight as [out, in], a convolution as [out, in, height, width].
+
+def _canonical(layout: str, key: str) -> str:
+    """Flax's key of PyTorch's, or the same."""
+    module, _, part = key.rpartition(".")
+    for pattern, ours in _NAMES[layout]:
+        if (matched := re.fullmatch(pattern, module)) and part in _PARTS:
+            name = matched.expand(ours)
+            if layout == "lucidrains":  # an index into one nn.Sequential, whose blocks begin at 2
+                name = re.sub(r"\d+", lambda number: str(int(number[0]) - 2), name, count=1)
+            return f"{name}/{'scale' if 'norm' in name.lower() and part == 'weight' else _PARTS[part]}"
+    return key
+
+
+def _with_ends(found: dict[str, str], headers: Headers) -> dict[str, str]:
+    """With what lies before and behind the blocks of lucidrains' Sequential: patches, norm, and the last, the head."""
+    ends = sorted({int(key.partition(".")[0]) for key in headers if re.fullmatch(r"\d+\.(weight|bias)", key)})
+    for index, name, weight in zip(
+        (1, ends[-2], ends[-1]) if len(ends) > 2 else (1, ends[-1]),
+        ("stem", "pre_head_layer_norm", "head"),
+        ("kernel", "scale", "kernel"),
+        strict=False,
+    ):
+        found |= {f"{name}/{weight}": f"{index}.weight", f"{name}/bias": f"{index}.bias"}
+    return {canonical: key for canonical, key in found.items() if key in headers}
+
+
+def _turned(key: str, shape: tuple[int, ...], canonical: str) -> Place:
+    """The place of PyTorch's array: a Linear keeps its weight as [out, in], a convolution as [out, in, h, w]."""
+    if not canonical.endswith("/kernel"):
+        return Place(key)
+    if len(shape) == 4:
+        return Place(key, axes=(2, 3, 1, 0))
+    if canonical == "stem/kernel" and len(shape) == 2:  # patches as rows of pixels, each with its channels
+        channels = next((c for c in (3, 1) if shape[1] % c == 0 and _root(shape[1] // c)), 0)
+        side = _root(shape[1] // channels) if channels else 0
+        return Place(key, (shape[0], side, side, channels) if side else None, (1, 2, 3, 0))
+    return Place(key, shape[:2] if len(shape) == 3 else None, (1, 0))  # a Conv1d over one position is a Linear
+
+
+def _root(number: int) -> int:
+    """The whole square root, or 0."""
+    return root if (root := math.isqrt(number)) ** 2 == number else 0
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """An MLP: two dense layers, of which the first takes `width` numbers."""
+
+    path: Path
+    position: int | None
+    first: Module
+    second: Module
+
+    @property
+    def width(self) -> int:
+        return self.first.shape[1]
+
+
+def match(modules: Sequence[Module]) -> Match:
+    """An MLP-Mixer by any names: pairs of dense layers, each with the LayerNorm that shares its path."""
+    if others := [module for module in modules if module.kind == BATCH_NORM]:
+        raise NoMatchError(f"A Mixer normalises by LayerNorm alone; found BatchNorm: {listed(others)}.")
+    stems, denses, norms = (
+        [module for module in modules if module.kind == kind] for kind in (CONVOLUTION, DENSE, NORM)
+    )
+    if not stems:
+        raise NoMatchError(
+            "A Mixer begins with a convolution of patches, and there is none. If a dense layer embeds the patches, "
+            f"the order of pixels and channels in it cannot be seen in a file; found {listed(denses)}."
+        )
+    if len(stems) > 1 or stems[0].shape[2] != stems[0].shape[3]:
+        raise NoMatchError(f"A Mixer has one convolution, of square patches; found {listed(stems)}.")
+    require_biases(modules)
+    hidden = stems[0].shape[0]
+    branches, heads = _branches(denses, hidden)
+    if len(heads) > 1 or any(module.shape[1] != hidden for module in heads):
+        raise NoMatchError(
+            f"A Mixer has two pairs of dense layers in each block, and one layer behind them, the head, from its "
+            f"{hidden} features; these are left: {listed(heads)}."
+        )
+    tokens, channels, doubt = _by_role(branches, hidden)
+    if len(norms) != 2 * len(tokens) + 1 or any(module.shape != (hidden,) for module in norms):
+        raise NoMatchError(
+            f"A Mixer of {len(tokens)} blocks has {2 * len(tokens) + 1} LayerNorms of {hidden} features, one of them "
+            f"before the pooling; found {len(norms)}: {listed(norms)}."
+        )
+    pairing = pair(branches, norms, lambda branch: 0 if branch in tokens else 1)
+    if pairing.layers and len(pairing.norms) == len(pairing.layers) + 1:  # all side by side: the last one is last
+        last = in_order(pairing.norms)
+        rest = pair(pairing.layers, last[:-1] if last else [], lambda branch: 0 if branch in tokens else 1)
+        pairing.pairs += rest.pairs
+        pairing.layers, pairing.norms = rest.layers, last[-1:] if last else []
+    if pairing.layers or len(pairing.norms) != 1:
+        raise NoMatchError(f"Which LayerNorm belongs to which MLP cannot be told: {listed(norms)}.")
+    ends = {"stem": stems[0], "pre_head_layer_norm": pairing.norms[0]} | dict(zip(("head",), heads, strict=False))
+    readings = [_named(ends, tokens, channels, dict(pairs)) for pairs in pairing.readings()]
+    if pairing.open:
+        doubt = f"which LayerNorm belongs to which MLP, as in {listed(pairing.open[0][1])}"
+    return Match(readings, doubt)
+
+
+def _branches(denses: Sequence[Module], hidden: int, depth: int = 0) -> tuple[list[_Branch], list[Module]]:
+    """Pairs of layers of which one's output is as wide as the other's input, by shared path; and what is left."""
+    found, left, groups = [], [], {}
+    for module in denses:
+        if len(module.path) > depth:
+            groups.setdefault(module.path[depth], []).append(module)
+        else:
+            left.append(module)
+    for group in groups.values():
+        inner, outer = _branches(group, hidden, depth + 1)
+        found, left = found + inner, left + outer
+    there = in_order(left)
+    if depth == 0 and there and len(there) % 2:
+        there, behind = there[:-1], there[-1:]  # all side by side: the last one is the head
+    else:
+        there, behind = there or left, []
+    pairs = [_branch(*two, hidden, depth) for two in zip(there[::2], there[1::2], strict=False)]
+    if len(there) % 2 or None in pairs or (len(there) > 2 and in_order(left) is None):
+        return found, left
+    return found + pairs, behind
+
+
+def _branch(one: Module, other: Module, hidden: int, depth: int) -> _Branch | None:
+    """Both as an MLP, in the order that file, names or widths tell; None for two that are no pair."""
+    if one.shape != other.shape[::-1]:
+        return None
+    order = in_order([one, other])
+    if not order and (one.shape[0] == one.shape[1] or hidden not in one.shape):
+        return None
+    first, second = order or ((one, other) if one.shape[1] == hidden else (other, one))
+    positions = [module.position for module in (one, other) if module.position is not None]
+    return _Branch(one.path[:depth], min(positions, default=None), first, second)
+
+
+def _by_role(branches: Sequence[_Branch], hidden: int) -> tuple[list[_Branch], list[_Branch], str]:
+    """The MLPs that mix tokens and those that mix channels, in the order of the blocks, and what is in doubt."""
+    tokens = [branch for branch in branches if branch.width != hidden]
+    channels = [branch for branch in branches if branch.width == hidden]
+    ordered = in_order(branches)
+    if not tokens and ordered:  # as many tokens as channels: only the order tells them apart
+        tokens, channels = ordered[::2], ordered[1::2]
+    if not tokens or len(tokens) != len(channels):
+        shapes = ", ".join(f"{branch.first.name}" for branch in branches[:4])
+        raise NoMatchError(
+            f"A Mixer of {hidden} features has in each block a pair of dense layers over tokens and one over "
+            f"channels; found {len(tokens)} and {len(channels)} pairs: {shapes or 'none'}."
+        )
+    sizes = {(branch.first.shape, branch.second.shape) for branch in tokens}
+    if len(sizes) > 1 or not _root(tokens[0].width):
+        raise NoMatchError(
+            f"A Mixer mixes the tokens of a square image, as many in every block; found pairs of "
+            f"{sorted({branch.width for branch in tokens})}, as in {tokens[0].first.name}."
+        )
+    in_turn = in_order(tokens), in_order(channels)
+    if None in in_turn:
+        raise NoMatchError(f"Names do not tell the order of the blocks: {listed([b.first for b in tokens])}.")
+    doubt = ""
+    if ordered and tokens[0].width != hidden and ordered.index(in_turn[0][0]) > ordered.index(in_turn[1][0]):
+        doubt = f"which comes first, as {channels[0].first.name} stands before {tokens[0].first.name}"
+    return *in_turn, doubt
+
+
+def _named(
+    ends: dict[str, Module],
+    tokens: Sequence[_Branch],
+    channels: Sequence[_Branch],
+    norms: dict[_Branch, Module],
+) -> Places:
+    named = dict(ends)
+    for block, two in enumerate(zip(tokens, channels, strict=True)):
+        for index, (mixing, branch) in enumerate(zip(("token_mixing", "channel_mixing"), two, strict=True)):
+            named[f"MixerBlock_{block}/LayerNorm_{index}"] = norms[branch]
+            named[f"MixerBlock_{block}/{mixing}/Dense_0"] = branch.first
+            named[f"MixerBlock_{block}/{mixing}/Dense_1"] = branch.second
+    found = {}
+    for name, module in named.items():
+        weight = "scale" if module.kind == NORM else "kernel"
+        found[f"{name}/{weight}"] = _to_flax(module)
+        found[f"{name}/bias"] = module.places["bias"]
+    return found
+
+
+def _to_flax(module: Module) -> Place:
+    """The weight's place, with Flax's axes: what comes out last."""
+    place, order = module.places["weight"], {2: (1, 0), 4: (2, 3, 1, 0)}.get(len(module.shape))
+    if order is None:
+        return place
+    axes = order if place.axes is None else tuple(place.axes[axis] for axis in order)
+    return place._replace(axes=axes)
+
+
+def architecture(shapes: Shapes) -> MixerArchitecture:
+    """The sizes that these arrays have."""
+    stem = shapes.get("stem/kernel", ())
+    tokens, channels = (shapes.get(f"MixerBlock_0/{mixing}_mixing/Dense_0/kernel", ()) for mixing in _MIXINGS)
+    blocks = 0
+    while any(f"MixerBlock_{blocks}/{mixing}_mixing/Dense_0/kernel" in shapes for mixing in _MIXINGS):
+        blocks += 1
+    if [len(each) for each in (stem, tokens, channels)] != [4, 2, 2] or stem[0] != stem[1] or not _root(tokens[0]):
+        raise NoMatchError(
+            "A Mixer begins with a convolution of square patches, and mixes the tokens of a square image; found "
+            f"{list(stem) or 'none'}, and layers of {list(tokens) or 'none'} and {list(channels) or 'none'}."
+        )
+    classes = shapes.get("head/bias", (0,))
+    return MixerArchitecture(
+        patch_size=stem[0],
+        hidden_dim=stem[3],
+        blocks=blocks,
+        tokens_mlp_dim=tokens[1],
+        channels_mlp_dim=channels[1],
+        classes=classes[0] if len(classes) == 1 else 0,
+        image_size=_root(tokens[0]) * stem[0],
+        channels=stem[2],
+    )
+
+
+_MIXINGS = ("token", "channel")
+
+
+def trained_as(model: str) -> Recipe | None:
+    """Timm's Mixers: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/mlp_mixer.py.
+
+    Not those that others trained otherwise, as `miil` tells.
     """
-    names = {"stem": "stem.proj", "pre_head_layer_norm": "norm", "head": "head"}
-    for block in range(architecture.blocks):
-        flax, timm = f"MixerBlock_{block}", f"blocks.{block}"
-        names |= {f"{flax}/LayerNorm_{i}": f"{timm}.norm{i + 1}" for i in (0, 1)}
-        for mixing, mlp in (("token_mixing", "mlp_tokens"), ("channel_mixing", "mlp_channels")):
-            names |= {f"{flax}/{mixing}/Dense_{i}": f"{timm}.{mlp}.fc{i + 1}" for i in (0, 1)}
-    keys = {}
-    for key, shape in shapes(architecture).items():
-        module, part = key.rsplit("/", 1)
-        axes = {2: (1, 0), 4: (2, 3, 1, 0)}.get(len(shape))
-        keys[f"{names[module]}.{'bias' if part == 'bias' else 'weight'}"] = key, axes
-    return keys
+    if not re.fullmatch(r"mixer_[sbl](16|32)_224(\.goog\w*)?", model):
+        return None
+    half = (127.5,) * 3
+    return Recipe(activation="gelu", epsilon=1e-6, crop_pct=0.875, interpolation="bicubic", mean=half, std=half)
+
+
+def assumed(layout: str) -> tuple[str, float]:
+    """Flax's tanh GELU and epsilon; of PyTorch the exact GELU, and its own epsilon where timm sets no other."""
+    return {"flax": ("gelu_tanh", 1e-6), "timm_mixer": ("gelu", 1e-6)}.get(layout, ("gelu", 1e-5))
 
 
 def _dense(name: str, kernel: tuple[int, ...]) -> Shapes:
