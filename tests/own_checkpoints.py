@@ -7,6 +7,7 @@ import numpy as np
 import tiny
 import torch
 
+from utils.checkpoints import loading
 from utils.checkpoints.loading import Checkpoint
 
 
@@ -36,6 +37,10 @@ def of_classes(count):
 
 def custom(path):
     return Checkpoint(Path(path), "custom", None, "0" * 64)
+
+
+def load(checkpoint, variant, head="classification", **wanted):
+    return loading.load(checkpoint, loading.Wanted(variant=variant, head=head, **wanted))
 
 
 def saved(tmp_path, content, **options):

@@ -27,7 +27,7 @@ def test_a_third_family_goes_through_the_gate(tmp_path):
     assert manifest["parity"]["passed"]
     assert {"gradients", "variables"} <= {row["output"] for row in manifest["parity"]["rows"]}
     inputs = np.random.default_rng(1).normal(size=(2, 48, 48, 3)).astype(np.float32)
-    weights = loading.load(loading.resolve(ROW, "synthetic", 0), ROW).arrays
+    weights = loading.load(loading.resolve(ROW, "synthetic", 0), loading.Wanted(variant=ROW)).arrays
     expected = models.build(ROW.architecture, weights, "classification").outputs(inputs, "float64")["logits"]
     np.testing.assert_allclose(tf.saved_model.load(str(published.folder))(inputs), expected, atol=1e-5)
 

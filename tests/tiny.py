@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from utils.checkpoints.loading import Checkpoint, load
+from utils.checkpoints.loading import Checkpoint, Wanted, load
 from utils.families.variants import OUTPUTS, get_variant
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
@@ -17,7 +17,7 @@ LAYOUTS = ("timm", "sequential")
 
 def read(path, variant, head="classification"):
     """The checked arrays of a file."""
-    return load(Checkpoint(Path(path), "official", None, ""), variant, head).arrays
+    return load(Checkpoint(Path(path), "official", None, ""), Wanted(variant=variant, head=head)).arrays
 
 
 def slow(*values):

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from own_checkpoints import assert_same, custom, saved, state_dict, training_file
+from own_checkpoints import assert_same, custom, load, saved, state_dict, training_file
 from safetensors.torch import save
 
 from utils.checkpoints import synthetic
-from utils.checkpoints.loading import load, resolve
+from utils.checkpoints.loading import resolve
 from utils.errors import CheckpointError
 from utils.families.variants import get_variant
 
@@ -76,7 +76,7 @@ WRONG_TENSORS = {
                  r"negative variance: stem\.2\.running_var"),
     "half parallel": (lambda: {("module." if k < "c" else "") + k: v for k, v in state_dict().items()},
                       r"surplus: module\.blocks"),
-    "empty": (dict, "51 missing: .*and 41 more"),
+    "empty": (dict, "expected a state dict .* found dict"),
     "no mapping": (lambda: [torch.zeros(3)], "expected a state dict .* found list"),
     "numbers as keys": (lambda: {0: torch.zeros(3)}, "expected a state dict"),
 }  # fmt: skip
@@ -211,7 +211,7 @@ class StatefulNamespace(argparse.Namespace):
 
 
 @pytest.mark.parametrize("state", [{"__setstate__": 1, "__dict__": 2}, [1, 2], (None, {"__class__": 3})])
-def test_state_of_a_namespace_is_neither_kept_nor_acted_on(tmp_path, monkeypatch, state):
+def test_state_of_a_namespace_is_not_acted_on(tmp_path, monkeypatch, state):
     path = saved(tmp_path, training_file(args=StatefulNamespace(state), metric=np.array([1.5, 2.5])))
 
     def made(*_, **__):

@@ -11,7 +11,7 @@ from server import files, not_found, respond, running
 from tiny import GOLDEN, mixer_weights
 
 from utils.checkpoints.download import CACHE_VARIABLE, fetch
-from utils.checkpoints.loading import load, recorded_hashes
+from utils.checkpoints.loading import Wanted, load, recorded_hashes
 from utils.errors import CheckpointError, CheckpointUnavailable
 from utils.families.variants import Source, get_variant
 
@@ -61,7 +61,7 @@ def test_mirror_serves_when_the_authors_host_does_not(servers, tmp_path, monkeyp
     checkpoint = fetch(row)
     assert (checkpoint.weights, checkpoint.url, checkpoint.sha256) == ("official", hub.url + FIXED, SHA256)
     assert files(tmp_path) == ["mixer_tiny.timm_mixer.safetensors", "mixer_tiny.timm_mixer.safetensors.json"]
-    assert_same(load(checkpoint, row).arrays, mixer_weights())
+    assert_same(load(checkpoint, Wanted(variant=row)).arrays, mixer_weights())
     assert "secret" not in str(hub.requests), "a token was sent"
     # A second time from the cache, without a question, and with the same address.
     asked = len(authors.requests) + len(hub.requests)

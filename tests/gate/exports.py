@@ -33,7 +33,7 @@ def noise(count: int, image_size: int) -> np.ndarray:
 
 def weights_of(variant: Variant) -> dict[str, np.ndarray]:
     """By canonical key; views of the file."""
-    return loading.load(loading.resolve(variant, "synthetic", SEED), variant).arrays
+    return loading.load(loading.resolve(variant, "synthetic", SEED), loading.Wanted(variant=variant)).arrays
 
 
 def source_of(variant: Variant, head: str = "classification") -> ReferenceModel:

@@ -18,6 +18,7 @@ class Architecture(Patches):
     image_size: int
     activation: str = "gelu"
     channels: int = 3
+    EPSILON, WIDTH = "epsilon", "dim"
 
     @property
     def tokens(self):

@@ -12,6 +12,7 @@ import numpy as np
 from utils.checkpoints.contents import Contents
 from utils.checkpoints.sets import Found
 from utils.errors import CheckpointError
+from utils.families import FAMILIES
 from utils.families.base import COUNTER, Header, Headers, Patches, Place, Places, Shapes
 from utils.families.modules import DENSE, NORM, modules_of, split
 from utils.families.variants import OWN, Variant
@@ -116,7 +117,7 @@ class Entries:
 class Problems:
     """Differences between a file and a variant, until `raise_if_any` makes them one CheckpointError.
 
-    sizes: what the file itself has, where that is known.
+    sizes: what the file has, where they are known to be others than the variant's.
     """
 
     def __init__(self, path: Path, variant: Variant, sizes: Patches | None = None) -> None:
@@ -132,8 +133,9 @@ class Problems:
         A dtype that can be converted to float32 is left for `notes`, and so is what is no part of the model.
         """
         self._foreign, self._normalising = entries.foreign, entries.normalising
-        if entries.surplus:
-            self._found["surplus"] += entries.surplus
+        surplus = [entries.key(canonical) for canonical in entries.headers if canonical not in self.variant.shapes]
+        if surplus or entries.surplus:
+            self._found["surplus"] += surplus + entries.surplus
         for canonical, expected_shape in wanted.items():
             key = entries.key(canonical)
             if canonical not in entries.headers:
@@ -180,11 +182,13 @@ class Problems:
             return
         if self._foreign:  # by another name, what is missing may be here
             self._found["surplus"] += self._foreign
-        lines = [f"{self.path}: this is not a sound checkpoint of {self.variant.name}."]
+        title = FAMILIES[self.variant.family].title
+        whose = f"a {title}" if self.variant.name == OWN else self.variant.name
+        lines = [f"{self.path}: this is not a sound checkpoint of {whose}."]
         lines += [f"  {len(entries)} {kind}: {_some(entries)}" for kind, entries in self._found.items()]
         if resembled:
             advice = f"It looks like {' or '.join(resembled)}: set variant to that, or give another file."
-        elif self._sizes and self._sizes != self.variant.architecture:
+        elif self._sizes:
             advice = f"The file has the sizes of {self._sizes}: set variant to {OWN!r}, which takes any."
         else:
             advice = self._advice()

@@ -102,6 +102,7 @@ class Reading:
     path: Path
     variant: Variant
     entries: Entries
+    problems: Problems
     notes: tuple[str, ...]
     head: str
     others: tuple[Reading, ...] = ()
@@ -166,13 +167,14 @@ def _reading(
     variant = named
     if custom:
         variant = _as_trained(path, contents, found, sizes or named.architecture, wanted)
-    problems = Problems(path, variant, sizes)
+    others = layout.shapes(replace(sizes, classes=variant.architecture.classes)) if sizes else variant.shapes
+    problems = Problems(path, variant, sizes if others != variant.shapes else None)
     problems.compare(entries, _needed(variant, entries, wanted.head, custom))
     relatives = [row for row in VARIANTS.values() if row.family == variant.family and row.shapes != variant.shapes]
     # Before anything big is unpacked.
     problems.raise_if_any([row.name for row in relatives if sizes and row.shapes == entries.shapes])
     _require_memory(path, variant)
-    return Reading(path, variant, entries, (*notes, *problems.notes()), wanted.head)
+    return Reading(path, variant, entries, problems, (*notes, *problems.notes()), wanted.head)
 
 
 def _classes(entries: Entries, family: Family) -> int:
@@ -207,16 +209,10 @@ def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wa
         mean=_by_channel(family.mean, sizes.channels),
         std=_by_channel(family.std, sizes.channels),
     )
-    told = told_by(contents.args, family.layout.trained_as)
+    told = told_by(contents.args, sizes.channels, family.layout.trained_as)
     if not family.any_size:
         told = replace(told, image_size=sizes.image_size)
-    trained = completed(wanted.recipe, told, assumed)
-    for name in ("mean", "std"):
-        if len(getattr(trained.recipe, name)) != sizes.channels:
-            raise ParameterError(
-                f"{name} has {len(getattr(trained.recipe, name))} numbers, and the images of {path.name} have "
-                f"{sizes.channels} channels. Give as many, separated by commas."
-            )
+    trained = completed(wanted.recipe.for_channels(sizes.channels, path.name), told, assumed)
     return own_variant(
         family.name,
         **({"name": row.name} if row else {}),
@@ -270,8 +266,7 @@ def load_arrays(reading: Reading, classifier: bool = False) -> Loaded:
     dropped = FAMILIES[variant.family].head_keys if reading.head == "fe" and not classifier else ()
     uncounted = [key for key in variant.shapes if key.endswith(COUNTER) and found.get(key) != ((), "int64")]
     keys = [key for key in variant.shapes if key in found and key not in (*dropped, *uncounted)]
-    problems = Problems(path, variant)
-    arrays = {}
+    problems, arrays = reading.problems, {}
     for key, array in reading.entries.read(keys):
         if array.dtype.kind == "f":
             with np.errstate(over="ignore"):  # infinity is named below

@@ -76,7 +76,7 @@ def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress
 
     opened, binding, expected = classifier.opened, progress.binding, None
     if source and progress.done < data.count:
-        expected = load_source(opened.variant, source, opened.manifest.get("settings", {}).get("use_ema", False))
+        expected = load_source(opened, source)
     since = time.monotonic()
     upcoming = batches(data, progress.done, binding["batch_size"], opened.preprocessing, skip_corrupt)
     bar = tqdm(total=data.count, initial=progress.done, unit="image", desc=opened.name)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.artefact.opening import Pretrained, open_model
-from utils.checkpoints.loading import Checkpoint, load, resolve
+from utils.checkpoints.loading import Checkpoint, Wanted, load, resolve
 from utils.errors import EvaluationError, PackagingError
 from utils.families import FAMILIES
-from utils.families.variants import Variant
+from utils.families.recipe import Recipe
 from utils.machine.quiet import quiet_imports
 
 Predict = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, C], normalised -> float32 logits [B, classes]
@@ -60,9 +60,18 @@ def find_checkpoint(model: Pretrained, checkpoint: str) -> Checkpoint:
     return resolve(model.variant, checkpoint, model.manifest.get("settings", {}).get("seed", 0))
 
 
-def load_source(variant: Variant, checkpoint: Checkpoint, use_ema: bool) -> Predict:
-    """The model of the source framework, with the weights' moving average if asked for; CheckpointError as `load`."""
-    loaded = load(checkpoint, variant, use_ema=use_ema)
+def load_source(model: Pretrained, checkpoint: Checkpoint) -> Predict:
+    """The model of the source framework, read as it was converted; CheckpointError as `loading.load`."""
+    variant, settings = model.variant, model.manifest.get("settings", {})
+    architecture = variant.architecture
+    recipe = Recipe(activation=architecture.activation, epsilon=getattr(architecture, architecture.EPSILON))
+    wanted = Wanted(
+        variant=variant,
+        recipe=recipe,
+        weights=settings.get("weights", "auto"),
+        use_ema=settings.get("use_ema", False),
+    )
+    loaded = load(checkpoint, wanted)
     with quiet_imports():
         models = FAMILIES[variant.family].models
     return models.predictor(loaded.variant.architecture, loaded.arrays)

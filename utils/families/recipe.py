@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from utils.errors import ParameterError
 from utils.families.base import Patches
 from utils.families.variants import INTERPOLATIONS, Preprocessing
 
@@ -31,6 +32,19 @@ class Recipe:
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def for_channels(self, channels: int, where: str) -> Recipe:
+        """The same for images of so many channels; one number stands for each. ParameterError for any other count."""
+        found = self
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values and len(values) not in (1, channels):
+                raise ParameterError(
+                    f"{name} has {len(values)} numbers, and the images of {where} have {channels} channels. Give one "
+                    "of each, separated by commas."
+                )
+            found = replace(found, **{name: values and values * (channels // len(values))})
+        return found
 
     @property
     def known(self) -> dict[str, Any]:
@@ -58,19 +72,24 @@ class Trained:
         return replace(architecture, activation=self.recipe.activation, **{architecture.EPSILON: self.recipe.epsilon})
 
 
-def told_by(args: Mapping[str, Any], trained_as: Callable[[str], Recipe | None]) -> Recipe:
+def told_by(args: Mapping[str, Any], channels: int, trained_as: Callable[[str], Recipe | None]) -> Recipe:
     """What timm's trainer leaves of its parameters in a checkpoint; what is not as it leaves it is not taken.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/train.py: `model`, which tells what it does by itself,
     and above that `mean`, `std`, `interpolation`, `crop_pct`, `img_size` and `input_size`.
 
-    trained_as: the recipe of timm's models by their names.
+    Args:
+        args: by the parameter's name.
+        channels: of the model's images.
+        trained_as: the recipe of timm's models by their names.
     """
     told = {}
     for name in ("mean", "std"):
         values = args.get(name)
-        if isinstance(values, list | tuple) and all(type(each) in (int, float) and 0 <= each <= 1 for each in values):
-            told[name] = tuple(round(255 * each, 6) for each in values) or None
+        if not isinstance(values, list | tuple) or len(values) not in (1, channels):
+            continue
+        if all(type(each) in (int, float) and (0 if name == "mean" else 1e-6) <= each <= 1 for each in values):
+            told[name] = tuple(round(255 * each, 6) for each in values) * (channels // len(values))
     size, sizes, crop = args.get("img_size"), args.get("input_size"), args.get("crop_pct")
     if size is None and isinstance(sizes, list | tuple) and len(sizes) == 3 and sizes[1] == sizes[2]:
         size = sizes[2]

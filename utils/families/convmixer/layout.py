@@ -63,10 +63,11 @@ def places(layout: str, headers: Headers) -> Places:
     """Where a file of a known layout has what is the model's own."""
     if layout == "timm":
         # timm's own head is one layer; people put others before it.
-        found = {re.sub(r"^head\.\d+\.", "head.", key): key for key in headers}
+        named = [(re.sub(r"^head\.\d+\.", "head.", key), key) for key in headers]
     else:
-        found = {_of_sequential(key): key for key in headers}
-    return {canonical: Place(key) for canonical, key in found.items() if _TIMM.fullmatch(canonical)}
+        named = [(_of_sequential(key), key) for key in headers]
+    # The first of each name: what else would have it is left over, and is reported.
+    return {canonical: Place(key) for canonical, key in reversed(named) if _TIMM.fullmatch(canonical)}
 
 
 def _of_sequential(key: str) -> str:

@@ -82,7 +82,8 @@ def places(layout: str, headers: Headers) -> Places:
     """Where a file of a known layout has what is the model's own."""
     if layout == "flax":
         return {key: Place(key) for key in headers if _FLAX.fullmatch(key)}
-    found = {_canonical(layout, key): key for key in headers}
+    # The first of each name: what else would have it is left over, and is reported.
+    found = {_canonical(layout, key): key for key in reversed(list(headers))}
     if layout == "lucidrains":
         found = _with_ends(found, headers)
     return {

@@ -1,0 +1,182 @@
+"""Which of a file's sets of weights is meant, and where in it the model lies: by known names, else by their form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.checkpoints.contents import Contents
+from utils.errors import CheckpointError
+from utils.families.base import Family, Headers, Match, NoMatchError
+from utils.families.modules import modules_of, split
+
+AVERAGE = re.compile(r"(^|[._/])ema($|[._/])|averaged?_model|swa_")  # in the name of a moving average of the weights
+_FIRST = ("state_dict", "model", "params")  # where several sets lie side by side, the one that is meant
+# What an optimiser keeps looks like weights; where it keeps them too, they are under "target".
+_STATE = re.compile(
+    r"opt|opt_state|optim\w*|mu|nu|trace|exp_avg\w*|momentum\w*|\w*scaler\w*|\w*scheduler\w*|callbacks|loops"
+)
+_MAX_SPLITS = 4  # how often a file is taken apart where it holds more than the model
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model in a file.
+
+    place: the set's name in `Contents`. prefix: what stands before the model's names in it. layout: as a `Source` has
+    it; "" for one found by form, in which `match` has the readings.
+    """
+
+    family: Family
+    place: str
+    prefix: str
+    layout: str
+    match: Match
+
+    @property
+    def name(self) -> str:
+        """What the parameter `weights` calls it."""
+        return "/".join(filter(None, (self.place, self.prefix.rstrip("./"))))
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it is a moving average of the weights."""
+        return bool(AVERAGE.search(self.name))
+
+
+def find(path: Path, contents: Contents, families: Sequence[Family], weights: str, use_ema: bool) -> tuple[Found, str]:
+    """The model that is meant, and a note on the sets that are not.
+
+    Args:
+        path: of the file, for errors.
+        contents: what it holds.
+        families: those that the model may be of, the likeliest first.
+        weights: "auto", or the name of one of several sets.
+        use_ema: whether to take the moving average of the weights.
+
+    Raises:
+        CheckpointError: there is none, or which is meant cannot be told.
+    """
+    sets = {name: headers for name, headers in contents.sets.items() if not _is_state(split(name))}
+    found = list(_by_names(sets, families))
+    reasons: dict[str, NoMatchError] = {}
+    if not found:
+        found = list(_by_form(sets, families, contents.ordered, reasons))
+    if not found:
+        raise _nothing(path, sets, families, reasons)
+    average = [each for each in found if each.is_average]
+    if weights != "auto":
+        chosen = [each for each in found if weights in (each.name, split(each.name)[-1])]
+        if len(chosen) != 1:
+            raise CheckpointError(f"{path}: weights is {weights!r}; the file has {_names(found)}. Name one of them.")
+    elif use_ema:
+        chosen = average
+        if not chosen:
+            raise CheckpointError(
+                f"{path}: use_ema is True, and the file has no moving average of the weights; it has {_names(found)}. "
+                "Set use_ema to False, or give the trainer's own file."
+            )
+    else:
+        chosen = [each for each in found if not each.is_average] or average
+        first = [each for name in _FIRST for each in chosen if split(each.name)[0] == name]
+        chosen = first[:1] if first and len({split(each.name)[0] for each in first}) == len(first) else chosen
+    if len(chosen) > 1:
+        raise CheckpointError(
+            f"{path}: it holds several sets of weights, and nothing says which is meant: {_names(chosen)}. Set weights "
+            "to the name of one of them."
+        )
+    (taken,) = chosen
+    return taken, _note(path, taken, [each for each in found if each is not taken])
+
+
+def _note(path: Path, taken: Found, others: Sequence[Found]) -> str:
+    if not others:
+        return f"{path.name}: {taken.name} was taken, the moving average of the weights." if taken.is_average else ""
+    told = f"{path.name}: the file holds several sets of weights; {taken.name} was taken, not {_names(others)}."
+    if any(each.is_average for each in others):
+        told += " If the accuracy that you know is the moving average's, set use_ema to True."
+    return told
+
+
+def _names(found: Sequence[Found]) -> str:
+    return ", ".join(repr(each.name)[:200] for each in found[:10])
+
+
+def _is_state(parts: Sequence[str]) -> bool:
+    """Whether what lies there is an optimiser's own."""
+    return "target" not in parts and any(map(_STATE.fullmatch, parts))
+
+
+def _by_names(sets: Mapping[str, Headers], families: Sequence[Family]) -> Iterator[Found]:
+    """Models under the names of a known layout; of those inside another one, the outer one."""
+    for place, headers in sets.items():
+        taken: list[str] = []
+        marked = sorted(_marked(headers, families), key=lambda each: len(each[2]))
+        for family, layout, prefix in marked:
+            if any(prefix.startswith(other) for other in taken) or _is_state(split(prefix.rstrip("./"))):
+                continue
+            taken.append(prefix)
+            inside = {key.removeprefix(prefix): header for key, header in headers.items() if key.startswith(prefix)}
+            yield Found(family, place, prefix, layout, Match([family.layout.places(layout, inside)]))
+
+
+def _marked(headers: Headers, families: Sequence[Family]) -> Iterator[tuple[Family, str, str]]:
+    """Family, layout and prefix of every mark in the names."""
+    for family in families:
+        for layout, marks in family.layout.MARKS.items():
+            for mark in marks:
+                first, *others = sorted(mark)
+                for key in headers:
+                    prefix = key.removesuffix(first)
+                    if prefix == key or (prefix and prefix[-1] not in "./"):
+                        continue
+                    if all(prefix + other in headers for other in others):
+                        yield family, layout, prefix
+
+
+def _by_form(
+    sets: Mapping[str, Headers], families: Sequence[Family], ordered: bool, reasons: dict[str, NoMatchError]
+) -> Iterator[Found]:
+    for place, everything in sets.items():
+        headers = {key: header for key, header in everything.items() if not _is_state(split(key))}
+        for family in families:
+            try:
+                yield from _in_tree(family, place, "", headers, ordered, _MAX_SPLITS)
+                break
+            except NoMatchError as error:
+                reasons.setdefault(family.name, error)
+
+
+def _in_tree(family: Family, place: str, prefix: str, headers: Headers, ordered: bool, splits: int) -> list[Found]:
+    """The model in a tree of names, or those in its branches, if it is none as a whole. NoMatchError for the whole."""
+    modules, _ = modules_of(headers, ordered)
+    try:
+        return [Found(family, place, prefix, "", family.layout.match(modules))]
+    except NoMatchError:
+        found = []
+        depth = len(split(prefix)) - 1
+        branches: dict[str, dict] = {}
+        for key, header in headers.items():
+            if len(parts := split(key)) > depth + 1:
+                branches.setdefault(key[: sum(map(len, parts[: depth + 1])) + depth + 1], {})[key] = header
+        for inner, each in branches.items() if splits else ():
+            if len(each) > 4:  # fewer are no model
+                try:
+                    found += _in_tree(family, place, inner, each, ordered, splits - 1)
+                except NoMatchError:
+                    continue
+        if not found:
+            raise
+        return found
+
+
+def _nothing(
+    path: Path, sets: Mapping[str, Headers], families: Sequence[Family], reasons: Mapping[str, NoMatchError]
+) -> CheckpointError:
+    lines = [f"{path}: no {' or '.join(family.title for family in families)} is in this file."]
+    lines += [f"  {reason}" for error in reasons.values() for reason in error.reasons]
+    if not any(sets.values()):
+        lines.append("  It holds no weights.")
+    return CheckpointError("\n".join(lines))
