@@ -1,0 +1,29 @@
+"""A conversion of a local file as far as its source model, without what is computed for the gate meanwhile."""
+
+from unittest import mock
+
+import jax  # noqa: F401  # imported before any time is taken
+import numpy as np
+import torch  # noqa: F401
+from flax import linen  # noqa: F401
+
+from utils.conversion import Conversion
+from utils.settings import Settings
+
+
+def opened(path, variant="own", family=None, **settings):
+    """The conversion after `load`; leaves nothing behind."""
+    settings = {"checkpoint": str(path), "output_dir": str(path.parent / "exports")} | settings
+    conversion = Conversion(Settings(variant, **settings), family)
+    conversion.check()
+    with mock.patch.object(Conversion, "_begin", create=True):
+        conversion.load()
+    conversion._staging.discard()
+    return conversion
+
+
+def assert_computes(conversion, inputs, outputs, output="logits"):
+    """To float64's rounding: weights and inputs are the very same numbers."""
+    found = conversion.source.outputs(inputs, "float64")[output]
+    assert found.shape == outputs.shape
+    assert np.abs(found - outputs).max() <= 1e-6 * np.abs(outputs).max()
