@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from utils.artefact.assumed import assumptions, is_proved, readings
 from utils.artefact.manifest import PUBLISHER, REPOSITORY, is_packed, licence
 from utils.families import FAMILIES
-from utils.families.variants import get_variant
+from utils.families.variants import OWN, get_variant
 from utils.parity.judge import RATIO, Row
 from utils.parity.report import Report
 from utils.tables import markdown
@@ -27,6 +28,12 @@ Cells = tuple[str, ...]
 
 SYNTHETIC = "random numbers; the model recognises nothing, and its outputs mean nothing"
 
+_TELLERS = {
+    "given": "whoever converted it",
+    "file": "the checkpoint file",
+    "assumed": "nobody: **assumed**",
+    "proved": "numbers from its maker's own code",
+}
 _TASKS = {"classification": "image-classification", "fe": "image-feature-vector"}
 _HUB_TASKS = {"classification": "image-classification", "fe": "image-feature-extraction"}
 _DATASETS = {"imagenet1k": "imagenet-ilsvrc-2012-cls", "imagenet21k": "imagenet-21k"}
@@ -50,6 +57,14 @@ def model_card(manifest: Manifest, repository: str = "") -> str:
         official=manifest["weights"] == "official",
         synthetic=manifest["weights"] == "synthetic",
         classifier=manifest["head"] == "classification",
+        title=manifest["name" if manifest["variant"] == OWN else "variant"],
+        assumed=assumptions(manifest),
+        readings=[
+            (f"`{each.parameter}`", each.value, _TELLERS[each.origin])
+            for part in readings(manifest).values()
+            for each in part
+        ],
+        proved=is_proved(manifest),
         output=next(iter(manifest["signatures"]["serving_default"]["outputs"])),
         fine_tunable=_fine_tunable(manifest),
         inside=inside,
