@@ -77,15 +77,17 @@ def save(folder: Path, graph: bytes = b"graph") -> None:
     (folder / "assets.extra" / "labels.tsv").write_text("0\ttench\n")
 
 
-def publish(output_dir: Path, graph: bytes = b"graph", name: str = NAME, keras: bytes = b""):
-    with Staging(output_dir, name) as stage:
+def publish(
+    output_dir: Path, graph: bytes = b"graph", name: str = NAME, keras: bytes = b"", overwrite=False, **changes
+):
+    with Staging(output_dir, name, overwrite=overwrite) as stage:
         save(stage.model_dir, graph)
         stage.unpacked_candidate()
         beside = {}
         if keras:
             stage.beside["keras"].write_bytes(keras)
             beside = {"keras": {"sha256": hash_file(stage.beside["keras"])}}
-        return stage.publish(manifest(stage.files, name=name) | beside)
+        return stage.publish(manifest(stage.files, name=name, **changes) | beside)
 
 
 def lite(folder: Path, name: str, **changes) -> Path:
