@@ -42,11 +42,11 @@ _COLAB = REPOSITORY.replace("github.com", "colab.research.google.com/github") + 
 _NOTEBOOKS = {"classification": "classification.ipynb", "fe": "fine-tune.ipynb"}
 
 
-def model_card(manifest: Manifest, repository: str = "") -> str:
+def model_card(manifest: Manifest, repository: str = "", words: str = "") -> str:
     """The README.md of an artefact.
 
     repository: `owner/name` on the Hugging Face Hub, if the card is for there: it has a title in place of TF Hub's
-    handle and tags, and tells how to fetch the model from that.
+    handle and tags, and tells how to fetch the model from that. words: Markdown by the maker of custom weights.
     """
     inside = is_packed(manifest)  # inside the artefact, whose bytes depend on no measurement
     return _template().render(
@@ -54,6 +54,7 @@ def model_card(manifest: Manifest, repository: str = "") -> str:
         model=manifest["model"],
         family=FAMILIES[manifest["model"]["family"]],
         repository=repository,
+        words=words,
         official=manifest["weights"] == "official",
         synthetic=manifest["weights"] == "synthetic",
         classifier=manifest["head"] == "classification",
@@ -91,11 +92,11 @@ def _template() -> jinja2.Template:
     return environment.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"))
 
 
-def hub_card(manifest: Manifest, repository: str) -> str:
-    """README.md of a repository on the Hugging Face Hub, `owner/name`."""
+def hub_card(manifest: Manifest, repository: str, words: str = "") -> str:
+    """README.md of a repository on the Hugging Face Hub, `owner/name`. words: as of `model_card`."""
     from huggingface_hub import ModelCard
 
-    return str(ModelCard(f"---\n{hub_header(manifest)}\n---\n\n{model_card(manifest, repository)}"))
+    return str(ModelCard(f"---\n{hub_header(manifest)}\n---\n\n{model_card(manifest, repository, words)}"))
 
 
 def hub_header(manifest: Manifest) -> str:

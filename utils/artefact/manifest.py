@@ -166,7 +166,7 @@ class Derived(TypedDict):
 
 
 class Facts(TypedDict):
-    """What every published file says of its model."""
+    """What every published file says of its model. licence: of custom weights, once their maker has named it."""
 
     schema: NotRequired[Count]
     name: Name
@@ -176,6 +176,7 @@ class Facts(TypedDict):
     source: Origin
     parameters: Count
     training: NotRequired[dict[str, Any] | None]
+    licence: NotRequired[Text]
 
 
 class Manifest(Facts):
@@ -345,11 +346,11 @@ def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def licence(manifest: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and address of the weights' licence: their authors', "custom" if it is not known here."""
+    """Name and address of the weights' licence: their authors' or their maker's, "custom" if it is not known here."""
     model = manifest["model"]
     return {
         "official": (model["licence"], model["licence_url"]),
-        "custom": ("custom", ""),
+        "custom": (manifest.get("licence", "custom"), ""),
         "synthetic": ("Apache-2.0", f"{REPOSITORY}/blob/main/LICENSE"),  # this repository made them
     }[manifest["weights"]]
 
