@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from utils.artefact.contents import architecture_of, placed_names, preprocessing_of, read_manifest
@@ -77,7 +77,8 @@ def _compared(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 def _checkpoint(manifest: Mapping[str, Any]) -> str:
     source = manifest["source"]
-    return f"{source.get('path') or source.get('url') or 'a checkpoint'} of SHA-256 {source['sha256']}"
+    file = PurePath(source.get("path") or source.get("url") or "a checkpoint").name
+    return f"{file} of SHA-256 {source['sha256']}"
 
 
 def _source_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,18 +86,21 @@ def _source_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     parts = {
         "architecture": asdict(architecture_of(manifest)),
         "preprocessing": asdict(preprocessing_of(manifest)),
-        "settings": manifest.get("settings") or {},
-        "training": manifest.get("training") or {},
+        **{part: manifest.get(part) or {} for part in ("settings", "training")},
     }
+    kept = {part: {k: v for k, v in values.items() if k not in _NO_SOURCE} for part, values in parts.items()}
     return {
         "SHA-256": manifest["source"]["sha256"],
         "weights": manifest["weights"],
         "head": manifest["head"],
         "labels": manifest["files"].get(LABELS),
-        **{
-            f"{part}.{key}": value
-            for part, values in parts.items()
-            for key, value in values.items()
-            if key not in _NO_SOURCE
-        },
+        **{key: value for part, values in kept.items() for key, value in _leaves(part, values)},
     }
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield key, value
+        return
+    for inner, item in value.items():
+        yield from _leaves(f"{key}.{inner}", item)
