@@ -21,7 +21,7 @@ from utils.errors import ConversionError, PackagingError, ParameterError
 from utils.families.base import Patches
 from utils.families.variants import OUTPUTS, Preprocessing, Variant, get_variant, own_variant
 from utils.files import hash_file, hash_files, user_path
-from utils.images.labels import FILE as LABELS, Label, read_labels
+from utils.images.labels import Label, read_labels
 from utils.keras_models.archive import check, read_record
 
 
@@ -187,7 +187,7 @@ def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pret
     if faults := differences(hashes, manifest):
         raise PackagingError(f"{faults}. Fetch or convert it again.")
     output, units = _interface(manifest)
-    labels = folder / LABELS
+    labels = folder / "assets.extra" / "labels.tsv"
     return Pretrained(
         folder=folder,
         manifest=manifest,
