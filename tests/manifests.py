@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.artefact.lite_file import pack_lite
 from utils.artefact.manifest import build_manifest, packed_manifest
 from utils.artefact.staging import Staging
-from utils.families.variants import VARIANTS
+from utils.families.variants import VARIANTS, own_variant
 from utils.files import hash_file
 
 NAME = "convmixer_tiny_classification"
@@ -33,10 +33,21 @@ TRAINING = {
     "best_epoch": 2,
     "dataset": "digits",
 }
+# Who says how one's own checkpoint was trained.
+TOLD = {
+    **{"activation": "given", "epsilon": "assumed", "image_size": "file", "crop_pct": "assumed"},
+    **{"interpolation": "assumed", "mean": "file", "std": "given"},
+}
 TENSORS = {
     "inputs": {"inputs": {"dtype": "float32", "shape": [None, 48, 48, 3]}},
     "outputs": {"logits": {"dtype": "float32", "shape": [None, 10]}},
 }
+
+
+def own(**origins: str):
+    """The row of a checkpoint of one's own, of which `TOLD` and `origins` say who knows what."""
+    facts = {"architecture": VARIANT.architecture, "preprocessing": VARIANT.preprocessing}
+    return own_variant("convmixer", **facts, origins=TOLD | origins)
 
 
 def manifest(files: dict[str, str] | None = None, **changes) -> dict:
@@ -66,15 +77,17 @@ def save(folder: Path, graph: bytes = b"graph") -> None:
     (folder / "assets.extra" / "labels.tsv").write_text("0\ttench\n")
 
 
-def publish(output_dir: Path, graph: bytes = b"graph", name: str = NAME, keras: bytes = b""):
-    with Staging(output_dir, name) as stage:
+def publish(
+    output_dir: Path, graph: bytes = b"graph", name: str = NAME, keras: bytes = b"", overwrite=False, **changes
+):
+    with Staging(output_dir, name, overwrite=overwrite) as stage:
         save(stage.model_dir, graph)
         stage.unpacked_candidate()
         beside = {}
         if keras:
             stage.beside["keras"].write_bytes(keras)
             beside = {"keras": {"sha256": hash_file(stage.beside["keras"])}}
-        return stage.publish(manifest(stage.files, name=name) | beside)
+        return stage.publish(manifest(stage.files, name=name, **changes) | beside)
 
 
 def lite(folder: Path, name: str, **changes) -> Path:

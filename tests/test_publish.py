@@ -175,7 +175,10 @@ def test_a_dry_run_shows_all_and_sends_nothing(site, whole, hub, kaggle, monkeyp
 
 REFUSED = {
     "synthetic weights": {"name": f"{NAME}_synthetic", "weights": "synthetic"},
-    "custom weights": {"weights": "custom"},
+    "custom weights: give both --licence and --card": {"weights": "custom", "name": "mine", "variant": manifests.own()},
+    "custom weights under the name of convmixer_768_32: convert the checkpoint again with a `name` of your own": {
+        **{"weights": "custom", "name": "ConvMixer-768_32_mine", "variant": manifests.own()}
+    },
     "fine-tuned": {"training": manifests.TRAINING},
     "a model for tests": {"variant": VARIANTS["convmixer_tiny"], "name": manifests.NAME},
 }
@@ -194,6 +197,80 @@ def test_one_artefact_that_is_not_official_stops_all(reason, hub, tmp_path, caps
     assert "base_model: timm/convmixer_768_32" not in said
     assert run("huggingface", tmp_path, "--send", "--only", "convmixer_1024*") == 0
     assert list(hub.commits) == [f"{OWNER}/convmixer_1024_20_classification"]
+
+
+OWN = "flowers_classification"
+WORDS = "Trained on *my* flowers.\n\n```\nleft open"
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A folder with a model of one's own, and the options that publish it."""
+    card = tmp_path / "card.md"
+    card.write_text(WORDS)
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    source = {"url": None, "path": "flowers.pth", "sha256": "ab" * 32}
+    make(folder, OWN, weights="custom", variant=manifests.own(), source=source)
+    return folder, ("--licence", "CC-BY-4.0", "--card", str(card))
+
+
+def test_a_model_of_ones_own_goes_to_the_hub_under_its_maker_s_name_and_licence(flowers, hub):
+    folder, options = flowers
+    assert run("huggingface", folder, "--send", *options) == 0
+    files = hub.files(f"{OWNER}/{OWN}")
+    _, header, body = files["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(header) == {
+        **{"license": "cc-by-4.0", "library_name": "tensorflow", "pipeline_tag": "image-classification"},
+        "tags": ["tensorflow", "saved-model", "convmixer"],
+    }
+    inside = files[f"{OWN}/assets.extra/README.md"].decode()
+    for card in (body, inside):
+        assert card.rstrip().endswith(WORDS)
+        assert "**CC-BY-4.0**" in card
+        assert "ASSUMED" in card
+    manifest = check_artefact(folder, OWN)
+    assert json.loads(files[f"{OWN}.json"]) == manifest
+    hashes = {path: hashlib.sha256(files[f"{OWN}/{path}"]).hexdigest() for path in manifest["files"]}
+    assert hashes == manifest["files"]
+
+
+def test_a_model_of_ones_own_goes_to_kaggle_under_its_licence(flowers, kaggle):
+    folder, options = flowers
+    assert run("kaggle", folder, "--send", *options) == 0
+    ((handle, said),) = kaggle.variations.items()
+    assert handle.endswith("/flowers-classification")
+    assert said["licenseName"] == "CC-BY-4.0"
+    assert said["files"]["assets.extra/README.md"].decode().rstrip().endswith(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--licence", "MIT\n---"),
+        ("--licence", "a --> b"),
+        ("--card", "no such file"),
+        ("--card", b""),
+        ("--card", b" \n"),
+        ("--card", b"\xff\xfe"),
+        ("--card", b"x" * (64 * 1024 + 1)),
+    ],
+)
+def test_a_licence_or_a_card_that_cannot_be_used_is_named(flowers, hub, capsys, option, value):
+    folder, options = flowers
+    if isinstance(value, bytes):
+        (folder.parent / "bad.md").write_bytes(value)
+        value = str(folder.parent / "bad.md")
+    assert run("huggingface", folder, "--send", *options, option, value) == 1
+    assert f"error: {option} is " in capsys.readouterr().err
+    assert hub.requests == []
+
+
+def test_nobody_gives_official_weights_a_licence(flowers, hub, whole, capsys):
+    _, options = flowers
+    assert run("huggingface", whole, "--send", *options) == 1
+    assert "leave out --licence and --card" in capsys.readouterr().err
+    assert hub.requests == []
 
 
 def test_synthetic_weights_under_an_official_name_are_refused(hub, tmp_path, capsys):

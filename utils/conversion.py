@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.artefact import manifest
+from utils.artefact.assumed import assumptions
+from utils.artefact.identity import outline
 from utils.artefact.staging import Published, Staging
 from utils.checkpoints import loading
 from utils.errors import ParityError
@@ -123,7 +125,9 @@ class Conversion:
             self.name = artefact_name(self._stem, settings.head, self.checkpoint.weights, settings.operations)
         formats = formats_of(settings.formats)
         needed = 4 * (3 + len(formats)) * self.source.parameters
-        self._staging = Staging(settings.output_dir, self.name, needed_bytes=needed)
+        self._staging = Staging(settings.output_dir, self.name, needed_bytes=needed, overwrite=settings.overwrite)
+        with self._staging:
+            self._staging.require_place(outline(**self._facts, labels=self.labels, settings=self._kept))
         self._begin()
         shown = vars(architecture) | {"head": settings.head, "parameters": f"{self.source.parameters:,}"}
         return {"artefact": self.name} | self.checkpoint.facts | shown
@@ -134,6 +138,12 @@ class Conversion:
         if self.settings.name or self.variant.name != OWN:
             return self.settings.name or self.variant.name
         return name_of_file(self.settings.checkpoint)
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What neither a parameter nor the file tells of the model, in sentences; to be shown in red."""
+        model = manifest.model_facts(self.variant, self.preprocessing)
+        return assumptions({"weights": self.checkpoint.weights, "model": model})
 
     def _begin(self) -> None:
         """Chooses the inputs, and starts the source on them in a thread: its results are needed last.
@@ -261,12 +271,7 @@ class Conversion:
         from utils.export import saved_model
 
         self.require()
-        settings, exported = self.settings, self._exported
-        kept = {"image_size": self.image_size, "seed": settings.seed}
-        if len(self.family.operations) > 1:
-            kept["operations"] = settings.operations
-        if settings.use_ema:
-            kept["use_ema"] = True
+        exported = self._exported
         with self._step("publish"):
             facts = self._extra.facts | manifest.build_manifest(
                 **self._facts,
@@ -278,9 +283,23 @@ class Conversion:
                 files=self._staging.files,
                 preprocessing_parity=self.pixels and self.pixels.to_json(),
                 notes=self.notes,
-                settings=kept,
+                settings=self._kept,
+                names=self.names if self._reading else None,
             )
             return self._staging.publish(facts)
+
+    @property
+    def _kept(self) -> Facts:
+        """The settings that the manifest tells."""
+        settings = self.settings
+        kept = {"image_size": self.image_size, "seed": settings.seed}
+        if len(self.family.operations) > 1:
+            kept["operations"] = settings.operations
+        if settings.use_ema:
+            kept["use_ema"] = True
+        if settings.weights != "auto":
+            kept["weights"] = settings.weights
+        return kept
 
     @property
     def _facts(self) -> Facts:

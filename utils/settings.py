@@ -14,11 +14,11 @@ from utils.families.variants import (
     FORMATS,
     HEADS,
     INTERPOLATIONS,
-    NAME,
     OPERATIONS,
     OWN,
     Preprocessing,
     Variant,
+    check_name,
     get_variant,
 )
 from utils.files import user_path
@@ -166,11 +166,8 @@ class Settings:
 
     def _check_own(self) -> None:
         """What is for one's own checkpoint alone, value by value; official and synthetic weights are known."""
-        if not isinstance(self.name, str) or (self.name and not NAME.fullmatch(self.name)):
-            raise ParameterError(
-                f"name is {self.name!r}; expected letters, digits, - and _, with a letter or digit first, or '' for "
-                "the variant's or the file's"
-            )
+        if self.name != "":
+            check_name(self.name)
         some_text("weights", self.weights, "'auto' or the name of one of several sets of weights in the file")
         one_of("activation", self.activation, ("auto", *ACTIVATIONS))
         one_of("interpolation", self.interpolation, ("auto", *INTERPOLATIONS))

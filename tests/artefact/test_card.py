@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from manifests import GRADIENTS, NAME, ROW, TENSORS, TRAINING, manifest
+from manifests import GRADIENTS, NAME, ROW, TENSORS, TRAINING, manifest, own
 
+from utils.artefact.assumed import assumptions
 from utils.artefact.card import model_card
 from utils.artefact.manifest import packed_manifest
 from utils.families.variants import HEADS, VARIANTS
@@ -23,6 +24,8 @@ ALLOWED = {
     "format": {"saved_model_2"},
     "license": {"apache-2.0", "mit", "custom"},
 }
+# What a conversion of one's own checkpoint may be told.
+PARAMETERS = {f"`{key}`" for key in ("activation", "epsilon", "image_size", "crop_pct", "interpolation", "mean", "std")}
 BESIDE = {key: {"sha256": "cd" * 32, "bytes": 500_000} for key in ("keras", "onnx")}
 THREE = dict.fromkeys(("serving_default", "serving_image", "serving_image_bytes"), TENSORS)
 
@@ -124,6 +127,30 @@ def test_card_claims_what_is_known_and_no_more_beside_the_tarball_and_in_it(case
     for card in (model_card(made), model_card(packed_manifest(made))):
         assert [text for text in claimed if text not in card] == []
         assert [text for text in not_claimed if text in card] == []
+
+
+def test_a_card_of_ones_own_checkpoint_says_what_is_assumed_until_numbers_prove_it():
+    made = manifest(variant=own(), name="mine_classification")
+    architecture, images = assumptions(made)
+    named = {word for word in PARAMETERS if word in architecture + images}
+    assert named == {"`epsilon`", "`crop_pct`", "`interpolation`"}
+    card = model_card(made)
+    parse(card)
+    overview = card.split("\n## ")[1]
+    assert (f"**{architecture}**" in overview, f"**{images}**" in overview) == (True, True)
+    assert "| `epsilon` | 1e-05 | nobody: **assumed** |" in card
+    assert "| `mean` | 0.485, 0.456, 0.406 | the checkpoint file |" in card
+    proved = made | {"reference": {"verdict": "proved", "images": 0}}
+    assert assumptions(proved) == [images]
+    assert "**assumed** to be" not in model_card(proved)
+    assert assumptions(made | {"reference": {"verdict": "proved", "images": 2}}) == []
+    assert assumptions(made | {"reference": {"verdict": "not proved", "images": 2}}) == [architecture, images]
+
+
+def test_of_authors_weights_and_of_what_was_trained_here_nothing_is_assumed_and_of_an_older_own_model_everything():
+    assert assumptions(official()) == assumptions(synthetic()) == assumptions(manifest(training=TRAINING)) == []
+    architecture, images = assumptions(manifest())
+    assert {word for word in PARAMETERS if word in architecture + images} == PARAMETERS
 
 
 def test_figures_and_files_beside_the_tarball_are_in_the_card_beside_it_and_not_in_the_one_inside():

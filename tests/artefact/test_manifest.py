@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from manifests import NAME, ROW, TENSORS, TRAINING, VARIANT, manifest
+from manifests import NAME, ROW, TENSORS, TRAINING, VARIANT, manifest, own
 
-from utils.artefact.contents import read_manifest
+from utils.artefact.contents import architecture_of, read_manifest
 from utils.artefact.manifest import check_manifest, installed_versions, packed_manifest
 from utils.artefact.record import Record
 from utils.artefact.typed import check
@@ -37,6 +37,21 @@ def test_manifest_has_the_documented_fields_and_those_that_were_given():
     found = manifest(**given, preprocessing=replace(VARIANT.preprocessing, resize=100, crop=96))
     assert {key: found[key] for key in given} == given
     assert found["model"]["preprocessing"]["crop"] == 96
+
+
+def test_manifest_of_ones_own_checkpoint_says_of_each_field_who_knows_it():
+    assert not {"source", "sources"} & {*GOOD["model"]["architecture"], *GOOD["model"]["preprocessing"]}
+    found = manifest(variant=own(), names={"stem/kernel": "net.0.weight"})
+    model = found["model"]
+    assert (found["variant"], found["names"]) == ("own", {"stem/kernel": "net.0.weight"})
+    assert model["architecture"]["sources"] == {"activation": "given", "epsilon": "assumed"}
+    assert model["preprocessing"]["sources"] == {
+        **{"crop_pct": "assumed", "image_size": "file", "interpolation": "assumed", "mean": "file", "std": "given"}
+    }
+    assert (model["architecture"]["source"], model["preprocessing"]["source"]) == ("assumed", "file")
+    assert manifest(variant=own(epsilon="given"))["model"]["architecture"]["source"] == "given"
+    assert manifest(variant=own(mean="assumed"))["model"]["preprocessing"]["source"] == "assumed"
+    assert architecture_of(packed_manifest(found)) == VARIANT.architecture
 
 
 # The field that is named, and what is wrong with the manifest.
@@ -70,6 +85,8 @@ WRONG = [
     ("files.saved_model.pb", {"files": {"saved_model.pb": "sha256"}}),
     ("a value cannot", {"training": {"history": {"loss": [float("nan")]}}}),
     ("sedonds", {"sedonds": {}}),
+    ("names.a", {"names": {"a": 1}}),
+    ("weights", {"variant": own(), "weights": "synthetic", "name": f"{NAME}_synthetic"}),
 ]
 
 
@@ -84,6 +101,34 @@ def test_model_of_no_known_family_is_refused():
     made["model"]["family"] = "resnet"
     with pytest.raises(PackagingError, match=r"^manifest: model\.family is 'resnet'"):
         check_manifest(made)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("architecture", {"source": "known"}, "source is 'known'"),
+        ("architecture", {"sources": {"activation": None}}, "sources.activation is None"),
+        ("architecture", {"source": "given"}, "source is 'given'. Expected assumed"),
+        ("preprocessing", {"source": "given"}, "source is 'given'. Expected file"),
+        ("preprocessing", {"sources": {}}, "source is 'file'. Expected assumed"),
+        ("preprocessing", {"sources": []}, r"sources is \[\]"),
+    ],
+)
+def test_what_is_assumed_cannot_be_called_known(part, changes, said):
+    made = manifest(variant=own())
+    made["model"][part] |= changes
+    with pytest.raises(PackagingError, match=rf"^manifest: model\.{part}\.{said}"):
+        check_manifest(made)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dim", 0), ("patch_size", -1), ("depth", "3"), ("activation", "silu"), ("channels", None)]
+)
+def test_sizes_that_no_model_has_are_refused(field, value):
+    made = copy.deepcopy(GOOD)
+    made["model"]["architecture"][field] = value
+    with pytest.raises(PackagingError, match=rf"^manifest: model\.architecture\.{field} is"):
+        architecture_of(made)
 
 
 @pytest.mark.parametrize("field", FIELDS.split())

@@ -8,18 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from manifests import NAME, ROW, manifest, publish, save
+from manifests import NAME, ROW, TRAINING, VARIANT, manifest, own, publish, save
 
 from utils.artefact import placing
 from utils.artefact.card import model_card
+from utils.artefact.identity import outline
 from utils.artefact.manifest import UNLISTED, packed_manifest
 from utils.artefact.staging import Staging
 from utils.artefact.tarball import hash_tarball
 from utils.errors import PackagingError
 from utils.files import hash_files
+from utils.images.labels import Label
 
 ROOT = Path(__file__).parents[2]
 THREE = [NAME, f"{NAME}.json", f"{NAME}.tar.gz"]
@@ -124,6 +127,88 @@ def test_a_manifest_of_other_files_or_another_name_is_not_published(tmp_path, st
         stage.unpacked_candidate()
     stage.discard()
     assert left_in(tmp_path) == []
+
+
+# --- an artefact that was made from something else
+
+SETTINGS = {"image_size": 48, "seed": 0}
+OTHERWISE = {
+    "SHA-256": {"source": {"url": None, "path": "other.pth", "sha256": "cd" * 32}},
+    "weights": {
+        **{"variant": VARIANT, "weights": "official"},
+        "source": {"url": "https://example.org/a", "path": None, "sha256": "ab" * 32},
+    },
+    "settings.use_ema": {"settings": SETTINGS | {"use_ema": True}},
+    "settings.image_size": {"settings": SETTINGS | {"image_size": 0}},
+    "architecture.activation": {"architecture": replace(VARIANT.architecture, activation="relu")},
+    "architecture.batch_norm_epsilon": {"architecture": replace(VARIANT.architecture, batch_norm_epsilon=1e-3)},
+    "preprocessing.mean": {"preprocessing": replace(VARIANT.preprocessing, mean=(0.0, 0.0, 0.0))},
+    "training.dataset": {"training": TRAINING},
+}
+
+
+def made_of(architecture=VARIANT.architecture, **changes):
+    """What a manifest is built from, of one's own checkpoint."""
+    return {"variant": replace(own(), architecture=architecture), "settings": SETTINGS} | changes
+
+
+@pytest.mark.parametrize("field", OTHERWISE)
+def test_none_takes_the_place_of_one_that_was_made_from_something_else_unless_it_may(tmp_path, field):
+    publish(tmp_path, b"old", **made_of())
+    before = hash_files(tmp_path)
+    with pytest.raises(PackagingError, match=rf"{field} is .* there, and .*name = .*overwrite = True"):
+        publish(tmp_path, b"new", **made_of(**OTHERWISE[field]))
+    assert hash_files(tmp_path) == before
+    published = publish(tmp_path, b"new", overwrite=True, **made_of(**OTHERWISE[field]))
+    assert (published.folder / "saved_model.pb").read_bytes() == b"new"
+    with pytest.raises(PackagingError, match=f"{field} is"):
+        publish(tmp_path, **made_of())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": SETTINGS | {"seed": 1}},  # of the inputs that are compared: the weights have their SHA-256
+        {"variant": own(epsilon="given"), "names": {"a": "b"}},
+        {"source": {"url": None, "path": "moved.pth", "sha256": "ab" * 32}},
+        {"training": TRAINING | {"history": {}, "best_epoch": 1}},
+    ],
+)
+def test_the_same_once_more_takes_its_place_whatever_is_known_of_it_now(tmp_path, changes):
+    publish(tmp_path, **made_of(**({"training": TRAINING} if "training" in changes else {})))
+    published = publish(tmp_path, b"new", **made_of(**changes))
+    assert (published.folder / "saved_model.pb").read_bytes() == b"new"
+    published.manifest.unlink()  # the one in the folder says it too
+    assert publish(tmp_path, b"newer", **made_of(**changes)).manifest.is_file()
+
+
+def test_another_source_is_found_before_there_are_any_files(tmp_path):
+    def planned(labels):
+        facts = {"name": NAME, "head": "classification", "weights": "custom", "source": manifest()["source"]}
+        return outline(own(), VARIANT.preprocessing, labels, settings=SETTINGS, **facts)
+
+    labels = [Label("0", "tench")]
+    with Staging(tmp_path, NAME) as stage:
+        stage.require_place(planned(labels))
+        publish(tmp_path, **made_of())
+        stage.require_place(planned(labels))
+        with pytest.raises(PackagingError, match=r"labels is .* there, and None here"):
+            stage.require_place(planned(None))
+    Staging(tmp_path, NAME, overwrite=True).require_place(planned(None))
+
+
+@pytest.mark.parametrize("there", [NAME, f"{NAME}.tar.gz", f"{NAME}.keras", f"{NAME}.json"])
+def test_what_is_no_artefact_of_ours_is_not_replaced(tmp_path, there):
+    if there == NAME:
+        (tmp_path / there).mkdir()
+        (tmp_path / there / "thesis.txt").write_text("mine")
+    else:
+        (tmp_path / there).write_text("{}")
+    with pytest.raises(PackagingError, match="no artefact of this project"):
+        publish(tmp_path)
+    assert left_in(tmp_path) == [there]
+    publish(tmp_path, overwrite=True)
+    assert left_in(tmp_path) == sorted(THREE)
 
 
 # --- failures leave nothing, or what was there

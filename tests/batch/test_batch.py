@@ -140,6 +140,14 @@ def test_everything_is_made_once_and_what_was_damaged_again_and_only_that(tmp_pa
     assert begun(tmp_path)[4:] == [CLASSIFIER, FEATURES]
 
 
+def test_synthetic_weights_of_another_seed_do_not_take_an_artefact_s_place(tmp_path, capsys):
+    assert run(tmp_path, "--heads", "fe") == 0
+    before = (tmp_path / f"{FEATURES}.tar.gz").read_bytes()
+    assert run(tmp_path, "--heads", "fe", "--seed", "1") == 1
+    assert "SHA-256 is" in capsys.readouterr().err
+    assert (tmp_path / f"{FEATURES}.tar.gz").read_bytes() == before
+
+
 def take_the_other_ones_files(folder):
     """The files have the right names, and what is in them is another artefact."""
     for ending in ("", ".tar.gz", ".json"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.artefact.manifest import model_facts
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
 from utils.evaluate.data import Data, match_classes, open_data
@@ -207,8 +208,10 @@ def test_progress_that_cannot_be_saved_is_an_error(saved):
 def result(variant="convmixer_768_32", weights="official", images=50_000, source=None, preprocessing="pillow"):
     """A result without a model: 80.16 per cent of 50,000."""
     tally = Tally(images, 40_080 * images // 50_000, images, images, images, images, 5 * images)
+    row = get_variant(variant)
     manifest = {"name": f"{variant}_classification", "weights": weights, "source": {"sha256": "12" * 32}}
-    opened = SimpleNamespace(manifest=manifest, variant=get_variant(variant), units=1000)
+    manifest["model"] = model_facts(row, row.preprocessing)
+    opened = SimpleNamespace(manifest=manifest, variant=row, units=1000)
     classifier = SimpleNamespace(opened=opened, sha256="ab" * 32)
     binding = {"batch_size": 32, "preprocessing": preprocessing, "versions": {}}
     data = Data("val", "folder", "WordNet id", 1000, images, "cd" * 32, lambda start: iter(()))
@@ -233,7 +236,9 @@ def test_what_cannot_be_compared_is_said():
     assert "50,000 images of ImageNet's validation set" in result(images=100)["notes"][0]
     assert "prepared its images itself" in result(preprocessing="graph")["notes"][0]
     assert "SYNTHETIC" in result(weights="synthetic")["notes"][0]
-    assert "not the official ones" in result(weights="custom")["notes"][0]
+    official, *assumed = result(weights="custom")["notes"]
+    assert "not the official ones" in official
+    assert ["ASSUMED" in note for note in assumed] == [True, True]
     other = Checkpoint(None, "custom", None, "34" * 32)
     assert "another file" in result(source=other)["notes"][0]
     assert result(source=Checkpoint(None, "official", None, "12" * 32))["notes"] == []

@@ -10,7 +10,7 @@ import torch
 from utils.errors import ParameterError
 from utils.families.convmixer.source import ConvMixer
 from utils.families.mlp_mixer import source as mlp_mixer
-from utils.families.variants import VARIANTS, MixerArchitecture, artefact_name, get_variant
+from utils.families.variants import VARIANTS, MixerArchitecture, artefact_name, check_name, get_variant
 
 CONVMIXERS = [name for name, variant in VARIANTS.items() if variant.family == "convmixer"]
 MIXERS = [name for name, variant in VARIANTS.items() if variant.family == "mixer"]
@@ -166,7 +166,6 @@ def test_artefact_name(parts, name):
 @pytest.mark.parametrize(
     ("parts", "parameter"),
     [
-        (("convmixer_999", "fe", "official"), "variant = 'convmixer_999'"),
         (("convmixer_tiny", "features", "official"), "head = 'features'"),
         (("convmixer_tiny", "fe", "random"), "weights = 'random'"),
         (("mixer_tiny", "fe", "official", "tf"), "operations = 'tf'"),
@@ -175,3 +174,10 @@ def test_artefact_name(parts, name):
 def test_unknown_part_of_an_artefact_name_is_refused(parts, parameter):
     with pytest.raises(ParameterError, match=parameter):
         artefact_name(*parts)
+
+
+@pytest.mark.parametrize("name", ["", None, "a b", "-a", "../a", "mine_synthetic", "x" * 65, "é"])
+def test_a_name_of_ones_own_that_artefacts_cannot_have_is_refused(name):
+    with pytest.raises(ParameterError, match="name is "):
+        check_name(name)
+    check_name("x" * 64)

@@ -164,6 +164,21 @@ def test_another_image_size_is_the_published_classifier_s_too(images, tmp_path):
     assert run.compare().passed
     preprocessing = open_model(str(run.publish().folder)).preprocessing
     assert (preprocessing.resize, preprocessing.crop) == (67, 64)
+    same = {"epochs": 1, "image_size": 64, "train_backbone": False}
+    built("convmixer any size", images, tmp_path, **same)
+    with pytest.raises(PackagingError, match=r"training\.settings\.learning_rate is 0\.02 there, and 0\.01 here"):
+        built("convmixer any size", images, tmp_path, **same | {"learning_rate": 0.01})
+    built("convmixer any size", images, tmp_path, **same | {"learning_rate": 0.01, "name": "mine"})
+
+
+def test_a_classifier_of_ones_own_name_takes_no_other_one_s_place_and_says_what_is_assumed(images, tmp_path):
+    assert built("convmixer", images, tmp_path / "new", name="mine").name == "mine_classification"
+    manifests.publish(tmp_path, name="mine_classification")
+    with pytest.raises(PackagingError, match=r"there is tiny\.pth\.tar of SHA-256 abab.*name = .*overwrite = True"):
+        built("convmixer", images, tmp_path, name="mine")
+    run = built("convmixer", images, tmp_path, name="mine", overwrite=True)
+    assert all("convmixer_tiny_fe: ASSUMED" in note for note in run.notes)
+    assert len(run.notes) == 2
 
 
 def test_a_classifier_that_is_not_the_trained_model_is_not_published(images, tmp_path):
@@ -218,6 +233,8 @@ NAMES = {
     ("convmixer_768_32_fe_synthetic", "synthetic"): "convmixer_768_32_classification_synthetic_images_synthetic",
     ("convmixer_768_32_fe", "Blumen (größere)/"): "convmixer_768_32_classification_Blumen_gr_ere",
     ("convmixer_768_32_fe", "花"): "convmixer_768_32_classification_images",
+    ("my_felix_fe", "digits"): "my_felix_classification_digits",
+    ("x" * 64 + "_fe_plain_synthetic", "y" * 50): f"{'x' * 64}_classification_plain_{'y' * 25}_synthetic",
     ("convmixer_768_32_fe", "x" * 33 + " synthetic"): f"convmixer_768_32_classification_{'x' * 33}_synthe",
 }
 

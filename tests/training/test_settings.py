@@ -42,6 +42,9 @@ def check(**changed):
         ("corrupt_images", "ignore"),
         ("keras", "2"),
         ("precision", "float16"),
+        ("overwrite", 1),
+        ("name", "a name"),
+        ("name", "mine_synthetic"),
     ],
 )
 def test_an_impossible_value_is_named(name, value):

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from utils.artefact.assumed import assumptions, is_proved, readings
 from utils.artefact.manifest import PUBLISHER, REPOSITORY, is_packed, licence
 from utils.families import FAMILIES
-from utils.families.variants import get_variant
+from utils.families.variants import OWN, get_variant
 from utils.parity.judge import RATIO, Row
 from utils.parity.report import Report
 from utils.tables import markdown
@@ -27,6 +28,12 @@ Cells = tuple[str, ...]
 
 SYNTHETIC = "random numbers; the model recognises nothing, and its outputs mean nothing"
 
+_TELLERS = {
+    "given": "whoever converted it",
+    "file": "the checkpoint file",
+    "assumed": "nobody: **assumed**",
+    "proved": "numbers from its maker's own code",
+}
 _TASKS = {"classification": "image-classification", "fe": "image-feature-vector"}
 _HUB_TASKS = {"classification": "image-classification", "fe": "image-feature-extraction"}
 _DATASETS = {"imagenet1k": "imagenet-ilsvrc-2012-cls", "imagenet21k": "imagenet-21k"}
@@ -35,11 +42,11 @@ _COLAB = REPOSITORY.replace("github.com", "colab.research.google.com/github") + 
 _NOTEBOOKS = {"classification": "classification.ipynb", "fe": "fine-tune.ipynb"}
 
 
-def model_card(manifest: Manifest, repository: str = "") -> str:
+def model_card(manifest: Manifest, repository: str = "", words: str = "") -> str:
     """The README.md of an artefact.
 
     repository: `owner/name` on the Hugging Face Hub, if the card is for there: it has a title in place of TF Hub's
-    handle and tags, and tells how to fetch the model from that.
+    handle and tags, and tells how to fetch the model from that. words: Markdown by the maker of custom weights.
     """
     inside = is_packed(manifest)  # inside the artefact, whose bytes depend on no measurement
     return _template().render(
@@ -47,9 +54,18 @@ def model_card(manifest: Manifest, repository: str = "") -> str:
         model=manifest["model"],
         family=FAMILIES[manifest["model"]["family"]],
         repository=repository,
+        words=words,
         official=manifest["weights"] == "official",
         synthetic=manifest["weights"] == "synthetic",
         classifier=manifest["head"] == "classification",
+        title=manifest["name" if manifest["variant"] == OWN else "variant"],
+        assumed=assumptions(manifest),
+        readings=[
+            (f"`{each.parameter}`", each.value, _TELLERS[each.origin])
+            for part in readings(manifest).values()
+            for each in part
+        ],
+        proved=is_proved(manifest),
         output=next(iter(manifest["signatures"]["serving_default"]["outputs"])),
         fine_tunable=_fine_tunable(manifest),
         inside=inside,
@@ -76,11 +92,11 @@ def _template() -> jinja2.Template:
     return environment.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"))
 
 
-def hub_card(manifest: Manifest, repository: str) -> str:
-    """README.md of a repository on the Hugging Face Hub, `owner/name`."""
+def hub_card(manifest: Manifest, repository: str, words: str = "") -> str:
+    """README.md of a repository on the Hugging Face Hub, `owner/name`. words: as of `model_card`."""
     from huggingface_hub import ModelCard
 
-    return str(ModelCard(f"---\n{hub_header(manifest)}\n---\n\n{model_card(manifest, repository)}"))
+    return str(ModelCard(f"---\n{hub_header(manifest)}\n---\n\n{model_card(manifest, repository, words)}"))
 
 
 def hub_header(manifest: Manifest) -> str:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from utils.artefact.lite_file import MANIFEST as LITE_MANIFEST, MODEL as LITE_MODEL, unpack_lite
 from utils.artefact.manifest import UNLISTED, check_manifest, is_packed, packed_manifest, upgraded
+from utils.artefact.typed import check, misfit
 from utils.errors import ConversionError, PackagingError
+from utils.families import FAMILIES
+from utils.families.base import ACTIVATIONS, Patches
 from utils.families.variants import BESIDE, Preprocessing
 from utils.files import hash_file, hash_files
 
@@ -90,6 +94,22 @@ def preprocessing_of(manifest: Mapping[str, Any]) -> Preprocessing:
     except ConversionError as error:
         raise PackagingError(f"manifest: no sound preprocessing. {error} Fetch or convert the model again.") from error
     return preprocessing
+
+
+def architecture_of(manifest: Mapping[str, Any]) -> Patches:
+    """The model's sizes; PackagingError for those that no model of its family can have.
+
+    manifest: checked; a record will do.
+    """
+    kind, found = FAMILIES[manifest["model"]["family"]].architecture, manifest["model"]["architecture"]
+    check(found, kind, "manifest", "model.architecture")
+    known = {each.name for each in fields(kind)}  # a file tells more of it, such as who says so
+    architecture = kind(**{key: value for key, value in found.items() if key in known})
+    for key, value in asdict(architecture).items():
+        words = f"one of {', '.join(ACTIVATIONS)}" if key == "activation" else "a number above 0"
+        if not (value in ACTIVATIONS if key == "activation" else value > 0):
+            raise misfit("manifest", f"model.architecture.{key}", value, words)
+    return architecture
 
 
 def differences(hashes: Mapping[str, str], manifest: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
 from utils.families import FAMILIES
-from utils.families.variants import BESIDE, NAME, Preprocessing, Variant
+from utils.families.variants import BESIDE, NAME, ORIGINS, OWN, Preprocessing, Variant
 from utils.parity.judge import Row
 
 PUBLISHER = "mixers-to-tensorflow"
@@ -46,13 +46,20 @@ _MODEL = (
 _BUILT = (
     *("name", "variant", "head", "weights", "source", "versions", "parameters", "signatures", "parity", "seconds"),
     *("peak_memory_mb", "files", "model", "peak_memory_mb_by_stage", "settings", "training", "preprocessing_parity"),
-    "notes",
+    *("notes", "names"),
 )
+# What the trainer of one's own checkpoint knows, by where it stands in `model`; and what `source` there sums up.
+TOLD = {
+    "architecture": ("activation", "epsilon"),
+    "preprocessing": ("crop_pct", "image_size", "interpolation", "mean", "std"),
+}
+_SUMMED_UP = {"architecture": TOLD["architecture"], "preprocessing": ("mean", "std")}
 
 Name = Annotated[str, Must(NAME.fullmatch, "letters, digits, - and _, with a letter or digit first")]
 Sha256 = Annotated[str, Must(_SHA256.fullmatch, "a SHA-256 in hexadecimal")]
 Head = Literal["classification", "fe"]
 Weights = Literal["official", "synthetic", "custom"]
+Teller = Literal["given", "file", "assumed"]  # one of `variants.ORIGINS`
 Version = Annotated[Any, Must(lambda value: (isinstance(value, str) and value) or type(value) is int, "a version")]
 Measured = Annotated[float, Must(lambda value: value >= 0, "a number of at least 0")]
 
@@ -79,7 +86,17 @@ class Signature(TypedDict):
     outputs: dict[str, Tensor]
 
 
-class ImagePreparation(TypedDict):
+class Sources(TypedDict):
+    """Who says how one's own model was trained, by parameter; nothing of it where the model's authors do.
+
+    source: the weakest, of an architecture's parameters, or of mean and std.
+    """
+
+    source: NotRequired[Teller]
+    sources: NotRequired[dict[str, Teller]]
+
+
+class ImagePreparation(Sources):
     """`Preprocessing`, as it stands in a file."""
 
     resize: int
@@ -90,7 +107,7 @@ class ImagePreparation(TypedDict):
 
 
 class Model(TypedDict):
-    """The variant's facts, which a `.keras` or `.onnx` file has too."""
+    """The variant's facts, which a `.keras` or `.onnx` file has too. architecture: its sizes, and `Sources`."""
 
     family: str
     trained_on: str
@@ -149,7 +166,7 @@ class Derived(TypedDict):
 
 
 class Facts(TypedDict):
-    """What every published file says of its model."""
+    """What every published file says of its model. licence: of custom weights, once their maker has named it."""
 
     schema: NotRequired[Count]
     name: Name
@@ -159,10 +176,14 @@ class Facts(TypedDict):
     source: Origin
     parameters: Count
     training: NotRequired[dict[str, Any] | None]
+    licence: NotRequired[Text]
 
 
 class Manifest(Facts):
-    """The manifest of a SavedModel, or of a TFLite file; figures of the run only in the one beside it."""
+    """The manifest of a SavedModel, or of a TFLite file; figures of the run only in the one beside it.
+
+    names: of one's own checkpoint, the file's names by the model's.
+    """
 
     format: NotRequired[Literal["saved_model", "tflite"]]
     operations: NotRequired[str | None]
@@ -179,6 +200,7 @@ class Manifest(Facts):
     model: RatedModel
     settings: NotRequired[dict[str, Any]]
     notes: NotRequired[list[str]]
+    names: NotRequired[dict[str, str]]
     storage: NotRequired[str]
     derived_from: NotRequired[Derived]
     operators: NotRequired[dict[str, int]]
@@ -221,7 +243,15 @@ def build_manifest(variant: Variant, preprocessing: Preprocessing | None = None,
 def model_facts(variant: Variant, preprocessing: Preprocessing, rated: bool = False) -> dict[str, Any]:
     """The field `model`. rated: as a `RatedModel`."""
     facts = asdict(replace(variant, preprocessing=preprocessing))
+    if variant.origins:
+        for part, parameters in TOLD.items():
+            sources = {key: variant.origins[key] for key in parameters}
+            facts[part] |= {"source": _weakest(sources, part), "sources": sources}
     return {key: facts[key] for key in _MODEL if rated or key not in _RATED}
+
+
+def _weakest(sources: Mapping[str, str], part: str) -> str:
+    return max((sources.get(key, "assumed") for key in _SUMMED_UP[part]), key=ORIGINS.index)
 
 
 def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list[str]:
@@ -230,6 +260,7 @@ def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list
     PackagingError, which names `where` and the field's path, for one that is missing, wrong, or does not fit another.
     """
     unknown = check(dict(manifest), Manifest, where)
+    check_facts(manifest, where)
     ending = f"_{manifest['storage']}" if manifest.get("storage") else ""
     synthetic, main = manifest["weights"] == "synthetic", _MAIN[manifest.get("format", "saved_model")]
     files, passed = manifest["files"], "a report that passed, with at least one row and none failed"
@@ -239,14 +270,12 @@ def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list
             manifest["name"].removesuffix(ending).endswith("_synthetic") == synthetic,
             f"{'' if synthetic else 'no '}_synthetic at its end, as the weights are {manifest['weights']}",
         ),
-        ("source", manifest["weights"] != "official" or manifest["source"]["url"], "the official file's url"),
         ("versions", manifest["versions"], "the version of each library"),
         (
             "signatures",
             manifest["signatures"].get("serving_default", {}).get("outputs"),
             "a serving_default with outputs among them",
         ),
-        ("model.family", manifest["model"]["family"] in FAMILIES, f"one of {', '.join(FAMILIES)}"),
         (
             "files",
             main in files and not any(path in files for path in UNLISTED),
@@ -263,6 +292,23 @@ def check_manifest(manifest: Mapping[str, Any], where: str = "manifest") -> list
             value = functools.reduce(lambda found, key: found.get(key), field.split("."), manifest)
             raise misfit(where, field, value, words)
     return unknown
+
+
+def check_facts(facts: Mapping[str, Any], where: str) -> None:
+    """PackagingError, as `check_manifest`, for facts of a manifest or a record that do not fit one another."""
+    model, weights = facts["model"], facts["weights"]
+    check(model["architecture"], Sources, where, "model.architecture")
+    if model["family"] not in FAMILIES:
+        raise misfit(where, "model.family", model["family"], f"one of {', '.join(FAMILIES)}")
+    if weights == "official" and not facts["source"]["url"]:
+        raise misfit(where, "source", facts["source"], "the official file's url")
+    if facts["variant"] == OWN and weights != "custom":
+        raise misfit(where, "weights", weights, f"custom, as the variant is {OWN}")
+    for part in TOLD:
+        told = model[part]
+        weakest = _weakest(told.get("sources", {}), part)
+        if told.keys() & Sources.__annotations__.keys() and told.get("source") != weakest:
+            raise misfit(where, f"model.{part}.source", told.get("source"), f"{weakest}, as its sources say")
 
 
 def _sound(manifest: Mapping[str, Any]) -> bool:
@@ -300,11 +346,11 @@ def upgraded(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def licence(manifest: Mapping[str, Any]) -> tuple[str, str]:
-    """Name and address of the weights' licence: their authors', "custom" if it is not known here."""
+    """Name and address of the weights' licence: their authors' or their maker's, "custom" if it is not known here."""
     model = manifest["model"]
     return {
         "official": (model["licence"], model["licence_url"]),
-        "custom": ("custom", ""),
+        "custom": (manifest.get("licence", "custom"), ""),
         "synthetic": ("Apache-2.0", f"{REPOSITORY}/blob/main/LICENSE"),  # this repository made them
     }[manifest["weights"]]
 

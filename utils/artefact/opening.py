@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.artefact.contents import differences, manifest_of, preprocessing_of, published_hash
+from utils.artefact.contents import architecture_of, differences, manifest_of, preprocessing_of, published_hash
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.record import check_record
 from utils.artefact.tarball import extract_tarball
 from utils.errors import ConversionError, PackagingError, ParameterError
-from utils.families import FAMILIES
 from utils.families.base import Patches
-from utils.families.variants import OUTPUTS, OWN, Preprocessing, Variant, get_variant, own_variant
+from utils.families.variants import OUTPUTS, Preprocessing, Variant, get_variant, own_variant
 from utils.files import hash_file, hash_files, user_path
 from utils.images.labels import Label, read_labels
 from utils.keras_models.archive import check, read_record
@@ -69,11 +68,10 @@ class Pretrained:
     def variant(self) -> Variant:
         """The variant's row; of one's own checkpoint, what its manifest says of it.
 
-        ParameterError if this version has no such row.
+        ParameterError if this version has no such row; PackagingError as `architecture_of`.
         """
-        row = None if self.manifest["variant"] == OWN else get_variant(self.manifest["variant"])
         if self.weights != "custom":
-            return row
+            return get_variant(self.manifest["variant"])
         return own_variant(
             self.manifest["model"]["family"],
             name=self.manifest["variant"],
@@ -84,10 +82,7 @@ class Pretrained:
     @property
     def architecture(self) -> Patches:
         """The model's sizes, as the manifest has them."""
-        model = self.manifest["model"]
-        kind = FAMILIES[model["family"]].architecture
-        known = {each.name for each in fields(kind)}  # a file tells more of it, such as who says so
-        return kind(**{key: value for key, value in model["architecture"].items() if key in known})
+        return architecture_of(self.manifest)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -57,15 +57,22 @@ def clear(output_dir: Path, name: str) -> None:
         _clear_stale(output_dir, name)
 
 
-def place(folder: Path, output_dir: Path, name: str) -> None:
+def place(folder: Path, output_dir: Path, name: str, require: Callable[[], None]) -> None:
     """Moves what is in `folder/new` to `name`'s final names in `output_dir`; a move that fails undoes them all.
 
     A name that is not in `new/` is taken away, if it is there: what belongs to an earlier artefact must not stay beside
     a later one. Each rename is atomic, all of them are not: a process killed between two of them leaves some of both,
     until the next `make_folder` or `place` for the same artefact puts the old ones back.
+
+    Args:
+        folder: As `make_folder` gives it.
+        output_dir: Where the artefact goes.
+        name: The artefact's.
+        require: Raises where the name must not be taken; called while no other process can place anything there.
     """
     with explained(output_dir), _only_one(output_dir):
         _clear_stale(output_dir, name, but=folder)
+        require()
         brought = [final for final in placed_names(name) if os.path.lexists(folder / "new" / final)]
         (folder / "names").write_text("\n".join(brought), encoding="utf-8")
         (folder / "old").mkdir()

@@ -11,10 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from utils.artefact.manifest import SCHEMA, Facts, Model, licence, manifest_text, model_facts
+from utils.artefact.manifest import SCHEMA, Facts, Model, check_facts, licence, manifest_text, model_facts
 from utils.artefact.typed import Count, Must, Text, check, misfit
 from utils.errors import PackagingError
-from utils.families import FAMILIES
 from utils.families.variants import OUTPUTS, Preprocessing, Variant
 from utils.parity.golden import Golden, golden_bytes, read_golden
 
@@ -66,13 +65,10 @@ def build_record(variant: Variant, preprocessing: Preprocessing, golden: Golden,
 def check_record(record: Mapping[str, Any], where: str) -> None:
     """PackagingError, naming `where` and the field, for one that is missing or makes no sense to this version."""
     check(dict(record), Record, where)
-    if record["model"]["family"] not in FAMILIES:
-        raise misfit(where, "model.family", record["model"]["family"], f"one of {', '.join(FAMILIES)}")
+    check_facts(record, where)
     synthetic = record["weights"] == "synthetic"
     if record["name"].endswith("_synthetic") != synthetic:
         raise misfit(where, "name", record["name"], f"{'' if synthetic else 'no '}_synthetic at its end")
-    if record["weights"] == "official" and not record["source"]["url"]:
-        raise misfit(where, "source", record["source"], "the official file's url")
     if record["output"] != OUTPUTS[record["head"]]:
         raise misfit(where, "output", record["output"], f"{OUTPUTS[record['head']]}, as the head is {record['head']}")
     labels = record.get("labels")

@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from utils.artefact.card import model_card
 from utils.artefact.contents import final_names
+from utils.artefact.identity import require_same_source
 from utils.artefact.manifest import UNLISTED, Name, check_manifest, manifest_text, packed_manifest
 from utils.artefact.placing import explained, full, make_folder, place
 from utils.artefact.tarball import Packing, extract_tarball, hash_tarball, write_tarball
@@ -56,15 +57,18 @@ class Staging:
 
     model_dir: where to save the SavedModel; it does not exist yet. beside: where to write further files, by format.
     files: SHA-256 by path of what `unpacked_candidate` returned. needed_bytes: about three times the weights' bytes
-    (folder, tarball, unpacked copy), and once more for each further file.
+    (folder, tarball, unpacked copy), and once more for each further file. overwrite: take the place of whatever has
+    this name; otherwise only of what was made from the same, see `require_place`.
 
     PackagingError for a name that is no artefact's, and an `output_dir` that is a file, cannot be written or
     has too little space.
     """
 
-    def __init__(self, output_dir: str | os.PathLike, name: str, needed_bytes: int = 0) -> None:
+    def __init__(
+        self, output_dir: str | os.PathLike, name: str, needed_bytes: int = 0, overwrite: bool = False
+    ) -> None:
         check(name, Name, "artefact", "name")
-        self.name = name
+        self.name, self._overwrite = name, overwrite
         self.output_dir = Path(output_dir).expanduser().absolute()
         self._folder, lock = make_folder(self.output_dir, name, needed_bytes)
         self._end = weakref.finalize(self, _remove, self._folder, lock, os.getpid())
@@ -72,6 +76,14 @@ class Staging:
         self._tarball = self.model_dir.with_name(final_names(name)[1])
         self.beside = {format: self._folder / "new" / f"{name}.{format}" for format in BESIDE}
         self.files: dict[str, str] = {}
+
+    def require_place(self, manifest: Mapping[str, Any]) -> None:
+        """PackagingError if what has this name was made from something else; `publish` asks again.
+
+        manifest: or its `identity.outline`, as soon as that is known.
+        """
+        if not self._overwrite:
+            require_same_source(self.output_dir, manifest)
 
     def unpacked_candidate(self) -> Path:
         """Packs the SavedModel and unpacks that tarball: the folder that parity is to be run on.
@@ -91,8 +103,8 @@ class Staging:
         """Adds manifest and model card to folder and tarball, checks both, and places them with what is `beside` them.
 
         Inside goes `packed_manifest`; the one beside the tarball has all figures, and the tarball's hash and size.
-        PackagingError where the manifest is not this artefact's, or where any file is not the one that parity
-        ran on; then nothing is placed, and what was there stays.
+        PackagingError where the manifest is not this artefact's, where any file is not the one that parity ran on, and
+        as `require_place`; then nothing is placed, and what was there stays.
         """
         check_manifest(manifest)
         if manifest["name"] != self.name:
@@ -117,7 +129,7 @@ class Staging:
             self._tarball.with_name(names[2]).write_text(
                 manifest_text({**manifest, "tarball": facts, **beside}), encoding="utf-8"
             )
-            place(self._folder, self.output_dir, self.name)
+            place(self._folder, self.output_dir, self.name, lambda: self.require_place(manifest))
         self.discard()
         return Published(*(self.output_dir / name for name in names))
 

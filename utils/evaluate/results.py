@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.artefact.assumed import assumptions
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
 from utils.evaluate.data import Data
@@ -184,7 +185,7 @@ def result_of(
             "sha256": source.sha256,
             "converted_from_it": source.sha256 == manifest["source"]["sha256"],
         }
-    result["notes"] = _notes(result)
+    result["notes"] = [*_notes(result), *assumptions(manifest)]
     return result
 
 

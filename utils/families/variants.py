@@ -305,6 +305,16 @@ def name_of_file(path: str | os.PathLike) -> str:
     return re.sub("(_synthetic)+$", "", found) or OWN
 
 
+def check_name(name: object) -> None:
+    """ParameterError unless artefacts of any head and weights can be called by this `name` of one's own."""
+    fits = isinstance(name, str) and NAME.fullmatch(name) and len(name) <= 64 and not name.endswith("_synthetic")
+    if not fits:
+        raise ParameterError(
+            f"name is {name!r}; expected at most 64 letters, digits, - and _, with a letter or digit first, and no "
+            "_synthetic at its end"
+        )
+
+
 def artefact_name(name: str, head: str, weights: str, operations: str = "xla") -> str:
     """Name of the artefact: `<name>_<head>[_plain][_synthetic]`.
 

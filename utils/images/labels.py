@@ -9,6 +9,7 @@ from typing import NamedTuple
 from utils.errors import PackagingError, ParameterError
 from utils.files import user_path
 
+FILE = "assets.extra/labels.tsv"  # in a SavedModel folder
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "labels"
 
 
@@ -81,8 +82,13 @@ def class_labels(path: str | Path, known: str | None, classes: int) -> list[Labe
 
 
 def write_labels(labels: Sequence[Label], model_dir: Path) -> Path:
-    """Puts class names into a SavedModel folder, as `assets.extra/labels.tsv`."""
-    path = model_dir / "assets.extra" / "labels.tsv"
+    """Puts class names into a SavedModel folder, as `FILE`."""
+    path = model_dir / FILE
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(f"{label.wordnet_id}\t{label.name}\n" for label in labels), encoding="utf-8")
+    path.write_text(labels_text(labels), encoding="utf-8")
     return path
+
+
+def labels_text(labels: Sequence[Label]) -> str:
+    """A line each: WordNet id, tab, name."""
+    return "".join(f"{label.wordnet_id}\t{label.name}\n" for label in labels)

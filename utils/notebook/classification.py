@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from utils.artefact.assumed import assumptions
 from utils.artefact.opening import Pretrained, open_models
 from utils.errors import ParameterError
 from utils.files import write_text
@@ -64,7 +65,8 @@ class Classification:
             self._functions = {name: _function(each) for name, each in self.models.items()}
         synthetic = [name for name, each in self.models.items() if each.weights == "synthetic"]
         self.weights_note = f"Made from SYNTHETIC WEIGHTS, random numbers: {', '.join(synthetic)}" if synthetic else ""
-        self.notices = [*(each.notice for each in chosen), self.weights_note]
+        assumed = [f"{name}: {text}" for name, each in self.models.items() for text in assumptions(each.manifest)]
+        self.notices = [*(each.notice for each in chosen), self.weights_note, *assumed]
         return {
             name: f"{each.manifest['parameters']:,} parameters, {each.weights} weights, "
             f"{f'{len(each.names):,} classes' if each.names else 'features'}"

@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 
 from utils.artefact import extra_formats, manifest
+from utils.artefact.assumed import assumptions
+from utils.artefact.identity import outline
 from utils.artefact.opening import Pretrained
 from utils.artefact.record import build_record
 from utils.artefact.staging import Published, Staging
 from utils.families import FAMILIES
+from utils.families.variants import artefact_name
 from utils.images import labels, photographs
 from utils.machine import devices, measure
 from utils.machine.quiet import quiet_imports
@@ -68,6 +71,7 @@ class FineTuning:
         extractor, self._size = self.extractor, self.extractor.preprocessing.crop
         synthetic = extractor.weights == "synthetic"
         self.weights_note = "The backbone starts from SYNTHETIC WEIGHTS, random numbers" if synthetic else ""
+        self.notes = [f"{extractor.name}: {text}" for text in assumptions(extractor.manifest)]
         return {
             "model": extractor.name,
             "weights": extractor.weights,
@@ -77,13 +81,24 @@ class FineTuning:
         }
 
     def read(self) -> Facts:
-        """Reads the images, and makes sure that the classifier can be written; raises as `load_dataset`, `Staging`."""
+        """Reads the images, and makes sure that the classifier can be written.
+
+        Raises as `load_dataset`, `Staging` and `Staging.require_place`.
+        """
         settings, extractor = self.settings, self.extractor
         with self.stages("load"):
             self.images = load_dataset(settings.dataset, settings.batch_size, settings.seed, settings.corrupt_images)
         images = self.images
+        self._labels = [labels.Label(f"class_{i}", " ".join(name.split())) for i, name in enumerate(images.classes)]
         self.name = fine_tuned_name(extractor.name, images.name)
-        self._staging = Staging(settings.output_dir, self.name, needed_bytes=4 * 4 * extractor.manifest["parameters"])
+        if settings.name:
+            operations = extractor.manifest.get("operations") or "xla"
+            self.name = artefact_name(settings.name, "classification", extractor.weights, operations)
+        needed = 4 * 4 * extractor.manifest["parameters"]
+        self._staging = Staging(settings.output_dir, self.name, needed, settings.overwrite)
+        with self._staging:
+            made = outline(**self._facts, labels=self._labels, settings=self._kept, training=self._training)
+            self._staging.require_place(made)
         listed = ", ".join(images.classes[:_LISTED]) + (", …" if len(images.classes) > _LISTED else "")
         return {
             "classes": f"{len(images.classes)}: {listed}",
@@ -153,9 +168,6 @@ class FineTuning:
     def save(self) -> Facts:
         """Writes the classifier, and a `.keras` file if one was trained; returns the sizes of its files."""
         extractor, staging, size = self.extractor, self._staging, self._size
-        self._labels = [
-            labels.Label(f"class_{i}", " ".join(name.split())) for i, name in enumerate(self.images.classes)
-        ]
         pictures = photographs.sample_photographs().items()
         self._samples = {
             title: photographs.pillow_preprocess(picture, extractor.preprocessing) for title, picture in pictures
@@ -218,8 +230,9 @@ class FineTuning:
                 peak_memory_mb=self.stages.peak_memory_mb,
                 files=staging.files,
                 preprocessing_parity=self.pixels.to_json(),
-                settings={"image_size": self._size, "seed": self.settings.seed},
-                training=self._record(),
+                settings=self._kept,
+                training={"history": self.state.history, "best_epoch": self.state.best_epoch + 1} | self._training,
+                notes=self.notes,
             )
             published = staging.publish(beside | manifest.requirements(extractor.manifest) | facts)
         self.state.remove()
@@ -238,6 +251,12 @@ class FineTuning:
             "parameters": extractor.manifest["parameters"] + (extractor.units + 1) * len(self.images.classes),
             "preprocessing": extractor.preprocessing,
         }
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """The manifest's `settings`: the extractor's, with those of this run."""
+        own = {"image_size": self._size, "seed": self.settings.seed}
+        return self.extractor.manifest.get("settings", {}) | own
 
     def _validation(self) -> tf.data.Dataset:
         return batches.validation_batches(self.images, self.extractor.preprocessing, self.settings.batch_size)
@@ -267,14 +286,13 @@ class FineTuning:
         classifier = self.trainable.keras.Model(inputs, outputs, name=trained.name)
         saving.save(classifier, self._staging.beside["keras"], record)
 
-    def _record(self) -> dict[str, Any]:
-        """The manifest's `training`: history by epoch, the epoch that was kept (from 1), data set, settings."""
+    @property
+    def _training(self) -> dict[str, Any]:
+        """The manifest's `training` but for the history by epoch and the epoch that was kept (from 1)."""
         images, settings = self.images, dataclasses.asdict(self.settings) | {"dataset": self.images.name}
-        for path in ("model", "output_dir"):  # they are of this machine only
-            del settings[path]
+        for key in ("model", "output_dir", "name", "overwrite"):  # they are of this machine only
+            del settings[key]
         return {
-            "history": self.state.history,
-            "best_epoch": self.state.best_epoch + 1,
             "dataset": {
                 "name": images.name,
                 "classes": len(images.classes),
@@ -323,8 +341,9 @@ def fine_tuned_name(extractor_name: str, dataset: str) -> str:
     name would end in a word that is reserved for the weights or their storage.
     """
     synthetic = "_synthetic" if extractor_name.endswith("_synthetic") else ""
-    stem = extractor_name.removesuffix("_synthetic").replace("_fe", "_classification", 1)
-    plain = re.sub(r"[^A-Za-z0-9-]+", "_", dataset).strip("_")[:40] or "images"
+    stem = re.sub("_fe(?=$|_plain$)", "_classification", extractor_name.removesuffix("_synthetic"))
+    room = min(40, 110 - len(stem))  # a name of one's own may be long
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", dataset).strip("_")[:room] or "images"
     if plain.rpartition("_")[2] in ("synthetic", "float32", "float16", "int8"):
         plain += "_images"
     return f"{stem}_{plain}{synthetic}"

@@ -49,7 +49,7 @@ def open_extractor(model: str, image_size: int, keras: str = "tf_keras") -> Pret
     if found.output != "features":
         raise ParameterError(
             f"model = {model} is a classifier ({found.name}), and fine-tuning puts a head of its own on a "
-            f'feature extractor. Convert the same checkpoint with head = "fe", and pass {found.variant.name}_fe.'
+            f'feature extractor. Convert the same checkpoint with head = "fe", and pass that.'
         )
     found.preprocessing.check_photographs(found.name)
     fixed = found.image_size

@@ -13,6 +13,7 @@ from typing import Any
 
 from utils.artefact.opening import is_keras
 from utils.errors import ParameterError
+from utils.families.variants import check_name
 from utils.settings import check_output_dir, one_of, some_text, whole_number
 
 DATASETS = ("auto", "tf_flowers", "digits")
@@ -30,6 +31,8 @@ class TrainingSettings:
         corrupt_images: "refuse" or "skip" files that cannot be decoded.
         keras: "tf_keras", "keras_3", or "auto".
         precision: "float32", or "auto": float16 on GPUs that gain from it.
+        name: of the artefact, before `_classification`; "" for the extractor's, with the data set's behind it.
+        overwrite: let it take the place of an artefact of that name which was made from something else.
     """
 
     model: str
@@ -47,6 +50,8 @@ class TrainingSettings:
     corrupt_images: str = "refuse"
     keras: str = "auto"
     precision: str = "auto"
+    name: str = ""
+    overwrite: bool = False
 
     def checked(self) -> TrainingSettings:
         """The same settings with a choice made for `keras`. ParameterError names a parameter and what it may be.
@@ -64,8 +69,11 @@ class TrainingSettings:
         check_output_dir(self.output_dir)
         whole_number("epochs", self.epochs, 1, 100_000)
         whole_number("batch_size", self.batch_size, 1, 65_536)
-        if not isinstance(self.train_backbone, bool):
-            raise ParameterError(f"train_backbone is {self.train_backbone!r}; expected True or False")
+        for name in ("train_backbone", "overwrite"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(f"{name} is {getattr(self, name)!r}; expected True or False")
+        if self.name != "":
+            check_name(self.name)
         whole_number("image_size", self.image_size, 0, 4096)
         whole_number("seed", self.seed, 0, 2**31 - 1)
         one_of("optimizer", self.optimizer, ("sgd", "adamw"))
@@ -103,7 +111,7 @@ class TrainingSettings:
 
         facts: of the data and the model themselves, in place of where they are.
         """
-        unimportant = ("model", "dataset", "corrupt_images", "output_dir")
+        unimportant = ("model", "dataset", "corrupt_images", "output_dir", "name", "overwrite")
         relevant = {k: v for k, v in dataclasses.asdict(self).items() if k not in unimportant} | facts
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
 
