@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from utils.errors import ParameterError
 from utils.families import FAMILIES
 from utils.families.base import ACTIVATIONS
-from utils.families.recipe import Recipe
+from utils.families.recipe import LEAST_CROP, Recipe
 from utils.families.variants import (
     BESIDE,
     FORMATS,
@@ -172,7 +172,8 @@ class Settings:
         one_of("activation", self.activation, ("auto", *ACTIVATIONS))
         one_of("interpolation", self.interpolation, ("auto", *INTERPOLATIONS))
         _number("epsilon", self.epsilon, 0, 0.1)
-        _number("crop_pct", self.crop_pct, 0, 1)
+        if self.crop_pct:
+            _number("crop_pct", self.crop_pct, LEAST_CROP, 1)
         _levels("mean", self.mean), _levels("std", self.std)
         if not isinstance(self.reference, str) or (self.reference and not user_path(self.reference).is_file()):
             raise ParameterError(f"reference is {self.reference!r}; expected the path of an .npz file, or ''")

@@ -33,7 +33,7 @@ def test_what_the_trainer_says_wins_over_what_is_assumed(tmp_path, kind):
     own, path = with_args(tmp_path, kind(**TOLD))
     conversion = opened(path)
     assert_computes(conversion, own.inputs, own.outputs)
-    assert origins(conversion) == dict.fromkeys(FIELDS, "file") | {"epsilon": "assumed"}
+    assert origins(conversion) == dict.fromkeys(FIELDS, "file")
     told = Preprocessing(53, 48, (127.5, 102, 76.5), (51, 51, 102), "bilinear")
     assert (conversion.preprocessing, conversion.image_size) == (told, 48)
 

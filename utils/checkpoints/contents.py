@@ -7,10 +7,12 @@ Flax's msgpack files with a map. Nothing is unpacked before its size is checked.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ _SAFETENSORS_HEADER = b"{"  # after the header's length in 8 bytes: https://gith
 _WEB_PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")
 _PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 _FLAX_MAPS = (*range(0x81, 0x90), 0xDE, 0xDF)  # how msgpack begins a map: https://github.com/msgpack/msgpack
-_MAX_ENTRIES = 20_000  # of one set; the largest model here has 470
+MAX_ENTRIES = 20_000  # of one set; the largest model here has 470
 _MAX_SETS, _MAX_DEPTH = 1_000, 8  # of mappings in a PyTorch file
 # What trainers leave beside the weights (timm's train.py: `args`, and `metric`, a NumPy scalar). Of `args` the state is
 # kept, to be read as data; the rest is not needed, so it is not made: these names stand for `_Inert` while it is read.
@@ -100,16 +102,6 @@ def open_contents(path: Path) -> Contents:
     wrong = why_not_checkpoint(path)
     if wrong:
         raise CheckpointError(f"{path}: expected a checkpoint, but this {wrong}. Get the file again.")
-    contents = _opened(path)
-    if huge := [name for name, headers in contents.sets.items() if len(headers) > _MAX_ENTRIES]:
-        raise CheckpointError(
-            f"{path}: {huge[0] or 'it'} has {len(contents.sets[huge[0]]):,} entries, more than the {_MAX_ENTRIES:,} "
-            "that are read. Save the model's own state dict alone."
-        )
-    return contents
-
-
-def _opened(path: Path) -> Contents:
     with path.open("rb") as file:
         start = file.read(len(_TORCH_LEGACY_MAGIC))
     if start == _TORCH_LEGACY_MAGIC:
@@ -155,9 +147,18 @@ def _open_npz(path: Path) -> Contents:
 def _npy_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
     with archive.open(member) as file:
         shape, dtype = npy_header(file, member.filename)
+        declared = math.prod(shape) * dtype.itemsize + file.tell()
+    # A member that packs better than deflate can is one whose size is not true.
+    if declared != member.file_size or declared > _DEFLATE * (member.compress_size + 1):
+        raise ArchiveError(
+            f"{member.filename} declares {declared:,} bytes, and {member.compress_size:,} packed ones cannot be that"
+            if declared == member.file_size
+            else f"{member.filename} is {'longer' if declared < member.file_size else 'shorter'} than its header says"
+        )
     return shape, "bfloat16" if dtype == _BFLOAT16 else dtype.name if dtype.isnative else str(dtype)
 
 
+_DEFLATE = 1032  # times: https://zlib.net/zlib_tech.html
 _BFLOAT16 = np.dtype("V2")  # as NumPy saves JAX's: it knows no such type
 
 
@@ -174,7 +175,10 @@ def _open_safetensors(path: Path) -> Contents:
 
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+            keys = file.keys()
+            if len(keys) > MAX_ENTRIES:
+                raise ValueError(f"it has {len(keys):,} entries, more than {MAX_ENTRIES:,}")
+            tensors = {key: file.get_tensor(key) for key in keys}
             return _of_tensors(path, {"": tensors})
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(
@@ -209,7 +213,7 @@ def _open_msgpack(path: Path) -> Contents:
 
     try:
         # msgpack asks for an array's memory by what its header claims; a shape has a few numbers, nothing else is one.
-        limits = {"max_array_len": 64, "max_map_len": _MAX_ENTRIES}
+        limits = {"max_array_len": 64, "max_map_len": MAX_ENTRIES}
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=_flax_array, raw=False, strict_map_key=False, **limits)
         arrays = dict(_leaves(tree))
     except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
@@ -230,6 +234,8 @@ def _flax_array(code: int, data: bytes) -> np.ndarray:
     if code not in (1, 3):
         raise ValueError(f"extension type {code} is no array")
     shape, name, buffer = msgpack.unpackb(data, raw=False)
+    if not (isinstance(shape, list) and all(type(each) is int and each >= 0 for each in shape) and type(name) is str):
+        raise ValueError(f"{name!r} of shape {shape!r} is no array")
     dtype = _BFLOAT16 if name == "bfloat16" else np.dtype(name)
     if dtype.kind not in "fiubV" or (dtype.kind == "V" and dtype != _BFLOAT16):
         raise ValueError(f"{dtype} is no type of numbers")
@@ -265,16 +271,17 @@ def _mappings(content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Those that hold tensors, by their path; not by a mapping's methods, which its state may hide."""
     import torch
 
-    waiting, seen = [("", content)], set()
+    waiting, seen = deque([("", content)]), set()
     while waiting and len(seen) < _MAX_SETS:
-        path, mapping = waiting.pop(0)
+        path, mapping = waiting.popleft()
         if not isinstance(mapping, dict) or id(mapping) in seen or path.count("/") > _MAX_DEPTH:
             continue
         seen.add(id(mapping))
         entries = {key: value for key, value in dict.items(mapping) if isinstance(key, str)}
         if any(isinstance(value, torch.Tensor) for value in entries.values()):
             yield path, {key: value for key, value in entries.items() if not isinstance(value, dict)}
-        waiting += [(f"{path}/{key}" if path else key, value) for key, value in entries.items()]
+        inner = [(key, value) for key, value in entries.items() if isinstance(value, dict)]
+        waiting += [(f"{path}/{key}" if path else key, value) for key, value in inner]
 
 
 def _check_torch_archive(path: Path, archive: zipfile.ZipFile) -> None:

@@ -14,7 +14,7 @@ from utils.checkpoints.sets import Found
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
 from utils.families.base import COUNTER, Header, Headers, Patches, Place, Places, Shapes
-from utils.families.modules import DENSE, NORM, modules_of, split
+from utils.families.modules import DENSE, NORM, modules_of, shown, split
 from utils.families.variants import OWN, Variant
 
 # What is converted to float32: the first two without loss.
@@ -26,7 +26,6 @@ _BOOKKEEPING = re.compile(
 # Of a layer that normalises images before the model.
 _NORMALISING = re.compile(r".*(^|[._])(mean|std|pixel_mean|pixel_std|image_mean|image_std)$")
 _LISTED = 10  # of each kind; the count says how many there are
-_SHOWN = 200  # characters of one: a file may name its entries as it likes
 
 
 class Entries:
@@ -71,8 +70,9 @@ class Entries:
         """Tells what is left by whether it may be the model's own. width: of its features."""
         others = self._others
         self.normalising = [key for key in others if _NORMALISING.match(key)]
-        self.surplus = [key for key in self._own(others, width) if key not in self.normalising]
-        self.foreign = [key for key in others if key not in (*self.surplus, *self.normalising)]
+        self.surplus = [key for key in self._own(others, width) if not _NORMALISING.match(key)]
+        told = {*self.surplus, *self.normalising}
+        self.foreign = [key for key in others if key not in told]
 
     def _own(self, others: Headers, width: int) -> list[str]:
         """Keys that may be the model's: beside its layers, of a layer's form, or as wide as its features."""
@@ -87,13 +87,13 @@ class Entries:
         }
         used = [place.key for place in self.places.values()]
         tops = {split(key.removeprefix(prefix))[0] for key in used if key.startswith(prefix)}
-        numbered = any(top.isdigit() for top in tops)
+        numbered = any(top.isdecimal() for top in tops)
         found = []
         for key, (shape, _) in inside.items():
             top, *_ = *_, last = split(key.removeprefix(prefix))
             if _BOOKKEEPING.fullmatch(top) or _BOOKKEEPING.fullmatch(last):
                 continue
-            beside = top in tops or (numbered and top.isdigit())
+            beside = top in tops or (numbered and top.isdecimal())
             if beside or key in layers or (width > 1 and width in shape):
                 found.append(key)
         return found
@@ -187,7 +187,9 @@ class Problems:
         lines = [f"{self.path}: this is not a sound checkpoint of {whose}."]
         lines += [f"  {len(entries)} {kind}: {_some(entries)}" for kind, entries in self._found.items()]
         if resembled:
-            advice = f"It looks like {' or '.join(resembled)}: set variant to that, or give another file."
+            advice = (
+                f"It looks like {' or '.join(resembled)}: set variant to that, or to {OWN!r}, which takes any sizes."
+            )
         elif self._sizes:
             advice = f"The file has the sizes of {self._sizes}: set variant to {OWN!r}, which takes any."
         else:
@@ -210,5 +212,4 @@ class Problems:
 
 def _some(entries: list[str]) -> str:
     more = f"; and {len(entries) - _LISTED} more" if len(entries) > _LISTED else ""
-    shown = (entry if entry.isprintable() else ascii(entry) for entry in entries[:_LISTED])
-    return "; ".join(entry if len(entry) <= _SHOWN else f"{entry[:_SHOWN]}…" for entry in shown) + more
+    return "; ".join(map(shown, entries[:_LISTED])) + more

@@ -209,10 +209,11 @@ def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wa
         mean=_by_channel(family.mean, sizes.channels),
         std=_by_channel(family.std, sizes.channels),
     )
+    given = wanted.recipe.for_channels(sizes.channels, path.name)
     told = told_by(contents.args, sizes.channels, family.layout.trained_as)
-    if not family.any_size:
-        told = replace(told, image_size=sizes.image_size)
-    trained = completed(wanted.recipe.for_channels(sizes.channels, path.name), told, assumed)
+    if not family.any_size:  # the number of tokens tells it
+        given, told = replace(given, image_size=None), replace(told, image_size=sizes.image_size)
+    trained = completed(given, told, assumed)
     return own_variant(
         family.name,
         **({"name": row.name} if row else {}),

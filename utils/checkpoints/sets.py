@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.checkpoints.contents import Contents
+from utils.checkpoints.contents import MAX_ENTRIES, Contents
 from utils.errors import CheckpointError
 from utils.families.base import Family, Headers, Match, NoMatchError
-from utils.families.modules import modules_of, split
+from utils.families.modules import modules_of, shown, split
 
 AVERAGE = re.compile(r"(^|[._/])ema($|[._/])|averaged?_model|swa_")  # in the name of a moving average of the weights
 _FIRST = ("state_dict", "model", "params")  # where several sets lie side by side, the one that is meant
@@ -18,6 +18,7 @@ _FIRST = ("state_dict", "model", "params")  # where several sets lie side by sid
 _STATE = re.compile(
     r"opt|opt_state|optim\w*|mu|nu|trace|exp_avg\w*|momentum\w*|\w*scaler\w*|\w*scheduler\w*|callbacks|loops"
 )
+_MAX_SETS = 32  # of one file
 _MAX_SPLITS = 4  # how often a file is taken apart where it holds more than the model
 
 
@@ -60,10 +61,8 @@ def find(path: Path, contents: Contents, families: Sequence[Family], weights: st
         CheckpointError: there is none, or which is meant cannot be told.
     """
     sets = {name: headers for name, headers in contents.sets.items() if not _is_state(split(name))}
-    found = list(_by_names(sets, families))
     reasons: dict[str, NoMatchError] = {}
-    if not found:
-        found = list(_by_form(sets, families, contents.ordered, reasons))
+    found = list(_by_names(path, sets, families)) or list(_by_form(path, sets, families, contents.ordered, reasons))
     if not found:
         raise _nothing(path, sets, families, reasons)
     average = [each for each in found if each.is_average]
@@ -109,17 +108,35 @@ def _is_state(parts: Sequence[str]) -> bool:
     return "target" not in parts and any(map(_STATE.fullmatch, parts))
 
 
-def _by_names(sets: Mapping[str, Headers], families: Sequence[Family]) -> Iterator[Found]:
+def _by_names(path: Path, sets: Mapping[str, Headers], families: Sequence[Family]) -> Iterator[Found]:
     """Models under the names of a known layout; of those inside another one, the outer one."""
     for place, headers in sets.items():
         taken: list[str] = []
-        marked = sorted(_marked(headers, families), key=lambda each: len(each[2]))
+        marked = sorted(dict.fromkeys(_marked(headers, families)), key=lambda each: len(each[2]))
+        if len(marked) > _MAX_SETS:
+            raise CheckpointError(
+                f"{path}: {place or 'it'} has the names of a model under {len(marked):,} prefixes, such as "
+                f"{shown(marked[0][2])!r}. Save the one model that is meant."
+            )
         for family, layout, prefix in marked:
             if any(prefix.startswith(other) for other in taken) or _is_state(split(prefix.rstrip("./"))):
                 continue
-            taken.append(prefix)
             inside = {key.removeprefix(prefix): header for key, header in headers.items() if key.startswith(prefix)}
-            yield Found(family, place, prefix, layout, Match([family.layout.places(layout, inside)]))
+            found = Found(family, place, prefix, layout, Match([family.layout.places(layout, inside)]))
+            if _is_mostly_there(found, headers):
+                taken.append(prefix)
+                yield found
+
+
+def _is_mostly_there(found: Found, headers: Headers) -> bool:
+    """Whether a known layout explains at least half of a model, or of the file: single names of it are others' too."""
+    (places,), layout = found.match.readings, found.family.layout
+    shapes = {key: place.shape_of(headers[found.prefix + place.key][0]) for key, place in places.items()}
+    try:
+        wanted = layout.shapes(layout.architecture(shapes))
+    except NoMatchError:
+        return 2 * len(places) >= sum(key.startswith(found.prefix) for key in headers)
+    return 2 * len(wanted.keys() & shapes) >= len(wanted)
 
 
 def _marked(headers: Headers, families: Sequence[Family]) -> Iterator[tuple[Family, str, str]]:
@@ -137,9 +154,18 @@ def _marked(headers: Headers, families: Sequence[Family]) -> Iterator[tuple[Fami
 
 
 def _by_form(
-    sets: Mapping[str, Headers], families: Sequence[Family], ordered: bool, reasons: dict[str, NoMatchError]
+    path: Path,
+    sets: Mapping[str, Headers],
+    families: Sequence[Family],
+    ordered: bool,
+    reasons: dict[str, NoMatchError],
 ) -> Iterator[Found]:
     for place, everything in sets.items():
+        if len(everything) > MAX_ENTRIES:
+            raise CheckpointError(
+                f"{path}: {place or 'it'} has {len(everything):,} entries, more than the {MAX_ENTRIES:,} in which a "
+                "model of unknown names is looked for. Save the model's own state dict alone."
+            )
         headers = {key: header for key, header in everything.items() if not _is_state(split(key))}
         for family in families:
             try:

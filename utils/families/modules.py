@@ -7,6 +7,7 @@ which order modules were registered, but only in PyTorch's own format; elsewhere
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,7 +24,8 @@ _PARTS = {
     COUNTER: COUNTER,
 }
 _SEPARATOR = re.compile(r"[./]")
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d{1,9}")
+_SHOWN = 200  # characters of a name: a file may give its entries any
 _LISTED = 5  # in an error
 _MAX_DEPTH = 32  # parts of a path; deeper ones are no model's
 Path = tuple[str, ...]
@@ -47,7 +49,13 @@ class Module:
     @property
     def name(self) -> str:
         """In the file's own words, with the shape of its weight."""
-        return f"{self.places['weight'].key} {list(self.shape)}"
+        return f"{shown(self.places['weight'].key)} {list(self.shape)}"
+
+
+def shown(key: str) -> str:
+    """A name from a file, short and without control characters."""
+    key = key if len(key) <= _SHOWN else f"{key[:_SHOWN]}…"
+    return key if key.isprintable() else ascii(key)
 
 
 def split(key: str) -> Path:
@@ -102,8 +110,15 @@ def _module(path: Path, keys: dict[str, str], headers: Headers, position: int | 
 
 
 def listed(modules: Sequence[Module]) -> str:
-    """The first few of them in the file's own words."""
-    return ", ".join(module.name for module in modules[:_LISTED]) + (" and others" if len(modules) > _LISTED else "")
+    """A few of them in the file's own words, those first whose kind of name and form is rare."""
+    counts = Counter(_form(module) for module in modules)
+    rarest = sorted(modules, key=lambda module: counts[_form(module)])
+    more = f" and {len(modules) - _LISTED} more" if len(modules) > _LISTED else ""
+    return (", ".join(module.name for module in rarest[:_LISTED]) or "none") + more
+
+
+def _form(module: Module) -> tuple[Path, tuple[int, ...]]:
+    return tuple(_NUMBER.sub("#", part) for part in module.path), module.shape
 
 
 def require_biases(modules: Sequence[Module]) -> None:

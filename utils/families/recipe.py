@@ -11,6 +11,8 @@ from utils.errors import ParameterError
 from utils.families.base import Patches
 from utils.families.variants import INTERPOLATIONS, Preprocessing
 
+LEAST_CROP = 0.1  # a smaller share would make images that are resized to more than any memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -83,25 +85,29 @@ def told_by(args: Mapping[str, Any], channels: int, trained_as: Callable[[str], 
         channels: of the model's images.
         trained_as: the recipe of timm's models by their names.
     """
-    told = {}
-    for name in ("mean", "std"):
-        values = args.get(name)
-        if not isinstance(values, list | tuple) or len(values) not in (1, channels):
-            continue
-        if all(type(each) in (int, float) and (0 if name == "mean" else 1e-6) <= each <= 1 for each in values):
-            told[name] = tuple(round(255 * each, 6) for each in values) * (channels // len(values))
-    size, sizes, crop = args.get("img_size"), args.get("input_size"), args.get("crop_pct")
+    size, sizes = args.get("img_size"), args.get("input_size")
     if size is None and isinstance(sizes, list | tuple) and len(sizes) == 3 and sizes[1] == sizes[2]:
         size = sizes[2]
-    if type(size) is int and 0 < size <= 4096:
-        told["image_size"] = size
-    if type(crop) in (int, float) and 0 < crop <= 1:
-        told["crop_pct"] = crop
-    if args.get("interpolation") in INTERPOLATIONS:
-        told["interpolation"] = args["interpolation"]
+    words = {name: args.get(name) for name in ("mean", "std", "crop_pct", "interpolation")} | {"image_size": size}
+    words = {name: value for name, value in words.items() if value not in (None, "", [], ())}
     model = args.get("model")
-    usual = trained_as(model) if isinstance(model, str) else None
-    return replace(usual or Recipe(), **told)
+    usual = (trained_as(model) if isinstance(model, str) else None) or Recipe()
+    # A word that is not understood leaves its field unknown: what the model usually has is not what was said.
+    return replace(usual, **{name: _understood(name, value, channels) for name, value in words.items()})
+
+
+def _understood(name: str, value: object, channels: int) -> Any:
+    """A trainer's word as a field of a recipe; None for one that makes no sense here."""
+    if name in ("mean", "std"):
+        least = 0 if name == "mean" else 1e-6
+        numbers = value if isinstance(value, list | tuple) and len(value) in (1, channels) else [None]
+        fits = all(type(each) in (int, float) and least <= each <= 1 for each in numbers)
+        return tuple(round(255 * each, 6) for each in numbers) * (channels // len(numbers)) if fits else None
+    if name == "interpolation":
+        return value if value in INTERPOLATIONS else None
+    if name == "crop_pct":
+        return value if type(value) in (int, float) and LEAST_CROP <= value <= 1 else None
+    return value if type(value) is int and 0 < value <= 4096 else None
 
 
 def completed(given: Recipe, told: Recipe, assumed: Recipe) -> Trained:

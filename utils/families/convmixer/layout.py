@@ -56,7 +56,9 @@ def shapes(architecture: ConvMixerArchitecture) -> Shapes:
     return found | _layer("head", (architecture.classes, dim))
 
 
-_TIMM = re.compile(r"(stem\.[02]|blocks\.\d+\.(0\.fn\.[02]|[13])|head)\.\w+")
+_TIMM = re.compile(
+    r"(stem\.[02]|blocks\.\d+\.(0\.fn\.[02]|[13])|head)\.(weight|bias|running_mean|running_var|num_batches_tracked)"
+)
 
 
 def places(layout: str, headers: Headers) -> Places:
@@ -73,7 +75,7 @@ def places(layout: str, headers: Headers) -> Places:
 def _of_sequential(key: str) -> str:
     """Canonical key by v1.0 key, an index into one nn.Sequential: stem, blocks, pooling, flattening, head."""
     first, _, rest = key.partition(".")
-    if not first.isdigit() or not rest:
+    if not re.fullmatch("[0-9]{1,6}", first) or not rest:
         return key
     if first in ("0", "2"):
         return f"stem.{key}"

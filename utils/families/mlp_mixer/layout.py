@@ -52,7 +52,7 @@ def shapes(architecture: MixerArchitecture) -> Shapes:
 
 
 _FLAX = re.compile(
-    r"(stem|head|pre_head_layer_norm|MixerBlock_\d+/(LayerNorm_[01]|(token|channel)_mixing/Dense_[01]))/\w+"
+    r"(stem|head|pre_head_layer_norm|MixerBlock_\d+/(LayerNorm_[01]|(token|channel)_mixing/Dense_[01]))/(kernel|scale|bias)"
 )
 # timm: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/mlp_mixer.py
 _NAMES = {
@@ -66,7 +66,7 @@ _NAMES = {
         (r"blocks\.(\d+)\.mlp_(token|channel)s\.fc2", r"MixerBlock_\1/\2_mixing/Dense_1"),
     ),
     "lucidrains": tuple(
-        (rf"(\d+)\.{index}\.{theirs}", rf"MixerBlock_\1/{ours}")
+        (rf"(\d{{1,6}})\.{index}\.{theirs}", rf"MixerBlock_\1/{ours}")
         for index, mixing in enumerate(("token", "channel"))
         for theirs, ours in (
             (r"norm", f"LayerNorm_{index}"),
@@ -107,7 +107,7 @@ def _canonical(layout: str, key: str) -> str:
 
 def _with_ends(found: dict[str, str], headers: Headers) -> dict[str, str]:
     """With what lies before and behind the blocks of lucidrains' Sequential: patches, norm, and the last, the head."""
-    ends = sorted({int(key.partition(".")[0]) for key in headers if re.fullmatch(r"\d+\.(weight|bias)", key)})
+    ends = sorted({int(key.partition(".")[0]) for key in headers if re.fullmatch(r"[0-9]{1,6}\.(weight|bias)", key)})
     for index, name, weight in zip(
         (1, ends[-2], ends[-1]) if len(ends) > 2 else (1, ends[-1]),
         ("stem", "pre_head_layer_norm", "head"),
@@ -158,9 +158,10 @@ def match(modules: Sequence[Module]) -> Match:
         [module for module in modules if module.kind == kind] for kind in (CONVOLUTION, DENSE, NORM)
     )
     if not stems:
+        _, left = _branches(denses, norms[0].shape[0] if norms else 0)
         raise NoMatchError(
             "A Mixer begins with a convolution of patches, and there is none. If a dense layer embeds the patches, "
-            f"the order of pixels and channels in it cannot be seen in a file; found {listed(denses)}."
+            f"the order of pixels and channels in it cannot be seen in a file; found {listed(left or denses)}."
         )
     if len(stems) > 1 or stems[0].shape[2] != stems[0].shape[3]:
         raise NoMatchError(f"A Mixer has one convolution, of square patches; found {listed(stems)}.")
