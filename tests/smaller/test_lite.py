@@ -19,7 +19,9 @@ from utils.verify import numbers
 
 PREPROCESSING = Preprocessing(10, 8, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), "bicubic")  # each channel its own
 ARTEFACT = SimpleNamespace(
-    output="logits", manifest={"weights": "official", "model": {"licence": "MIT", "licence_url": ""}}
+    output="logits",
+    preprocessing=PREPROCESSING,
+    manifest={"weights": "official", "model": {"licence": "MIT", "licence_url": ""}},
 )
 
 
