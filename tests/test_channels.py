@@ -7,8 +7,9 @@ import labelled
 import numpy as np
 import own_models
 import pytest
+from PIL import Image
 
-from utils.artefact.opening import open_model
+from utils.artefact.opening import _interface, open_model
 from utils.errors import PackagingError, ParameterError
 from utils.evaluate import command as evaluation
 from utils.evaluate.model import load_classifier
@@ -84,9 +85,7 @@ def test_who_wants_photographs_for_a_model_of_ten_channels_is_told(ten, tmp_path
         use(str(ten.folder))
 
 
-def test_signatures_of_other_channels_than_the_preprocessing_are_refused(grey, tmp_path):
-    from utils.artefact.opening import _interface
-
+def test_signatures_of_other_channels_than_the_preprocessing_are_refused(grey):
     manifest = json.loads(grey.manifest.read_text())
     assert _interface(manifest, 1) == ("logits", 7)
     with pytest.raises(PackagingError, match=r"expected images \[B, height, width, 3\]"):
@@ -118,8 +117,6 @@ def test_training_images_are_made_grey_and_shown_as_rgb():
     images = labelled.coloured_images()
     found = next(iter(batches.validation_batches(images, GREY.preprocessing, 8)))[0].numpy()
     pixels = [images.validation.read(i) for i in range(8)]
-    from PIL import Image
-
     expected = np.stack([pillow_preprocess(Image.fromarray(each), GREY.preprocessing) for each in pixels])
     np.testing.assert_allclose(found, expected, atol=0.05)
     (augmented, _), *_ = batches.training_batches(images, GREY.preprocessing, 4, 0, range(1))
