@@ -7,6 +7,7 @@ import labelled
 import numpy as np
 import own_models
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from utils.artefact.opening import _interface, open_model
@@ -19,6 +20,7 @@ from utils.images.photographs import pillow_preprocess, sample_files, sample_pho
 from utils.notebook.classification import Classification
 from utils.smaller.command import make_smaller
 from utils.training import batches
+from utils.training.datasets import GENTLE
 from utils.training.fine_tuning import FineTuning
 from utils.training.model import open_extractor
 from utils.training.settings import TrainingSettings
@@ -119,8 +121,10 @@ def test_training_images_are_made_grey_and_shown_as_rgb():
     pixels = [images.validation.read(i) for i in range(8)]
     expected = np.stack([pillow_preprocess(Image.fromarray(each), GREY.preprocessing) for each in pixels])
     np.testing.assert_allclose(found, expected, atol=0.05)
-    (augmented, _), *_ = batches.training_batches(images, GREY.preprocessing, 4, 0, range(1))
-    assert augmented.shape == (4, 32, 32, 1)
+    orange = np.full((40, 50, 3), (250, 120, 10), np.uint8)
+    augmented = batches.augment(tf.constant(orange), GENTLE, GREY.preprocessing, tf.constant([1, 2]))
+    flat = (np.asarray(Image.fromarray(orange).convert("L"))[0, 0] - 110.0) / 55
+    np.testing.assert_allclose(augmented, np.full((32, 32, 1), flat), atol=1e-6)
     shown, _ = batches.augmented_examples(images, GREY.preprocessing, 6, 0)
     assert shown.shape == (6, 32, 32, 3)
     assert 0 <= shown.min() < shown.max() <= 1
