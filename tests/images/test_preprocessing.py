@@ -137,7 +137,10 @@ def test_in_tf_data_and_as_a_graph_it_is_the_same_as_eagerly():
     assert data.element_spec.shape.as_list() == [None, 48, 48, 3]  # static, as models want it
 
 
-@pytest.mark.parametrize(("settings", "message"), impossible.PREPROCESSING)
+FOUR_CHANNELS = Preprocessing(8, 8, (0.0,) * 4, (1.0,) * 4)
+
+
+@pytest.mark.parametrize(("settings", "message"), [*impossible.PREPROCESSING, (FOUR_CHANNELS, "4 channels")])
 def test_impossible_settings_are_errors(settings, message):
     for prepare, images in (
         (preprocess, np.zeros((1, 9, 9, 3), np.uint8)),
