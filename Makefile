@@ -14,6 +14,15 @@ SEED ?=
 OPERATIONS ?=
 LABELS ?=
 USE_EMA ?=
+OVERWRITE ?=
+WEIGHTS ?=
+ACTIVATION ?=
+EPSILON ?=
+MEAN ?=
+STD ?=
+INTERPOLATION ?=
+CROP_PCT ?=
+REFERENCE ?=
 FORMATS ?=
 VARIANTS ?= all
 HEADS ?= all
@@ -36,6 +45,8 @@ python = $(VENV)/bin/python
 # One shell word, whatever characters are in it.
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
+# From the command line alone: systems, such as WSL, have a NAME of their own in the environment.
+name = $(if $(findstring command,$(origin NAME)),$(NAME))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup convert release verify.pyz test test-full bench compat lint clean
@@ -48,8 +59,9 @@ help:
 	@echo '                   VARIANT=convmixer_768_32 HEAD=classification|fe [IMAGE_SIZE= SEED= OPERATIONS=]'
 	@echo '                   CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports'
 	@echo '                   (auto: official where it can be downloaded, else synthetic, and it says so)'
-	@echo '                   your own checkpoint: LABELS=<file, a class name per line>'
-	@echo '                   USE_EMA=1 (ConvMixer: the average of the weights)'
+	@echo '                   your own checkpoint: VARIANT=own CHECKPOINT=<path> LABELS=<file, a class name per line>'
+	@echo '                   NAME= ACTIVATION=gelu|gelu_tanh|relu EPSILON= MEAN=0.5,0.5,0.5 STD= IMAGE_SIZE='
+	@echo '                   INTERPOLATION= CROP_PCT= REFERENCE=<npz> WEIGHTS= USE_EMA=1 OVERWRITE=1'
 	@echo '                   FORMATS="saved_model, keras, onnx": files for Keras 3 and (ConvMixer) ONNX, too'
 	@echo 'make release     many models, resumable:'
 	@echo '                   VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
@@ -72,7 +84,11 @@ convert: setup
 	  --checkpoint $(call quote,$(CHECKPOINT)) --output-dir $(call quote,$(OUTPUT_DIR)) \
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--labels,$(LABELS)) $(if $(USE_EMA),--use-ema) \
-	  $(call option,--formats,$(FORMATS))
+	  $(call option,--formats,$(FORMATS)) $(call option,--name,$(name)) $(if $(OVERWRITE),--overwrite) \
+	  $(call option,--weights,$(WEIGHTS)) $(call option,--activation,$(ACTIVATION)) \
+	  $(call option,--epsilon,$(EPSILON)) $(call option,--mean,$(MEAN)) $(call option,--std,$(STD)) \
+	  $(call option,--interpolation,$(INTERPOLATION)) $(call option,--crop-pct,$(CROP_PCT)) \
+	  $(call option,--reference,$(REFERENCE))
 
 # Without .venv, any Python does the same: python3 -m utils.verify.app dist/verify.pyz
 verify.pyz: setup

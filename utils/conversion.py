@@ -118,11 +118,12 @@ class Conversion:
             self.checkpoint = loading.resolve(self.variant, settings.checkpoint, settings.seed)
             reading = self._reading or loading.read(self.checkpoint.path, self._wanted, custom=False)
             loaded = loading.load_arrays(reading)
-            self.notes, self._weights, self.names = loaded.notes, loaded.arrays, reading.names
+            self.notes, self._weights = loaded.notes, loaded.arrays
+            self.names = reading.names if self._reading else {}
             architecture = self.variant.architecture
             self.source = self._models.build(architecture, loaded.arrays, settings.head)
             self.labels = labels.class_labels(settings.labels, self.variant.labels, architecture.classes)
-            self.name = artefact_name(self._stem, settings.head, self.checkpoint.weights, settings.operations)
+            self.name = artefact_name(self.stem, settings.head, self.checkpoint.weights, settings.operations)
         formats = formats_of(settings.formats)
         needed = 4 * (3 + len(formats)) * self.source.parameters
         self._staging = Staging(settings.output_dir, self.name, needed_bytes=needed, overwrite=settings.overwrite)
@@ -133,7 +134,7 @@ class Conversion:
         return {"artefact": self.name} | self.checkpoint.facts | shown
 
     @property
-    def _stem(self) -> str:
+    def stem(self) -> str:
         """The artefact's name before its head."""
         if self.settings.name or self.variant.name != OWN:
             return self.settings.name or self.variant.name
@@ -285,7 +286,7 @@ class Conversion:
                 preprocessing_parity=self.pixels and self.pixels.to_json(),
                 notes=self.notes,
                 settings=self._kept,
-                names=self.names if self._reading else None,
+                names=self.names or None,
             )
             return self._staging.publish(facts)
 

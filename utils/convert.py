@@ -13,11 +13,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from utils.artefact.assumed import assumptions
 from utils.artefact.staging import Published
 from utils.command import run_command
+from utils.conversion import Conversion
 from utils.errors import ConversionError
 from utils.families import FAMILIES
-from utils.families.variants import HEADS, OPERATIONS, VARIANTS, Variant, artefact_name
+from utils.families.base import ACTIVATIONS
+from utils.families.variants import HEADS, INTERPOLATIONS, OPERATIONS, OWN, VARIANTS, Variant, artefact_name
 from utils.files import user_path, written_whole
 from utils.notebook import execution
 from utils.parity.report import Report
@@ -33,20 +36,22 @@ def run_notebook(settings: Settings, progress: str = "bar") -> Published:
     progress: as `execution.executed` takes it. Raises ConversionError for whatever stops the notebook, and
     KeyboardInterrupt where it was interrupted.
     """
-    variant = settings.check()
+    conversion = Conversion(settings)
+    conversion.check()  # an unusable file is told before a notebook starts
+    variant = conversion.variant
     notebook = ROOT / FAMILIES[variant.family].notebook
     if not notebook.is_file():
         raise ConversionError(f"{notebook} is not there: run this from a whole checkout of the repository.")
     folder = Path(settings.output_dir).expanduser().absolute()
     # The notebooks have the same defaults, and each only the parameters that make sense for its family.
     given = {name: value for name, value in asdict(settings).items() if value != getattr(Settings, name, None)}
-    given |= {"image_size": settings.size(variant), "output_dir": str(folder)}
-    if settings.labels:
-        given["labels"] = str(Path(settings.labels).expanduser().absolute())
+    given |= {"variant": settings.variant, "output_dir": str(folder)}
+    paths = {key: getattr(settings, key) for key in ("labels", "reference") if getattr(settings, key)}
+    given |= {key: str(Path(path).expanduser().absolute()) for key, path in paths.items()}
     given["checkpoint"] = chosen = choose_checkpoint(variant, settings.checkpoint, settings.seed)  # may download
 
     weights = chosen if chosen in KEYWORDS else "custom"
-    name = artefact_name(variant.name, settings.head, weights, settings.operations)
+    name = artefact_name(conversion.stem, settings.head, weights, settings.operations)
     made = Published(folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json")
     with execution.executed(notebook, given, progress) as written:
         if missing := [str(path) for path in made if not path.exists()]:
@@ -89,26 +94,46 @@ def summary(made: Published) -> str:
     manifest = json.loads(made.manifest.read_text(encoding="utf-8"))
     places = made.facts | {"executed notebook": f"{made.folder}.ipynb"}
     lines = ["", Report.from_json(manifest["parity"]).table(), "", aligned(list(places.items()))]
+    lines += ["", *(_in_red(each) for each in assumptions(manifest))]
     if manifest.get("weights") == "synthetic":
         lines += ["", "SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing."]
     return "\n".join(lines)
 
 
+def _in_red(text: str) -> str:
+    return f"\x1b[31m{text}\x1b[0m" if sys.stdout.isatty() else text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m utils.convert", description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", help=f"one of: {', '.join(VARIANTS)}")
+    parser.add_argument("--variant", help=f"{OWN} (sizes from the file), or one of: {', '.join(VARIANTS)}")
     parser.add_argument("--head", help=f"one of: {', '.join(HEADS)}")
     parser.add_argument("--checkpoint", help=f"{', '.join(KEYWORDS)}, or a local file")
     parser.add_argument("--output-dir", help="where the artefacts go (default: exports)")
-    parser.add_argument("--image-size", type=int, help="pixels; 0: any height and width (ConvMixer)")
+    parser.add_argument("--image-size", type=_size, help="pixels; 0: any height and width (ConvMixer)")
     parser.add_argument("--seed", type=int, help="of synthetic weights and of the inputs compared")
     parser.add_argument("--operations", help=f"for the Mixer, one of: {', '.join(OPERATIONS)}")
     parser.add_argument("--labels", help="a UTF-8 file with a class name per line, for a classifier of your own")
-    parser.add_argument("--use-ema", action="store_true", help="ConvMixer: the moving average in a trainer's file")
+    own = parser.add_argument_group("a checkpoint of your own")
+    own.add_argument("--use-ema", action="store_true", help="the moving average of the weights in a trainer's file")
+    own.add_argument("--name", help="what the artefact is called (default: the variant's name, of own the file's)")
+    own.add_argument("--overwrite", action="store_true", help="let it replace an artefact of another source")
+    own.add_argument("--weights", help="which of several sets of weights in the file")
+    own.add_argument("--activation", help=f"auto, {', '.join(ACTIVATIONS)}")
+    own.add_argument("--epsilon", type=float, help="of the normalisations; 0: what is usual")
+    own.add_argument("--mean", help="by channel, numbers from 0 to 1 separated by commas")
+    own.add_argument("--std", help="likewise")
+    own.add_argument("--interpolation", help=f"auto, {', '.join(INTERPOLATIONS)}")
+    own.add_argument("--crop-pct", type=float, help="share of the shorter side that is kept")
+    own.add_argument("--reference", help="an .npz with inputs and outputs that the model's own code computed")
     parser.add_argument("--formats", help='"saved_model, keras, onnx": files of Keras 3 and, from a ConvMixer, ONNX')
     parser.add_argument("--progress", default="bar", choices=("bar", "lines"), help="lines: `cell 3 of 25` on stdout")
     parser.set_defaults(**asdict(Settings("convmixer_768_32")))
     return parser
+
+
+def _size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -146,7 +146,7 @@ def test_reference_that_decides_for_neither_does_not_make_one_right(tmp_path):
 # Hostile files.
 
 ONE = torch.zeros(1)
-MANY = 200_000
+MANY = 60_000
 
 
 def pickled(data):

@@ -21,7 +21,7 @@ from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
 from utils.families import FAMILIES
 from utils.families.base import COUNTER, Family, NoMatchError, Patches, Places, Shapes
 from utils.families.recipe import Recipe, completed, told_by
-from utils.families.variants import VARIANTS, Variant, own_variant
+from utils.families.variants import MAX_CHANNELS, VARIANTS, Variant, own_variant
 from utils.files import hash_file
 
 # Of the weights, in memory at the worst moment of a conversion: float32, float64, gradients of both, TensorFlow's.
@@ -197,6 +197,8 @@ def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wa
     family, row = found.family, wanted.variant
     if row:  # sizes that are not the row's, but for the classes, are named when the two are compared
         sizes = replace(row.architecture, classes=sizes.classes or row.architecture.classes)
+    if not 0 < sizes.channels <= MAX_CHANNELS:
+        raise CheckpointError(f"{path}: its images have {sizes.channels:,} channels; expected 1 to {MAX_CHANNELS:,}.")
     activation, epsilon = family.layout.assumed(found.layout)
     if row and (activation, epsilon) == family.layout.assumed(next(iter(family.layout.MARKS))):
         activation, epsilon = row.architecture.activation, getattr(row.architecture, row.architecture.EPSILON)

@@ -26,6 +26,7 @@ HEADS = tuple(OUTPUTS)
 OWN = "own"  # `variant` of a checkpoint whose sizes are read from the file
 WEIGHTS = ("official", "synthetic", "custom")
 OPERATIONS = ("xla", "plain")
+MAX_CHANNELS = 1024  # of an image
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")  # of an artefact
 ORIGINS = ("given", "file", "assumed")  # a parameter, the checkpoint, or neither
 INTERPOLATIONS = ("bicubic", "bilinear")

@@ -21,13 +21,16 @@ _LONGEST_NAME = 28  # letters of a class's name beside its bar
 
 
 class Facts:
-    """A table of two columns: what, and its value. In a notebook as HTML, elsewhere as text."""
+    """A table of two columns: what, and its value. In a notebook as HTML, elsewhere as text.
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        self.facts = {name: str(value) for name, value in facts.items()}
+    folded: the line behind which it waits until a reader opens it; "" shows it.
+    """
+
+    def __init__(self, facts: Mapping[str, Any], folded: str = "") -> None:
+        self.facts, self.folded = {name: str(value) for name, value in facts.items()}, folded
 
     def __repr__(self) -> str:
-        return aligned(list(self.facts.items()))
+        return aligned(list(self.facts.items())) if self.facts else ""
 
     def _repr_html_(self) -> str:
         rows = (
@@ -35,7 +38,10 @@ class Facts:
             f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
             for name, value in self.facts.items()
         )
-        return f"<table>{''.join(rows)}</table>"
+        table = f"<table>{''.join(rows)}</table>" if self.facts else ""
+        if not self.folded or not self.facts:
+            return table
+        return f"<details><summary>{html.escape(self.folded)}</summary>{table}</details>"
 
 
 class Notice:

@@ -17,6 +17,7 @@ import numpy as np
 
 from utils.archives import ArchiveError, Refusal, npy_header, open_zip, read_member
 from utils.errors import PackagingError
+from utils.families.variants import MAX_CHANNELS
 
 GOLDEN = "assets.extra/golden.npz"
 
@@ -25,7 +26,6 @@ GOLDEN = "assets.extra/golden.npz"
 # prime, so that the repetition meets no patch's.
 _COARSE, _FINE, _STEPS = 32, (29, 31), 32
 _MAX_OUTPUTS = 180_000  # bytes: the three images of a classifier of 1,000 classes take 12,000, two of 21,843 175,000
-MAX_CHANNELS = 1024
 # A file from outside claims no more than this: numbers of an image, bytes of the outputs and of a pattern.
 _MAX_NUMBERS, _MAX_BYTES, _MAX_PATTERN = 3 << 24, 4 << 20, 4 << 20
 _ARRAYS = {"coarse": ("int8", 4), "fine": ("int8", 3), "size": ("int32", 1), "outputs": ("float32", 2)}
