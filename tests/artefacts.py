@@ -21,7 +21,7 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
         saved_model.save_model(exported, staging.model_dir, signatures)
         golden = make_golden(source, 48, 48, 0)
         write_golden(staging.model_dir, golden)
-        write_warmup(staging.model_dir, 48)
+        write_warmup(staging.model_dir, get_variant(name).preprocessing)
         reloaded = saved_model.load_model(staging.unpacked_candidate())
         rows = comparison.compare_outputs(
             source, saved_model.as_function(reloaded), {"golden": golden.inputs}, exported.output

@@ -68,6 +68,7 @@ class Conversion:
         self.settings, self._only = settings, family
         self.stages = measure.Stages()
         self.rows: list[Row] = []
+        self.pixels: Report | None = None  # of the graph's preprocessing, where photographs are taken
         self._staging: Staging | None = None
 
     def check(self) -> None:
@@ -111,19 +112,21 @@ class Conversion:
         """
         size, seed = self.image_size or self.variant.image_size, self.settings.seed
         self.pictures = photographs.sample_photographs(2)  # a third would take long in float64, and show nothing new
-        self._normalised = {
-            title: photographs.pillow_preprocess(picture, self.preprocessing)
-            for title, picture in self.pictures.items()
-        }
-        inputs = standard_inputs(size, size, seed, self._normalised)
+        channels, takes_photographs = self.preprocessing.channels, self.preprocessing.takes_photographs
+        prepare = photographs.pillow_preprocess if takes_photographs else photographs.repeated_channels
+        self._normalised = {title: prepare(each, self.preprocessing) for title, each in self.pictures.items()}
+        if not takes_photographs:
+            self.pictures = {}
+            self.notes = [*self.notes, _NO_PHOTOGRAPHS.format(channels)]
+        inputs = standard_inputs(size, size, seed, self._normalised, channels)
         if not self.image_size:  # any height and width
-            other = standard_inputs(size - size // 4, size + size // 4, seed)
+            other = standard_inputs(size - size // 4, size + size // 4, seed, channels=channels)
             inputs |= {f"{name}, not square": batch for name, batch in other.items() if name != "large"}
         references = References(self.checkpoint.sha256, self.variant.name)
         positions = self.variant.architecture.positions(size, size)
         self.proof = Proof(self.source, self.output, inputs, positions, references)
         self._golden = references.later(
-            lambda: golden.make_golden(self.proof.truth, size, size, seed, self._normalised)
+            lambda: golden.make_golden(self.proof.truth, size, size, seed, self._normalised, channels)
         )
         self.proof.begin()
 
@@ -138,7 +141,7 @@ class Conversion:
         return shown | {
             "variables": len(self._exported.variables),
             "of them trainable": len(self._exported.trainable),
-            "inputs": f"float32 [B, {size}, {size}, 3]",
+            "inputs": f"float32 [B, {size}, {size}, {self.preprocessing.channels}]",
             self.output: f"float32 [B, {self._exported.units}]",
         }
 
@@ -154,7 +157,7 @@ class Conversion:
         settings, staging, exported = self.settings, self._staging, self._exported
         with self._step("save"):
             saved_model.save_model(exported, staging.model_dir, signatures.image_signatures(self.preprocessing))
-            signatures.write_warmup(staging.model_dir, self.preprocessing.crop)
+            signatures.write_warmup(staging.model_dir, self.preprocessing)
             self.golden = self._golden()
             golden.write_golden(staging.model_dir, self.golden)
             if settings.head == "classification" and self.labels:
@@ -191,11 +194,12 @@ class Conversion:
             self.rows += proof.compare_gradients(candidate)
             self.rows += proof.compare_training(candidate)
             self._extra.prove({"golden": self.golden.inputs})
-            allowed = Report(self.rows).tolerances[self.output]
-            self.pixels, rows = compare_signatures(
-                candidate.model, candidate, self.preprocessing, self._normalised, self.output, allowed
-            )
-            self.rows += rows
+            if self.preprocessing.takes_photographs:
+                allowed = Report(self.rows).tolerances[self.output]
+                self.pixels, rows = compare_signatures(
+                    candidate.model, candidate, self.preprocessing, self._normalised, self.output, allowed
+                )
+                self.rows += rows
         return self.report
 
     @property
@@ -242,7 +246,7 @@ class Conversion:
                 seconds={stage: self.stages.seconds[stage] for stage in _STAGES},
                 peak_memory_mb=self.stages.peak_memory_mb,
                 files=self._staging.files,
-                preprocessing_parity=self.pixels.to_json(),
+                preprocessing_parity=self.pixels and self.pixels.to_json(),
                 notes=self.notes,
                 settings=kept,
             )
@@ -273,6 +277,10 @@ class Conversion:
             yield
 
 
+_NO_PHOTOGRAPHS = (
+    "its images have {} channels, and photographs 1 or 3: it has no signatures that take photographs, and inputs that "
+    "are made of photographs repeat their channels"
+)
 _STAGES = ("load", "export", "save", "package", "verify")  # in the manifest
 
 

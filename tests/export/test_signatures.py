@@ -38,7 +38,7 @@ def saved_kind(request, tmp_path_factory):
         exported = tiny.exported("convmixer_tiny", head, None if kind.endswith("any size") else 48)
     folder = tmp_path_factory.mktemp("tiny") / "1"  # <name>/<version>/, as Serving wants it
     saved_model.save_model(exported, folder, image_signatures(preprocessing))
-    write_warmup(folder, preprocessing.crop)
+    write_warmup(folder, preprocessing)
     return kind, tiny.OUTPUTS[head], preprocessing, folder, saved_model.load_model(folder)
 
 

@@ -170,10 +170,10 @@ def block(**change):
         def __call__(self, x):
             a = self.architecture
             y = jnp.swapaxes(nn.LayerNorm(epsilon=a.layer_norm_epsilon)(x), 1, 2)
-            y = jnp.swapaxes(mlp_mixer.MlpBlock(a.tokens_mlp_dim, name="token_mixing")(y), 1, 2)
+            y = jnp.swapaxes(mlp_mixer.MlpBlock(a.tokens_mlp_dim, a.activation, name="token_mixing")(y), 1, 2)
             between = x + y if self.residual else y
             y = nn.LayerNorm(epsilon=a.layer_norm_epsilon)(between)
-            y = between + mlp_mixer.MlpBlock(a.channels_mlp_dim, name="channel_mixing")(y)
+            y = between + mlp_mixer.MlpBlock(a.channels_mlp_dim, a.activation, name="channel_mixing")(y)
             return x if self.name == self.skipped else y
 
     return lambda: mock.patch.object(mlp_mixer, "MixerBlock", Block)

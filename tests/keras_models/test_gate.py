@@ -15,7 +15,7 @@ from keras_tiny import GELU, MIXER, NAMES, RELU
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
 from utils.families.convmixer import keras_model as convmixer
-from utils.families.mlp_mixer import keras_model as mlp_mixer
+from utils.keras_models import saving
 from utils.keras_models.candidate import Candidate
 from utils.parity.judge import RATIO
 from utils.parity.report import Report
@@ -104,7 +104,7 @@ class Fault:
 
 class OtherGelu(keras.layers.Activation):
     def __init__(self, activation, **settings):
-        super().__init__(mlp_mixer.GELU if activation == "gelu" else activation, **settings)
+        super().__init__(saving.ACTIVATIONS["gelu_tanh"] if activation == "gelu" else activation, **settings)
 
 
 def without_residual(name):
@@ -120,7 +120,7 @@ def one_array(key, change):
 
 FAULTS = {
     (GELU, "tanh for erf"): Fault(patches=((convmixer.layers, "Activation", OtherGelu),)),
-    (MIXER, "erf for tanh"): Fault(patches=((mlp_mixer, "GELU", "gelu"),)),
+    (MIXER, "erf for tanh"): Fault({"activation": "gelu"}),
     (GELU, "another epsilon"): Fault({"batch_norm_epsilon": 2e-5}),
     (MIXER, "another epsilon"): Fault({"layer_norm_epsilon": 2e-6}),
     (RELU, "Keras's own momentum"): Fault(patches=((convmixer, "MOMENTUM", 0.99),), training=True),

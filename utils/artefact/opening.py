@@ -191,33 +191,34 @@ def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pret
     hashes = hash_files(folder)
     if faults := differences(hashes, manifest):
         raise PackagingError(f"{faults}. Fetch or convert it again.")
-    output, units = _interface(manifest)
+    preprocessing = preprocessing_of(manifest)
+    output, units = _interface(manifest, preprocessing.channels)
     labels = folder / "assets.extra" / "labels.tsv"
     return Pretrained(
         folder=folder,
         manifest=manifest,
         output=output,
         units=units,
-        preprocessing=preprocessing_of(manifest),
+        preprocessing=preprocessing,
         labels=read_labels(labels, units) if labels.is_file() else None,
         hashes=hashes,
         temporary=temporary,
     )
 
 
-def _interface(manifest: Mapping[str, Any]) -> tuple[str, int]:
+def _interface(manifest: Mapping[str, Any], channels: int) -> tuple[str, int]:
     """Name and number of what the model gives, where its default signature is that of a model of ours."""
     signature, output = manifest["signatures"]["serving_default"], OUTPUTS[manifest["head"]]
     try:
-        _, *sizes, channels = signature["inputs"]["inputs"]["shape"]
+        _, *sizes, found = signature["inputs"]["inputs"]["shape"]
         *_, units = signature["outputs"][output]["shape"]
         counts = [units, *(size for size in sizes if size is not None)]  # None: any height or width
-        fits = len(sizes) == 2 and channels == 3 and all(type(count) is int and count > 0 for count in counts)
+        fits = len(sizes) == 2 and found == channels and all(type(count) is int and count > 0 for count in counts)
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits:
         raise PackagingError(
-            f"{UNLISTED[0]}: serving_default is {signature}; expected images [B, height, width, 3] as inputs, and "
-            f"{output} [B, units]. Fetch or convert it again."
+            f"{UNLISTED[0]}: serving_default is {signature}; expected images [B, height, width, {channels}] as inputs, "
+            f"and {output} [B, units]. Fetch or convert it again."
         )
     return output, units

@@ -110,10 +110,11 @@ def golden_of(record: Mapping[str, Any], where: str) -> Golden:
     except (binascii.Error, ValueError) as error:
         raise PackagingError(f"{where}: its golden data are damaged: {error}. Get the file again.") from error
     golden = read_golden(data, where)
-    sides, units = golden.size.tolist(), golden.outputs.shape[1]
-    if units != record["units"] or (record["image_size"] and sides != [record["image_size"]] * 2):
+    sides, units, channels = golden.size.tolist(), golden.outputs.shape[1], golden.coarse.shape[3]
+    told = record["units"], len(record["model"]["preprocessing"]["mean"])
+    if (units, channels) != told or (record["image_size"] and sides != [record["image_size"]] * 2):
         raise PackagingError(
-            f"{where}: its golden data are {units} outputs of images of {sides} pixels, and its record says "
-            f"{record['units']} of {record['image_size'] or 'any size'}. Get the file again."
+            f"{where}: its golden data are {units} outputs of images of {sides} pixels and {channels} channels, and "
+            f"its record says {told[0]} of {record['image_size'] or 'any size'} and {told[1]}. Get the file again."
         )
     return golden

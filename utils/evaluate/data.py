@@ -207,12 +207,12 @@ def _plain(name: str) -> str:
 
 
 _AHEAD = 3  # batches in preparation
-Prepared = tuple[np.ndarray, np.ndarray]  # the model's input float32 [crop, crop, 3], the decoded image uint8 [H, W, 3]
+Prepared = tuple[np.ndarray, np.ndarray]  # the model's input float32 [crop, crop, C], the decoded image uint8 [H, W, 3]
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """The next files: `inputs` float32 [B, crop, crop, 3], `labels` int64 [B], and why `corrupt` ones are no images.
+    """The next files: `inputs` float32 [B, crop, crop, C], `labels` int64 [B], and why `corrupt` ones are no images.
 
     `images` are the B files as decoded, uint8 [H, W, 3] each, for a model that does the rest itself.
     """

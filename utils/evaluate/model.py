@@ -16,7 +16,7 @@ from utils.families import FAMILIES
 from utils.families.variants import Variant
 from utils.machine.quiet import quiet_imports
 
-Predict = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, 3], normalised -> float32 logits [B, classes]
+Predict = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, C], normalised -> float32 logits [B, classes]
 
 
 class Classifier(NamedTuple):
@@ -29,10 +29,14 @@ class Classifier(NamedTuple):
 
 
 def load_classifier(path: str) -> Classifier:
-    """Loads a classifier of ours; raises as `open_model`, and PackagingError for what is not what its manifest says."""
+    """Loads a classifier of ours; raises as `open_model`, ParameterError for one that takes no photographs.
+
+    PackagingError for what is not what its manifest says.
+    """
     opened = open_model(path)
     if opened.output != "logits":
         raise PackagingError(f"{opened.name} is a feature extractor: it gives no classes to evaluate.")
+    opened.preprocessing.check_photographs(opened.name)
     with quiet_imports():
         import tensorflow as tf
 

@@ -79,7 +79,7 @@ class Candidate:
         self._session = Session(path)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Float32 [B, H, W, 3] -> [B, units]."""
+        """Float32 [B, H, W, C] -> [B, units]."""
         return self._session(inputs)
 
     def variables(self) -> dict[str, np.ndarray]:

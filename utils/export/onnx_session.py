@@ -26,7 +26,7 @@ def import_onnxruntime() -> ModuleType:
 
 
 class Session:
-    """A model with the inputs `inputs`, float32 [B, 3, H, W], and one output, on the CPU, optimised as by default.
+    """A model with the inputs `inputs`, float32 [B, C, H, W], and one output, on the CPU, optimised as by default.
 
     model: its file, or its bytes. metadata: the texts by name that it carries. Raises Unloadable, which names it.
     """
@@ -47,6 +47,6 @@ class Session:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Float32 [B, H, W, 3], as everything here that is compared, -> [B, units]."""
+        """Float32 [B, H, W, C], as everything here that is compared, -> [B, units]."""
         (output,) = self._session.run(None, {"inputs": np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))})
         return output

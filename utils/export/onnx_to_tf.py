@@ -84,7 +84,7 @@ def export_tensorflow(
         )
         for name in uses
     }
-    result = graph.graph.output[0]
+    image, result = graph.graph.input[0], graph.graph.output[0]
     units = result.type.tensor_type.shape.dim[1].dim_value
 
     chains = {False: _chains(nodes, set()), True: _chains(nodes, statistics)}
@@ -109,7 +109,7 @@ def export_tensorflow(
         trainable={name: variable for name, variable in variables.items() if name not in statistics},
         output=output,
         units=units,
-        input_shape=(side, side, 3),
+        input_shape=(side, side, image.type.tensor_type.shape.dim[3].dim_value),
         axes=axes,
         extra_versions={"minimum_tensorflow": MINIMUM_TENSORFLOW},
     )

@@ -161,7 +161,7 @@ class Candidate:
         self.model, self._axes = model, axes or {}
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Float32 [B, H, W, 3] -> [B, units], in inference mode."""
+        """Float32 [B, H, W, C] -> [B, units], in inference mode."""
         return as_function(self.model)(inputs)
 
     def variables(self) -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ class Candidate:
         return {name_of(variable): variable.numpy() for variable in self.model.variables}
 
     def gradients(self, inputs: np.ndarray, training: bool = False) -> dict[str, np.ndarray | None]:
-        """Gradients of `sum(output ** 2) / batch` by every trainable variable, by its name, for float32 [B, H, W, 3].
+        """Gradients of `sum(output ** 2) / batch` by every trainable variable, by its name, for float32 [B, H, W, C].
 
         A variable that the output does not depend on gets None.
         """
@@ -185,7 +185,7 @@ class Candidate:
         return arrays
 
     def training_pass(self, inputs: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Output with `training=True` for float32 [B, H, W, 3], and the statistics it leaves, by variable name.
+        """Output with `training=True` for float32 [B, H, W, C], and the statistics it leaves, by variable name.
 
         The loaded model's own statistics are put back afterwards.
         """

@@ -26,13 +26,15 @@ WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"  # where Serving lo
 
 def image_signatures(
     preprocessing: Preprocessing,
-) -> Callable[[Callable], Mapping[str, tf.types.experimental.ConcreteFunction]]:
+) -> Callable[[Callable], Mapping[str, tf.types.experimental.ConcreteFunction]] | None:
     """What `saved_model.save_model` is given as `image_signatures`, for a model that was trained on `preprocessing`.
 
     serving_image: `images` uint8 [B, H, W, 3], any size. serving_image_bytes: `image_bytes` string [B], JPEG or PNG,
     each of its own size. Both give what `serving_default` gives (float32 [B, units]), and `probabilities` where
-    that is logits.
+    that is logits. None for a model of other channels than photographs have.
     """
+    if not preprocessing.takes_photographs:
+        return None
 
     def signatures(serving: Callable) -> Mapping[str, tf.types.experimental.ConcreteFunction]:
         def predict(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -84,9 +86,9 @@ def compare_signatures(
 
     Args:
         model: the loaded SavedModel.
-        function: the model by itself, of float32 [B, H, W, 3].
+        function: the model by itself, of float32 [B, H, W, C].
         preprocessing: what its graph does.
-        normalised: the sample photographs that are taken, as Pillow prepares them, float32 [H, W, 3] by title.
+        normalised: the sample photographs that are taken, as Pillow prepares them, float32 [H, W, C] by title.
         output: "logits" or "features".
         tolerance: between function and signatures, which run one model in batches of other sizes, and so round
             otherwise.
@@ -119,19 +121,19 @@ def compare_signatures(
 # --- warm-up
 
 
-def write_warmup(model_dir: str | os.PathLike, size: int) -> None:
+def write_warmup(model_dir: str | os.PathLike, preprocessing: Preprocessing) -> None:
     """Writes requests that TensorFlow Serving runs before it says that a model is ready: no user waits for the first.
 
     There is one for each signature, in a TFRecord file of `PredictionLog` messages. Their classes are in
     tensorflow-serving-api, which demands a TensorFlow and a protobuf as new as itself and would replace Colab's; what
     is needed of them are five fields, written here.
 
-    size: height and width of the one grey image in each request, in pixels: what `serving_default` takes.
+    preprocessing: what `serving_default` takes; each request has one image of that size, whose levels are all alike.
     """
     path = Path(model_dir) / WARMUP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
-        for signature, argument, tensor in _requests(size):
+        for signature, argument, tensor in _requests(preprocessing):
             # Fields by their numbers in tensorflow_serving/apis. No model's name: whoever starts the server gives one.
             model_spec = _field(3, signature.encode())  # ModelSpec.signature_name
             inputs = _field(1, argument.encode()) + _field(2, tensor.SerializeToString())  # key and value of a map
@@ -139,11 +141,14 @@ def write_warmup(model_dir: str | os.PathLike, size: int) -> None:
             file.write(_field(6, _field(1, request)))  # PredictionLog.predict_log, PredictLog.request
 
 
-def _requests(size: int) -> Iterator[tuple[str, str, Message]]:
+def _requests(preprocessing: Preprocessing) -> Iterator[tuple[str, str, Message]]:
     # One value stands for all of a tensor's: TensorFlow repeats the last one.
-    shape = tf.TensorShape([1, size, size, 3]).as_proto()
-    proto = type(tf.make_tensor_proto(0.0))
+    size, proto = preprocessing.crop, type(tf.make_tensor_proto(0.0))
+    shape = tf.TensorShape([1, size, size, preprocessing.channels]).as_proto()
     yield "serving_default", "inputs", proto(dtype=tf.float32.as_datatype_enum, tensor_shape=shape, float_val=[0.0])
+    if not preprocessing.takes_photographs:
+        return
+    shape = tf.TensorShape([1, size, size, 3]).as_proto()
     yield "serving_image", "images", proto(dtype=tf.uint8.as_datatype_enum, tensor_shape=shape, int_val=[128])
     jpeg = tf.io.encode_jpeg(tf.fill([size, size, 3], tf.constant(128, tf.uint8))).numpy()
     yield "serving_image_bytes", "image_bytes", tf.make_tensor_proto([jpeg])

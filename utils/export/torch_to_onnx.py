@@ -79,9 +79,9 @@ POOLING = {nn.AdaptiveAvgPool2d: lambda _layer: GlobalAveragePool(2)}
 
 
 def export_onnx(model: nn.Module, output: str, channels_last: bool = True) -> onnx.ModelProto:
-    """The ONNX graph of `model`, in evaluation mode: `inputs` float32 [batch, height, width, 3] -> `output`.
+    """The ONNX graph of `model`, in evaluation mode: `inputs` float32 [batch, height, width, channels] -> `output`.
 
-    channels_last: otherwise `inputs` are [batch, 3, height, width], the opset is `FILE_OPSET`, and nothing is
+    channels_last: otherwise `inputs` are [batch, channels, height, width], the opset is `FILE_OPSET`, and nothing is
     transposed (ONNX Runtime takes all transposes out again, OpenVINO does not) or padded by a deprecated attribute.
     The weights are further graph inputs, under their names in `model.state_dict()` and in PyTorch's axis order.
     Raises ConversionError when the exporter or ONNX's checker refuses the model, or a weight is lost on the way.
@@ -89,9 +89,10 @@ def export_onnx(model: nn.Module, output: str, channels_last: bool = True) -> on
     keep_triton_out()
     layers = SPATIAL_LAYERS if channels_last else POOLING
     skeleton = WeightsAsInputs(_replaced(_without_weights(model), layers).eval())
-    stride = max(layer.stride[0] for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    stride, channel = max(layer.stride[0] for layer in convolutions), {"channel": convolutions[0].in_channels}
     sides = {"height": _PROBE_PATCHES * stride, "width": (_PROBE_PATCHES + 1) * stride}
-    axes = {"batch": 1} | (sides | {"channel": 3} if channels_last else {"channel": 3} | sides)
+    axes = {"batch": 1} | (sides | channel if channels_last else channel | sides)
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():  # the exporter announces its successor, which starts past onnx-tf's opsets

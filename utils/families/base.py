@@ -104,7 +104,7 @@ class Models(Protocol):
         """The source model with `weights`; CheckpointError where they do not fit."""
 
     def predictor(self, architecture: Any, weights: Weights) -> Any:
-        """The classifier as a function of float32 [B, H, W, 3] -> float32 [B, classes], as fast as its framework is."""
+        """The classifier as a function of float32 [B, H, W, C] -> float32 [B, classes], as fast as its framework is."""
 
     def export(self, source: ReferenceModel, weights: Weights, image_size: int, operations: str) -> Export:
         """The source model as a TensorFlow function with variables.

@@ -57,6 +57,15 @@ class Preprocessing:
         """Whether a photograph can be made what the model takes: RGB or grey."""
         return self.channels in (1, 3)
 
+    def check_photographs(self, model: str = "the model") -> None:
+        """ParameterError, naming the model, unless photographs can be prepared for it."""
+        self.check()
+        if not self.takes_photographs:
+            raise ParameterError(
+                f"{model} takes images of {self.channels} channels, and photographs have 1 (grey) or 3 (RGB). Choose "
+                "a model of 1 or 3 channels, or call this one with arrays of your own."
+            )
+
     def check(self) -> None:
         """ParameterError for what no image can be prepared with."""
         if not 0 < self.crop <= self.resize:

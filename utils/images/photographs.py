@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -92,22 +93,46 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def pillow_preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resizes, crops and normalises an RGB image: float32 [crop, crop, 3], (x - mean) / std by channel.
+    """Resizes, crops and normalises a photograph: float32 [crop, crop, channels], (x - mean) / std by channel.
 
-    Shorter side to `resize` with Pillow's antialiased filter, the longer one to floor(resize * long / short);
-    then the centre crop, whose first row is round((height - crop) / 2) with halves to the even number
-    (likewise columns). Both are the rules of torchvision's `Resize` and `CenterCrop`, which timm evaluates
-    with. ParameterError for settings that make no sense, or an image too long and thin to resize.
+    For a model of one channel, made grey first by `convert("L")`. Shorter side to `resize` with Pillow's antialiased
+    filter, the longer one to floor(resize * long / short); then the centre crop, whose first row is
+    round((height - crop) / 2) with halves to the even number (likewise columns). Both are the rules of torchvision's
+    `Resize` and `CenterCrop`, which timm evaluates with.
+
+    ParameterError for settings that make no sense, a model of other channels, or an image too long and thin to resize.
+    """
+    preprocessing.check_photographs()
+    return _normalised(_cropped(image, preprocessing), preprocessing)
+
+
+def repeated_channels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Something like an image for a model of any number of channels: a photograph's three, again and again.
+
+    For comparing a model with its source. As `pillow_preprocess`: float32 [crop, crop, channels].
     """
     preprocessing.check()
+    rgb = replace(preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
+    return _normalised(_cropped(image, rgb)[..., np.arange(preprocessing.channels) % 3], preprocessing)
+
+
+def _cropped(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Levels, float32 [crop, crop, 1 or 3]."""
     width, height = _resized(image.size, preprocessing.resize)
     crop = preprocessing.crop
     # Columns, then rows, as Pillow did when these models came out; since version 13 it takes tall images the other
     # way round, which rounds other values.
     resampling = _RESAMPLING[preprocessing.interpolation]
-    resized = image.convert("RGB").resize((width, image.height), resampling).resize((width, height), resampling)
+    image = image.convert("RGB")
+    if preprocessing.channels == 1:
+        image = image.convert("L")
+    resized = image.resize((width, image.height), resampling).resize((width, height), resampling)
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     pixels = np.asarray(resized.crop((left, top, left + crop, top + crop)), dtype=np.float32)
+    return pixels.reshape(crop, crop, -1)
+
+
+def _normalised(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     mean, std = (np.asarray(values, dtype=np.float32) for values in (preprocessing.mean, preprocessing.std))
     return (pixels - mean) / std
 

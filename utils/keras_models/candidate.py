@@ -67,7 +67,7 @@ class Candidate(Conventions):
         self.model, self._keras = model, saving.import_keras()
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Float32 [B, H, W, 3] -> [B, units], in inference mode."""
+        """Float32 [B, H, W, C] -> [B, units], in inference mode."""
         return self._numpy(self._without_gradients(inputs, training=False))
 
     def variables(self) -> Arrays:

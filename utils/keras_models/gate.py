@@ -82,7 +82,7 @@ def compute(
         proof: says what is compared.
         file: the `.keras` file.
         family: the model's.
-        inputs: float32 [B, H, W, 3] by name.
+        inputs: float32 [B, H, W, C] by name.
         backend: Keras's name of it.
         folder: empty; it has to stay as long as the answer is read.
 

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 
 BACKENDS = ("tensorflow", "jax", "torch")  # as KERAS_BACKEND names them
 MOMENTUM = 0.9  # BatchNorm's share of what was; PyTorch's 0.1 is the share of what is new
+# By an architecture's `activation`, what `Activation` takes. To Keras "gelu" is the exact one. The other is here as a
+# file has `keras.ops.gelu(x, approximate=True)`: a function of one's own would have to be there when it is loaded.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_tanh": {
+        "module": "keras.src.ops.nn",
+        "class_name": "Gelu",
+        "config": {"approximate": True},
+        "registered_name": "Gelu",
+    },
+    "relu": "relu",
+}
 
 
 def import_keras() -> ModuleType:

@@ -55,10 +55,12 @@ class Classification:
         self._image, self._top_k, self._output_dir = image, top_k, output_dir
 
     def open(self) -> dict[str, str]:
-        """Opens the models, by name in `models`; returns a line on each."""
+        """Opens the models, by name in `models`; returns a line on each. ParameterError for one without photographs."""
         with quiet_imports():
             chosen = [at_hand(path, "classification", self._output_dir, "exports") for path in self._paths]
             self.models = open_models([each.model for each in chosen])
+            for name, each in self.models.items():
+                each.preprocessing.check_photographs(name)
             self._functions = {name: _function(each) for name, each in self.models.items()}
         synthetic = [name for name, each in self.models.items() if each.weights == "synthetic"]
         self.weights_note = f"Made from SYNTHETIC WEIGHTS, random numbers: {', '.join(synthetic)}" if synthetic else ""
@@ -83,7 +85,7 @@ class Classification:
         return preview
 
     def batch(self, model: Pretrained) -> np.ndarray:
-        """The photograph as the model takes it, by Pillow: float32 [1, height, width, 3]."""
+        """The photograph as the model takes it, by Pillow: float32 [1, height, width, channels]."""
         return pillow_preprocess(self.photograph, model.preprocessing)[None]
 
     def call(self, model: Pretrained) -> np.ndarray:

@@ -137,7 +137,7 @@ def plot_answers(
     answers: Mapping[str, np.ndarray],
     labels: Sequence[Label] | None,
     note: str = "",
-) -> Figure:
+) -> Figure | Notice:
     """Each photograph beside what the source and the export give for it.
 
     Args:
@@ -148,6 +148,8 @@ def plot_answers(
         labels: of the classes, where they have names.
         note: as of `new_figure`.
     """
+    if not photographs:
+        return Notice("This model takes no photographs: their channels are not as many as its images'.")
     if output == "logits":
         classes = next(iter(answers.values())).shape[1]
         names = [label.name for label in labels] if labels else [f"class {index}" for index in range(classes)]

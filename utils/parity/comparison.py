@@ -34,7 +34,7 @@ def compare_outputs(
     Args:
         reference: the truth in float64 where `source` is given, else what the candidate must equal.
         candidate: the model to be judged.
-        inputs: float32 [B, H, W, 3] by name.
+        inputs: float32 [B, H, W, C] by name.
         output: "logits" or "features"; agreement of top-1 and top-5 is counted for logits. Top-1 must be equal for each
             image whose two best classes the reference tells apart by more than the tolerance allows.
         tolerance: of |error| / |reference| in the L2 norm, where there is no `source`.

@@ -24,13 +24,15 @@ GOLDEN = "assets.extra/golden.npz"
 # prime, so that the repetition meets no patch's.
 _COARSE, _FINE, _STEPS = 32, (29, 31), 32
 _MAX_OUTPUTS = 180_000  # bytes: the three images of a classifier of 1,000 classes take 12,000, two of 21,843 175,000
-_MAX_PIXELS, _MAX_BYTES, _MAX_PATTERN = 1 << 24, 4 << 20, 64 << 10  # a file from outside claims no more than this
+MAX_CHANNELS = 1024
+# A file from outside claims no more than this: numbers of an image, bytes of the outputs and of a pattern.
+_MAX_NUMBERS, _MAX_BYTES, _MAX_PATTERN = 3 << 24, 4 << 20, 4 << 20
 _ARRAYS = {"coarse": ("int8", 4), "fine": ("int8", 3), "size": ("int32", 1), "outputs": ("float32", 2)}
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Patterns int8 [B, h, w, 3] and [p, q, 3], height and width int32 [2], the source's outputs float32 [B, units]."""
+    """Patterns int8 [B, h, w, C] and [p, q, C], height and width int32 [2], the source's outputs float32 [B, units]."""
 
     coarse: np.ndarray
     fine: np.ndarray
@@ -39,7 +41,7 @@ class Golden:
 
     @property
     def inputs(self) -> np.ndarray:
-        """What the outputs belong to: float32 [B, height, width, 3], normalised, multiples of 1/32."""
+        """What the outputs belong to: float32 [B, height, width, C], normalised, multiples of 1/32."""
         height, width = (int(side) for side in self.size)
         rows, columns = np.arange(height), np.arange(width)
         enlarged = self.coarse[:, rows * self.coarse.shape[1] // height][:, :, columns * self.coarse.shape[2] // width]
@@ -53,6 +55,7 @@ def make_golden(
     width: int,
     seed: int,
     photographs: Mapping[str, np.ndarray] | None = None,
+    channels: int = 3,
 ) -> Golden:
     """Runs the source on up to two photographs and one image of noise.
 
@@ -61,19 +64,23 @@ def make_golden(
         height: of the images, in pixels.
         width: of the images, in pixels.
         seed: of the noise.
-        photographs: float32 [height, width, 3], normalised, by name.
+        photographs: float32 [height, width, channels], normalised, by name.
+        channels: of the images.
 
     Returns:
         What the source computed; of fewer images where the outputs would take too many bytes.
 
     Raises:
-        PackagingError: where the source gives anything else, or what is not finite.
+        PackagingError: where the source gives anything else, or what is not finite; and for more channels than
+            `read_golden` takes.
     """
+    if channels > MAX_CHANNELS:
+        raise PackagingError(f"images of {channels:,} channels: expected {MAX_CHANNELS:,} at most.")
     rng = np.random.default_rng(seed)
-    noise = rng.integers(-64, 64, (_COARSE, _COARSE, 3), dtype=np.int8)  # +-2
+    noise = rng.integers(-64, 64, (_COARSE, _COARSE, channels), dtype=np.int8)  # +-2
     images = [*list((photographs or {}).values())[:2], None]
     coarse = np.stack([noise if image is None else _coarse(image) for image in images])
-    fine = rng.integers(-16, 16, (*_FINE, 3), dtype=np.int8)  # +-0.5
+    fine = rng.integers(-16, 16, (*_FINE, channels), dtype=np.int8)  # +-0.5
     golden = Golden(coarse, fine, np.array([height, width], np.int32), np.zeros((0, 0), np.float32))
     outputs = np.asarray(source(golden.inputs))
     if (
@@ -129,9 +136,10 @@ def _check(golden: Golden) -> None:
         if (array.dtype.name, array.ndim) != wanted:
             raise ArchiveError(f"{name} is {array.dtype} {list(array.shape)}")
     height, width = (int(side) for side in golden.size)
-    if golden.size.shape != (2,) or not (height > 0 < width and height * width <= _MAX_PIXELS):
-        raise ArchiveError(f"an image of {golden.size.tolist()} pixels makes no sense")
-    fits = golden.coarse.shape[3] == golden.fine.shape[2] == 3 and 0 not in golden.coarse.shape + golden.fine.shape
+    channels = golden.coarse.shape[3]
+    if golden.size.shape != (2,) or not (height > 0 < width and height * width * channels <= _MAX_NUMBERS):
+        raise ArchiveError(f"an image of {golden.size.tolist()} pixels and {channels} channels makes no sense")
+    fits = channels == golden.fine.shape[2] and 0 not in golden.coarse.shape + golden.fine.shape
     if not fits or len(golden.coarse) != len(golden.outputs) or not golden.outputs.size:
         raise ArchiveError("its arrays do not fit each other")
     if not np.isfinite(golden.outputs).all():

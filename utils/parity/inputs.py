@@ -10,7 +10,7 @@ from utils.errors import ParameterError
 
 
 def standard_inputs(
-    height: int, width: int, seed: int, photographs: Mapping[str, np.ndarray] | None = None
+    height: int, width: int, seed: int, photographs: Mapping[str, np.ndarray] | None = None, channels: int = 3
 ) -> dict[str, np.ndarray]:
     """Inputs that show faults. Few: each goes through the source in float64 too, and more showed no other fault.
 
@@ -18,10 +18,11 @@ def standard_inputs(
         height: of the images, in pixels; at least 8.
         width: of the images, in pixels; at least 8.
         seed: of the noise.
-        photographs: finite float32 [height, width, 3], normalised as the model expects, by name.
+        photographs: finite float32 [height, width, channels], normalised as the model expects, by name.
+        channels: of the images.
 
     Returns:
-        float32 [B, height, width, 3] by name: one batch of all photographs, in their order, and others of 1.
+        float32 [B, height, width, channels] by name: one batch of all photographs, in their order, and others of 1.
 
     Raises:
         ParameterError: for another size, and for a photograph of another shape or dtype, or not finite.
@@ -29,15 +30,15 @@ def standard_inputs(
     if min(height, width) < 8:
         raise ParameterError(f"inputs of {height} x {width} pixels: expected at least 8 x 8.")
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((1, height, width, 3), dtype=np.float32)
+    noise = rng.standard_normal((1, height, width, channels), dtype=np.float32)
     # Normalised photographs stay below 2.7; 20 standard deviations of noise reach 90. That is deep in both
     # arms of GELU and ReLU, where a clipped, approximate or half-precision operation shows, and still far
     # from overflow.
-    large = 20 * rng.standard_normal((1, height, width, 3), dtype=np.float32)
-    inputs = {"noise": noise, "ramp and block": _ramp_and_block(height, width), "large": large}
+    large = 20 * rng.standard_normal((1, height, width, channels), dtype=np.float32)
+    inputs = {"noise": noise, "ramp and block": _ramp_and_block(height, width, channels), "large": large}
     if photographs:
         for name, photograph in photographs.items():
-            _check_photograph(name, photograph, (height, width, 3))
+            _check_photograph(name, photograph, (height, width, channels))
         inputs["photographs"] = np.stack(list(photographs.values()))
     return inputs
 
@@ -52,15 +53,17 @@ def jittered(inputs: np.ndarray) -> np.ndarray:
     return inputs * (1 + signs * np.float32(2.0**-17))
 
 
-def _ramp_and_block(height: int, width: int) -> np.ndarray:
+def _ramp_and_block(height: int, width: int, channels: int) -> np.ndarray:
     """An image that any flip or turn moves: it grows downwards and falls to the right a third as fast.
 
     Above and right of the middle lies a flat block, wider than high.
     """
     down, right = np.linspace(-2, 2, height)[:, None], np.linspace(-2, 2, width)[None, :]
-    channels = np.array([1.0, -0.5, 0.25])  # differ, so that channels exchanged shows too
-    image = (0.75 * down - 0.25 * right)[None, ..., None] * channels
-    image[:, height // 8 : height // 4 + 1, width // 2 : width - width // 8] = (2.0, 1.0, -0.5)
+    # They differ, so that channels exchanged shows too: sines of whole numbers are never the same.
+    slopes = np.array([1.0, -0.5, 0.25, *np.sin(np.arange(3, channels))])[:channels]
+    image = (0.75 * down - 0.25 * right)[None, ..., None] * slopes
+    flat = np.array([2.0, 1.0, -0.5, *np.cos(np.arange(3, channels))])[:channels]
+    image[:, height // 8 : height // 4 + 1, width // 2 : width - width // 8] = flat
     return image.astype(np.float32)
 
 

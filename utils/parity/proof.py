@@ -25,7 +25,7 @@ DTYPES = ("float64", "float32")  # the truth, and the source's own
 
 
 class ReferenceModel(Protocol):
-    """A model in its own framework. Inputs are float32 [B, H, W, 3]; `dtype` is one of `DTYPES`.
+    """A model in its own framework. Inputs are float32 [B, H, W, C]; `dtype` is one of `DTYPES`.
 
     Attributes:
         framework: its name, for people.

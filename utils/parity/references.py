@@ -87,7 +87,7 @@ class References:
 
         Args:
             what: tells these results from others of the same inputs.
-            inputs: float32 [B, H, W, 3].
+            inputs: float32 [B, H, W, C].
             run: computes them.
             wanted: an array that must be among what is remembered.
         """
@@ -109,7 +109,7 @@ class References:
 
         Args:
             what: as of `arrays`.
-            inputs: float32 [B, H, W, 3].
+            inputs: float32 [B, H, W, C].
             run: computes it.
             shared: others will ask for it, so the folder keeps it, if there is one. Else it is a file without a name in
                 the folder for temporary files.

@@ -14,7 +14,7 @@ from utils.machine.quiet import quiet_imports
 
 
 def convert_to_lite(folder: Path, storage: str, preprocessing: Preprocessing, scratch: Path) -> bytes:
-    """The TFLite model of a SavedModel: `images`, levels of 0 to 255, float32 [B, H, W, 3] -> what `folder` gives.
+    """The TFLite model of a SavedModel: `images`, levels of 0 to 255, float32 [B, H, W, C] -> what `folder` gives.
 
     Args:
         folder: the SavedModel.
@@ -40,7 +40,7 @@ def convert_to_lite(folder: Path, storage: str, preprocessing: Preprocessing, sc
 
 
 def normalising(preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """What is taken from levels, and what they are multiplied by then, float32 [3]: the constants in the graph."""
+    """What is taken from levels, and what they are multiplied by then, float32 [C]: the constants in the graph."""
     return np.float32(preprocessing.mean), (1 / np.float64(preprocessing.std)).astype(np.float32)
 
 

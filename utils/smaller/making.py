@@ -87,7 +87,7 @@ def _make(artefact: Pretrained, storage: str, name: str, scratch: Path) -> tuple
         associated = {path.name: path.read_bytes() for path in extras if path.is_file()}
         if artefact.labels:
             associated[lite_file.NAMES] = "".join(f"{label}\n" for label in artefact.names).encode()
-        if artefact.image_size:  # of pictures, which MediaPipe asks the file
+        if artefact.image_size and artefact.preprocessing.takes_photographs:  # which MediaPipe asks the file
             content = with_metadata(content, artefact, name, lite_file.NAMES if artefact.labels else None)
         model_path = scratch / lite_file.MODEL
         model_path.write_bytes(content)

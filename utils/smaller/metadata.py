@@ -21,7 +21,8 @@ from utils.artefact.opening import Pretrained
 
 _KEY, _IDENTIFIER, _PARSER = "TFLITE_METADATA", b"M001", "1.0.0"  # the oldest parser knows all that is used here
 # Of unions and enumerations.
-_FEATURE_PROPERTIES, _IMAGE_PROPERTIES, _NORMALIZATION, _RGB, _AXIS_LABELS = 1, 2, 1, 1, 2
+_FEATURE_PROPERTIES, _IMAGE_PROPERTIES, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 2
+_COLOURS = {3: 1, 1: 2}  # by number of channels: RGB, greyscale
 
 
 def with_metadata(model: bytes, artefact: Pretrained, name: str, labels_file: str | None) -> bytes:
@@ -48,7 +49,8 @@ def _metadata(artefact: Pretrained, name: str, labels_file: str | None) -> bytes
     text, floats = builder.CreateString, lambda values: builder.CreateNumpyVector(np.asarray(values, np.float32))
     options = _table(builder, {0: floats([0]), 1: floats([1])})  # mean and standard deviation: levels as they are
     normalisation = _table(builder, {1: options}, {0: _NORMALIZATION})
-    pictures = _table(builder, {1: _table(builder, {}, {0: _RGB})}, {0: _IMAGE_PROPERTIES})
+    colours = _COLOURS[artefact.preprocessing.channels]
+    pictures = _table(builder, {1: _table(builder, {}, {0: colours})}, {0: _IMAGE_PROPERTIES})
     taken = _table(builder, {0: text("images"), 3: pictures, 4: _vector(builder, [normalisation])})
     numbers = _table(builder, {1: _table(builder, {})}, {0: _FEATURE_PROPERTIES})
     given = {0: text(artefact.output), 3: numbers}

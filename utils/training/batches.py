@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from utils.families.variants import Preprocessing
 from utils.images.photographs import levels
-from utils.images.preprocessing import preprocess
+from utils.images.preprocessing import grey, preprocess
 from utils.training.datasets import Augmentation, LabelledImages, Split
 
 
@@ -32,7 +32,7 @@ def training_batches(
         epochs: which of the run.
 
     Yields:
-        float32 [batch_size, crop, crop, 3] and one-hot labels, float32 [batch_size, classes].
+        float32 [batch_size, crop, crop, C] and one-hot labels, float32 [batch_size, classes].
     """
     count, kept = len(images.train), steps_per_epoch(images, batch_size) * batch_size
 
@@ -66,11 +66,12 @@ def validation_batches(images: LabelledImages, preprocessing: Preprocessing, bat
 def augmented_examples(
     images: LabelledImages, preprocessing: Preprocessing, count: int, seed: int
 ) -> tuple[np.ndarray, list[str]]:
-    """The first `count` augmented training images, float32 in [0, 1] for showing, and the names of their classes."""
+    """The first `count` augmented training images, RGB in [0, 1] for showing, and the names of their classes."""
     batch = min(count, len(images.train))
     pixels, labels = next(iter(training_batches(images, preprocessing, batch, seed, range(1))))
     names = [images.classes[index] for index in labels.numpy().argmax(axis=1)]
-    return np.clip(levels(pixels.numpy(), preprocessing) / 255, 0, 1), names
+    shown = np.clip(levels(pixels.numpy(), preprocessing) / 255, 0, 1)
+    return shown.repeat(3 // preprocessing.channels, axis=-1), names
 
 
 def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preprocessing, seed: tf.Tensor) -> tf.Tensor:
@@ -83,7 +84,7 @@ def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preproc
         seed: int [2]; equal seeds give equal results.
 
     Returns:
-        float32 [crop, crop, 3].
+        float32 [crop, crop, C].
     """
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
@@ -96,6 +97,7 @@ def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preproc
     )
     side = preprocessing.crop
     image = tf.ensure_shape(tf.slice(image, begin, size), [None, None, 3])
+    image = grey(image) if preprocessing.channels == 1 else image
     image = tf.image.resize(tf.cast(image, tf.float32), [side, side])
     if augmentation.flip:
         image = tf.image.stateless_random_flip_left_right(image, seed + 1)

@@ -166,9 +166,11 @@ class FineTuning:
             images = signatures.image_signatures(extractor.preprocessing)
             saved_model.save_model(exported, staging.model_dir, images)
             labels.write_labels(self._labels, staging.model_dir)
-            golden_data = golden.make_golden(self._trained, size, size, self.settings.seed, self._samples)
+            golden_data = golden.make_golden(
+                self._trained, size, size, self.settings.seed, self._samples, extractor.preprocessing.channels
+            )
             golden.write_golden(staging.model_dir, golden_data)
-            signatures.write_warmup(staging.model_dir, size)
+            signatures.write_warmup(staging.model_dir, extractor.preprocessing)
             if extractor.keras_file:
                 self._write_keras(golden_data)
         with staging, self.stages("package"):

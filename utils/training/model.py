@@ -41,8 +41,9 @@ def open_extractor(model: str, image_size: int, keras: str = "tf_keras") -> Pret
     keras: which trains it. For "keras_3" the `.keras` file is found too, if `model` is one or one lies beside it. The
     SavedModel is always needed, since the result is saved as one.
 
-    Raises ParameterError, besides what `open_model` raises, for a classifier, for an `image_size` that the model does
-    not take (0 is its own size), and for a `.keras` file without the SavedModel beside it.
+    Raises ParameterError, besides what `open_model` raises, for a classifier, for one that takes no photographs, for an
+    `image_size` that the model does not take (0 is its own size), and for a `.keras` file without the SavedModel beside
+    it.
     """
     found = _with_keras(model) if keras == "keras_3" else open_model(model)
     if found.output != "features":
@@ -50,6 +51,7 @@ def open_extractor(model: str, image_size: int, keras: str = "tf_keras") -> Pret
             f"model = {model} is a classifier ({found.name}), and fine-tuning puts a head of its own on a "
             f'feature extractor. Convert the same checkpoint with head = "fe", and pass {found.variant.name}_fe.'
         )
+    found.preprocessing.check_photographs(found.name)
     fixed = found.image_size
     if image_size not in (0, found.preprocessing.crop):
         if fixed:
@@ -164,8 +166,8 @@ _Backbone = tuple[Any, Any, str, Callable[[], Arrays]]  # inputs, features, laye
 
 
 def _saved_model(keras: ModuleType, settings: TrainingSettings, extractor: Pretrained) -> _Backbone:
-    size, folder = extractor.preprocessing.crop, str(extractor.folder)
-    inputs = keras.Input((size, size, 3), name="inputs")
+    size, channels, folder = extractor.preprocessing.crop, extractor.preprocessing.channels, str(extractor.folder)
+    inputs = keras.Input((size, size, channels), name="inputs")
     if settings.keras == "tf_keras":
         from utils.machine.hub_compat import import_hub
 

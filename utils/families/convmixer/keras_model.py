@@ -14,7 +14,7 @@ from keras import layers
 
 from utils.families.convmixer.layout import KERAS_NAMES
 from utils.families.variants import ConvMixerArchitecture
-from utils.keras_models.saving import MOMENTUM, fill
+from utils.keras_models.saving import ACTIVATIONS, MOMENTUM, fill
 
 
 def build(
@@ -23,7 +23,7 @@ def build(
     head: str = "classification",
     image_size: int | None = None,
 ) -> keras.Model:
-    """The model: float32 [B, H, W, 3], normalised -> logits [B, classes] or features [B, dim].
+    """The model: float32 [B, H, W, C], normalised -> logits [B, classes] or features [B, dim].
 
     Args:
         architecture: the variant's.
@@ -35,7 +35,7 @@ def build(
         CheckpointError: the weights do not fit.
     """
     a, size = architecture, image_size or None
-    inputs = keras.Input((size, size, 3), name="inputs")
+    inputs = keras.Input((size, size, a.channels), name="inputs")
     x = layers.Conv2D(a.dim, a.patch_size, strides=a.patch_size, name="stem-0")(inputs)
     x = _activation_and_norm(x, a, "stem-1", "stem-2")
     for block in range(a.depth):
@@ -57,6 +57,6 @@ def build(
 def _activation_and_norm(
     x: keras.KerasTensor, a: ConvMixerArchitecture, activation: str, norm: str
 ) -> keras.KerasTensor:
-    """ConvMixer normalises *after* the activation; "gelu" is the exact one to Keras, by erf."""
-    x = layers.Activation(a.activation, name=activation)(x)
+    """ConvMixer normalises *after* the activation."""
+    x = layers.Activation(ACTIVATIONS[a.activation], name=activation)(x)
     return layers.BatchNormalization(momentum=MOMENTUM, epsilon=a.batch_norm_epsilon, name=norm)(x)

@@ -31,7 +31,7 @@ KERAS_NAMES = KerasNames(
 def shapes(architecture: ConvMixerArchitecture) -> Shapes:
     """Canonical keys with their shapes, in the order of the data."""
     dim, kernel, patch = architecture.dim, architecture.kernel_size, architecture.patch_size
-    found = _layer("stem.0", (dim, 3, patch, patch)) | _batch_norm("stem.2", dim)
+    found = _layer("stem.0", (dim, architecture.channels, patch, patch)) | _batch_norm("stem.2", dim)
     for block in range(architecture.depth):
         name = f"blocks.{block}"
         found |= _layer(f"{name}.0.fn.0", (dim, 1, kernel, kernel)) | _batch_norm(f"{name}.0.fn.2", dim)

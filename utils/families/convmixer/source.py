@@ -10,6 +10,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from torch import nn
 from utils.errors import CheckpointError, ParameterError
 from utils.families.variants import HEADS, ConvMixerArchitecture
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}  # GELU: exact, by erf
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,  # exact, by erf
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+}
 
 
 class Residual(nn.Module):
@@ -44,7 +49,7 @@ def convolution_unit(convolution: nn.Conv2d, architecture: ConvMixerArchitecture
 class ConvMixer(nn.Module):
     """Patch embedding, `depth` blocks of depthwise (space) and pointwise (channel) mixing, pooling, linear head.
 
-    Takes float32 [B, 3, H, W], normalised; gives logits [B, classes], or for the head "fe" the pooled
+    Takes float32 [B, channels, H, W], normalised; gives logits [B, classes], or for the head "fe" the pooled
     features [B, dim]. Raises ParameterError for a head that does not exist.
     """
 
@@ -53,7 +58,7 @@ class ConvMixer(nn.Module):
         if head not in HEADS:
             raise ParameterError(f"head is {head!r}; expected one of {', '.join(HEADS)}")
         a = architecture
-        self.stem = convolution_unit(nn.Conv2d(3, a.dim, a.patch_size, stride=a.patch_size), a)
+        self.stem = convolution_unit(nn.Conv2d(a.channels, a.dim, a.patch_size, stride=a.patch_size), a)
         self.blocks = nn.Sequential(
             *[
                 nn.Sequential(
@@ -67,7 +72,7 @@ class ConvMixer(nn.Module):
         self.head = nn.Linear(a.dim, a.classes) if head == "classification" else nn.Identity()
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Float32 [B, 3, H, W] -> what the head is given, float32 [B, dim]."""
+        """Float32 [B, channels, H, W] -> what the head is given, float32 [B, dim]."""
         return self.pooling(self.blocks(self.stem(x)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102

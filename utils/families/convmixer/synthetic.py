@@ -29,7 +29,8 @@ _LOGITS_GAIN = 10.0  # pooling averages much away; this brings logits back to or
 def arrays(architecture: ConvMixerArchitecture, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """The state dict, key by key in the canonical layout; float32, counters int64."""
     dim, kernel, patch = architecture.dim, architecture.kernel_size, architecture.patch_size
-    mean = np.zeros(3)  # of every channel of the layer's input; normalised pictures have about none
+    channels = architecture.channels
+    mean = np.zeros(channels)  # of every channel of the layer's input; normalised pictures have about none
 
     def layer(convolution: str, batch_norm: str, shape: tuple[int, ...], power: float) -> Iterator:
         nonlocal mean
@@ -38,7 +39,7 @@ def arrays(architecture: ConvMixerArchitecture, seed: int) -> Iterator[tuple[str
         )
         yield from layer_arrays.items()
 
-    yield from layer("stem.0", "stem.2", (dim, 3, patch, patch), 1.0)
+    yield from layer("stem.0", "stem.2", (dim, channels, patch, patch), 1.0)
     for block in range(architecture.depth):
         name, residual = f"blocks.{block}", mean
         yield from layer(f"{name}.0.fn.0", f"{name}.0.fn.2", (dim, 1, kernel, kernel), _BATCH_NORM_POWER)
@@ -92,7 +93,7 @@ def _convolution_and_batch_norm(
 
 
 def _moments(activation: str, center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the activation of z ~ N(center, 1)."""
+    """Mean and variance of the activation of z ~ N(center, 1); the two kinds of GELU have the same, but for 1e-3."""
     grid, means, variances = _moment_table(activation)
     return np.interp(center, grid, means), np.interp(center, grid, variances)
 

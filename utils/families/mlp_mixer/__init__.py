@@ -7,7 +7,7 @@ from utils.families.base import Family, Patches
 
 @dataclass(frozen=True)
 class MixerArchitecture(Patches):
-    """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; GELU is Flax's default, the tanh one."""
+    """Sizes of an MLP-Mixer, whose token mixing fixes `image_size`; `channels` are the image's."""
 
     EPSILON = "layer_norm_epsilon"
 
@@ -19,7 +19,7 @@ class MixerArchitecture(Patches):
     classes: int
     image_size: int
     layer_norm_epsilon: float = 1e-6  # Flax's default, which the upstream definition leaves as it is
-    activation: str = "gelu_tanh"
+    activation: str = "gelu_tanh"  # Flax's default, with which the official weights were trained
     channels: int = 3
 
     @property

@@ -17,7 +17,7 @@ KERAS_NAMES = KerasNames("/", {"gamma": "scale", "beta": "bias"})  # Flax and Ke
 def shapes(architecture: MixerArchitecture) -> Shapes:
     """Canonical keys with their shapes, in the order of the data."""
     hidden, tokens, patch = architecture.hidden_dim, architecture.tokens, architecture.patch_size
-    found = _dense("stem", (patch, patch, 3, hidden))
+    found = _dense("stem", (patch, patch, architecture.channels, hidden))
     for block in range(architecture.blocks):
         name = f"MixerBlock_{block}"
         found |= _layer_norm(f"{name}/LayerNorm_0", hidden) | _layer_norm(f"{name}/LayerNorm_1", hidden)

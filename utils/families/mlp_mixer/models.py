@@ -42,7 +42,7 @@ def export(source: ReferenceModel, weights: Weights, image_size: int, operations
         function = plain(architecture, head, parameters)
     else:
         predict = flax.predict_function(source.model)
-        function = jax_to_tf.export(predict, parameters, (image_size, image_size, 3), source.output)
+        function = jax_to_tf.export(predict, parameters, (image_size, image_size, architecture.channels), source.output)
     return Export(function, {key.replace("_", " "): str(value) for key, value in function.extra_versions.items()})
 
 

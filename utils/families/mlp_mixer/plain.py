@@ -7,7 +7,9 @@ dimensions Grappler fuses MatMul, BiasAdd and, with oneDNN, GELU into one kernel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +20,13 @@ from utils.families.variants import MixerArchitecture
 MINIMUM_TENSORFLOW = "2.14"  # as of the other kind; measured with benchmarks/compat.py, in which 2.13 runs it too
 
 Scope = Callable[[str], tf.Variable]
+
+# GELU exactly as Grappler and TFLite recognise it: the spelling counts. The exact one is that of `export.onnx_to_tf`.
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "gelu": lambda x: 0.5 * x * (1 + tf.math.erf(x * math.sqrt(0.5))),
+    "gelu_tanh": partial(tf.nn.gelu, approximate=True),
+    "relu": tf.nn.relu,
+}
 
 
 def export(architecture: MixerArchitecture, head: str, parameters: Mapping[str, np.ndarray]) -> ExportedFunction:
@@ -39,7 +48,7 @@ def export(architecture: MixerArchitecture, head: str, parameters: Mapping[str, 
         trainable=dict(variables),
         output="features" if head == "fe" else "logits",
         units=architecture.hidden_dim if head == "fe" else architecture.classes,
-        input_shape=(size, size, 3),
+        input_shape=(size, size, architecture.channels),
         extra_versions={"minimum_tensorflow": MINIMUM_TENSORFLOW},
     )
 
@@ -59,15 +68,15 @@ def _block(x: tf.Tensor, architecture: MixerArchitecture, scope: Scope) -> tf.Te
     """Mixes over tokens, then over channels; [B * tokens, channels] -> the same."""
     tokens, channels, epsilon = architecture.tokens, architecture.hidden_dim, architecture.layer_norm_epsilon
     y = _layer_norm(x, epsilon, _within(scope, "LayerNorm_0"))
-    y = _mlp(_swap(y, tokens, channels), _within(scope, "token_mixing"))
+    activation = ACTIVATIONS[architecture.activation]
+    y = _mlp(_swap(y, tokens, channels), activation, _within(scope, "token_mixing"))
     x += _swap(y, channels, tokens)
     y = _layer_norm(x, epsilon, _within(scope, "LayerNorm_1"))
-    return x + _mlp(y, _within(scope, "channel_mixing"))
+    return x + _mlp(y, activation, _within(scope, "channel_mixing"))
 
 
-def _mlp(x: tf.Tensor, scope: Scope) -> tf.Tensor:
-    # The tanh form, and exactly as TensorFlow spells it: the spelling is what Grappler and TFLite recognise.
-    x = tf.nn.gelu(_dense(x, _within(scope, "Dense_0")), approximate=True)
+def _mlp(x: tf.Tensor, activation: Callable[[tf.Tensor], tf.Tensor], scope: Scope) -> tf.Tensor:
+    x = activation(_dense(x, _within(scope, "Dense_0")))
     return _dense(x, _within(scope, "Dense_1"))
 
 

@@ -31,16 +31,17 @@ _enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental
 
 
 class MlpBlock(nn.Module):
-    """Two dense layers over the last axis, with GELU between them."""
+    """Two dense layers over the last axis, with the activation between them."""
 
     hidden: int
+    activation: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., n] -> [..., n]."""
         width = x.shape[-1]
         x = nn.Dense(self.hidden)(x)
-        x = nn.gelu(x, approximate=True)  # the official weights were trained with the tanh form
+        x = nn.relu(x) if self.activation == "relu" else nn.gelu(x, approximate=self.activation == "gelu_tanh")
         return nn.Dense(width)(x)
 
 
@@ -52,13 +53,13 @@ class MixerBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, tokens, channels] -> the same."""
-        epsilon = self.architecture.layer_norm_epsilon
-        y = nn.LayerNorm(epsilon=epsilon)(x)
+        a = self.architecture
+        y = nn.LayerNorm(epsilon=a.layer_norm_epsilon)(x)
         y = jnp.swapaxes(y, 1, 2)
-        y = MlpBlock(self.architecture.tokens_mlp_dim, name="token_mixing")(y)
+        y = MlpBlock(a.tokens_mlp_dim, a.activation, name="token_mixing")(y)
         x = x + jnp.swapaxes(y, 1, 2)
-        y = nn.LayerNorm(epsilon=epsilon)(x)
-        return x + MlpBlock(self.architecture.channels_mlp_dim, name="channel_mixing")(y)
+        y = nn.LayerNorm(epsilon=a.layer_norm_epsilon)(x)
+        return x + MlpBlock(a.channels_mlp_dim, a.activation, name="channel_mixing")(y)
 
 
 class MlpMixer(nn.Module):
@@ -69,7 +70,7 @@ class MlpMixer(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Float32 [B, H, W, 3], H = W = image_size -> logits [B, classes] or features [B, hidden_dim]."""
+        """Float32 [B, H, W, C], H = W = image_size -> logits [B, classes] or features [B, hidden_dim]."""
         patch = (self.architecture.patch_size,) * 2
         x = nn.Conv(self.architecture.hidden_dim, patch, strides=patch, padding="VALID", name="stem")(inputs)
         x = x.reshape(x.shape[0], -1, x.shape[-1])  # patches in row order
@@ -89,8 +90,8 @@ def build(architecture: MixerArchitecture, head: str = "classification") -> MlpM
 
 def parameter_shapes(model: MlpMixer) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its key, without computing or allocating any."""
-    size = model.architecture.image_size
-    inputs = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    a = model.architecture
+    inputs = jax.ShapeDtypeStruct((1, a.image_size, a.image_size, a.channels), jnp.float32)
     tree = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
     return {key: leaf.shape for key, leaf in flatten_dict(tree, sep="/").items()}
 
@@ -187,11 +188,12 @@ class ReferenceModel:
     JAX computes in float64 for these calls alone: the rest of the process stays in float32.
     """
 
-    framework, one_core, has_kinks, has_statistics, shares_gradients = "JAX", False, False, False, True
+    framework, one_core, has_statistics, shares_gradients = "JAX", False, False, True
     merge_vanishing_gradients = staticmethod(join_vanishing)
 
     def __init__(self, model: MlpMixer, parameters: Mapping[str, Any]) -> None:
         self.model, self.output = model, OUTPUTS[model.head]
+        self.has_kinks = model.architecture.activation == "relu"
         self.parameters = sum(array.size for array in parameters.values())
         self._parameters = parameters
 

@@ -10,7 +10,7 @@ from utils.families.mlp_mixer.layout import shapes
 from utils.families.random_arrays import JITTER, around_one, stream
 from utils.families.variants import MixerArchitecture
 
-_GELU_SECOND_MOMENT = 0.4252  # E[gelu(z)^2] for z ~ N(0, 1)
+_SECOND_MOMENT = {"gelu": 0.4252, "gelu_tanh": 0.4252, "relu": 0.5}  # E[activation(z)^2] for z ~ N(0, 1)
 _LOGITS_GAIN = 8.0  # pooling averages much away; this brings logits back to order 1 to 10
 _BIAS = 0.1  # standard deviation of biases
 _BRANCH_GAIN = 0.5  # branches add to the residual stream, depth after depth
@@ -31,5 +31,5 @@ def arrays(architecture: MixerArchitecture, seed: int) -> Iterator[tuple[str, np
             if name == "head":
                 gain = _LOGITS_GAIN
             elif name.endswith("Dense_1"):
-                gain = _BRANCH_GAIN * _GELU_SECOND_MOMENT**-0.5
+                gain = _BRANCH_GAIN * _SECOND_MOMENT[architecture.activation] ** -0.5
             yield key, np.float32(gain * fan_in**-0.5) * normal(shape)
