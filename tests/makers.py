@@ -61,6 +61,20 @@ def mixer(architecture, weights, inputs, dtype="float32", tf32=False):
     return {"features": features.numpy(), "logits": dense("head", features).numpy()}
 
 
+class OwnConvMixer(torch.nn.Module):
+    """A ConvMixer of logits as a user's own module."""
+
+    def __init__(self, architecture, weights):
+        super().__init__()
+        self.architecture = architecture
+        for key, array in weights.items():
+            self.register_buffer(key.replace(".", "-"), torch.from_numpy(np.asarray(array)))
+
+    def forward(self, x):
+        weights = {key.replace("-", "."): tensor.numpy() for key, tensor in self.named_buffers()}
+        return torch.from_numpy(convmixer(self.architecture, weights, x.permute(0, 2, 3, 1).numpy())["logits"])
+
+
 def tensors(weights, dtype):
     return {key: torch.from_numpy(np.asarray(array)).to(getattr(torch, dtype)) for key, array in weights.items()}
 

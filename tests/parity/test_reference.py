@@ -5,11 +5,13 @@ import io
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import tiny
-from makers import convmixer, mixer, photographs_of
+import torch
+from makers import OwnConvMixer, convmixer, mixer, photographs_of
 from PIL import Image
 
 from utils.errors import ParameterError, ParityError
@@ -17,7 +19,8 @@ from utils.families import FAMILIES
 from utils.families.convmixer import ConvMixerArchitecture
 from utils.families.mlp_mixer import MixerArchitecture
 from utils.families.variants import Preprocessing
-from utils.images.photographs import pillow_preprocess
+from utils.images.photographs import SAMPLES, pillow_preprocess
+from utils.parity.comparison import compare_outputs
 from utils.parity.judge import UNPROVED, verdict
 from utils.parity.reference import MOST_IMAGES, judge, read_reference
 from utils.parity.references import References
@@ -36,10 +39,10 @@ def weights(architecture):
     return dict(FAMILIES[family].synthetic.arrays(architecture, 0))
 
 
-def made(trained, **changes):
-    """What the maker's code gives for three images."""
+def made(trained, size=32, count=3, **changes):
+    """What the maker's code gives for a few images of noise."""
     _, run = MAKERS[type(trained)]
-    inputs = np.random.default_rng(1).standard_normal((3, 32, 32, trained.channels), dtype=np.float32)
+    inputs = np.random.default_rng(1).standard_normal((count, size, size, trained.channels), dtype=np.float32)
     return inputs, run(trained, weights(trained), inputs, **changes)
 
 
@@ -100,6 +103,67 @@ def test_the_authors_own_code_proves_the_authors_checkpoints(name, tmp_path):
     reference = read(path, architecture, size=48)
     found = judge(reference, architecture, lambda a: models.build(a, arrays, "classification"), References(name), None)
     assert found.record["verdict"] == "proved"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convmixer_768_32", "mixer_b16_i1k"])
+def test_at_full_size_float32_is_proved_and_tf32_is_not(name, tmp_path):
+    variant = tiny.get_variant(name)
+    inputs, outputs = made(variant.architecture, size=224, count=2)
+    reference = read(saved(tmp_path, inputs=inputs, outputs=outputs["logits"]), variant.architecture, size=224)
+    assert judged(reference, variant.architecture).record["verdict"] == "proved"
+    _, outputs = made(variant.architecture, size=224, count=2, tf32=True)
+    rounded = replace(reference, answers=replace(reference.answers, outputs=outputs["logits"]))
+    with mock.patch("utils.parity.reference._readings", return_value=()):  # for want of minutes
+        assert judged(rounded, variant.architecture).record["verdict"] == "not proved"
+
+
+# What the documentation says, run on models that are no part of `utils` or whose own framework is used.
+PYTORCH = """
+import numpy as np, torch
+
+model = model.cpu().float().eval()
+x = torch.randn(4, 3, 224, 224)  # or normalised images
+with torch.inference_mode():
+    y = model(x)
+np.savez("reference.npz", inputs=x.permute(0, 2, 3, 1).numpy(), outputs=y.numpy())
+"""
+FLAX_LINES = """
+import jax, numpy as np
+
+x = np.random.default_rng(0).standard_normal((4, 224, 224, 3), np.float32)  # or normalised images
+with jax.default_device(jax.devices("cpu")[0]):
+    y = model.apply({"params": params}, x)
+np.savez("reference.npz", inputs=x, outputs=np.asarray(y))
+"""
+PHOTOGRAPHS = """
+photos = np.stack([np.asarray(Image.open(path).convert("RGB").resize((400, 300))) for path in paths])
+with torch.inference_mode():
+    z = model(torch.stack([transform(Image.fromarray(photo)) for photo in photos]))
+np.savez("reference.npz", inputs=x.permute(0, 2, 3, 1).numpy(), outputs=y.numpy(),
+         images=photos, image_outputs=z.numpy())
+"""
+
+
+def test_the_lines_for_pytorch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    preprocessing = Preprocessing(256, 224, *([127.5] * 3 for _ in range(2)))
+    transform = lambda image: torch.from_numpy(prepared_by_maker([image], preprocessing)[0]).permute(2, 0, 1)  # noqa: E731
+    known = {"model": OwnConvMixer(CIFAR, weights(CIFAR)), "transform": transform, "Image": Image}
+    exec(PYTORCH + PHOTOGRAPHS, known | {"paths": sorted(SAMPLES.glob("*.jpg"))})  # noqa: S102
+    found = judged(read("reference.npz", CIFAR, size=224), CIFAR, preprocessing=preprocessing)
+    assert (found.record["verdict"], found.record["image_verdict"]) == ("proved", "proved")
+
+
+def test_the_lines_for_flax(tmp_path, monkeypatch):
+    from flax.traverse_util import unflatten_dict
+
+    from utils.families.mlp_mixer.source import build
+
+    monkeypatch.chdir(tmp_path)
+    params = unflatten_dict(weights(FLAX), sep="/")
+    exec(FLAX_LINES.replace("224", "32"), {"model": build(FLAX), "params": params})  # noqa: S102
+    assert judged(read("reference.npz", FLAX), FLAX).record["verdict"] == "proved"
 
 
 WRONG = [
@@ -183,7 +247,6 @@ def test_features_alone_need_no_head(tmp_path):
 def test_a_verdict_needs_figures():
     """NaN is wrong, and where the source's own float32 means nothing, nothing is proved."""
     inputs, outputs = made(CIFAR)
-    from utils.parity.comparison import compare_outputs
 
     def row(truth, own, found):
         return compare_outputs(lambda _: truth, lambda _: found, {"": inputs}, "logits", source=lambda _: own)[0]
@@ -214,7 +277,7 @@ def prepared_by_maker(images, preprocessing, rows_first=False):
     mean, std = (np.float32(values) / np.float32(255) for values in (preprocessing.mean, preprocessing.std))
     resampling = Image.Resampling[preprocessing.interpolation.upper()]
     found = []
-    for image in map(Image.fromarray, images):
+    for image in map(Image.fromarray, map(np.asarray, images)):
         size = tuple(preprocessing.resize * side // min(image.size) for side in image.size)
         if rows_first:
             image = image.resize((image.width, size[1]), resampling)
