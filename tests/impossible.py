@@ -9,6 +9,8 @@ PREPROCESSING = [
     (Preprocessing(8, 8, ZEROS, (1.0, 0.0, 1.0)), "std"),
     (Preprocessing(8, 8, ZEROS, (1.0, float("inf"), 1.0)), "std"),
     (Preprocessing(8, 8, (0.0, float("nan"), 0.0), ONES), "mean"),
-    (Preprocessing(8, 8, (0.0,), ONES), "mean"),
+    (Preprocessing(8, 8, (0.0,), ONES), "std"),
+    (Preprocessing(8, 8, (0.0,) * 4, (1.0,) * 4), "4 channels"),
+    (Preprocessing(8, 8, (), ()), "mean"),
     (Preprocessing(8, 8, ZEROS, ONES, "lanczos9"), "lanczos9"),
 ]

@@ -112,10 +112,11 @@ class Conversion:
         """
         size, seed = self.image_size or self.variant.image_size, self.settings.seed
         self.pictures = photographs.sample_photographs(2)  # a third would take long in float64, and show nothing new
-        channels, takes_photographs = self.preprocessing.channels, self.preprocessing.takes_photographs
-        prepare = photographs.pillow_preprocess if takes_photographs else photographs.repeated_channels
-        self._normalised = {title: prepare(each, self.preprocessing) for title, each in self.pictures.items()}
-        if not takes_photographs:
+        channels = self.preprocessing.channels
+        self._normalised = {
+            title: photographs.any_channels(picture, self.preprocessing) for title, picture in self.pictures.items()
+        }
+        if not self.preprocessing.takes_photographs:
             self.pictures = {}
             self.notes = [*self.notes, _NO_PHOTOGRAPHS.format(channels)]
         inputs = standard_inputs(size, size, seed, self._normalised, channels)

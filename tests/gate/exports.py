@@ -11,7 +11,7 @@ import numpy as np
 from utils.checkpoints import loading
 from utils.families import FAMILIES
 from utils.families.variants import OUTPUTS, Variant, get_variant
-from utils.images.photographs import pillow_preprocess, sample_photographs
+from utils.images.photographs import any_channels, sample_photographs
 from utils.parity.inputs import standard_inputs
 from utils.parity.proof import Proof, ReferenceModel
 from utils.parity.references import References
@@ -63,9 +63,9 @@ def proof_of(
     """What every export of these weights is held against, on the inputs that a conversion takes."""
     size = size or variant.image_size
     preprocessing = preprocessing_for(variant, size)
-    photographs = {title: pillow_preprocess(each, preprocessing) for title, each in sample_photographs(2).items()}
+    photographs = {title: any_channels(each, preprocessing) for title, each in sample_photographs(2).items()}
     source = FAMILIES[variant.family].models.build(variant.architecture, weights, head)
-    inputs = standard_inputs(size, size, 0, photographs)
+    inputs = standard_inputs(size, size, 0, photographs, preprocessing.channels)
     return Proof(source, OUTPUTS[head], inputs, variant.architecture.positions(size, size), References())
 
 

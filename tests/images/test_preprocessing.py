@@ -10,8 +10,8 @@ from PIL import Image
 
 from utils.errors import ParameterError
 from utils.families.variants import Preprocessing, get_variant
-from utils.images.photographs import levels, load_image, pillow_preprocess, sample_files
-from utils.images.preprocessing import preprocess, preprocess_bytes
+from utils.images.photographs import any_channels, levels, load_image, pillow_preprocess, sample_files
+from utils.images.preprocessing import grey, preprocess, preprocess_bytes
 
 VARIANTS = ("convmixer_768_32", "mixer_b16_sam")  # which crop differently
 # Both sides round to whole levels after each of two passes, from numbers that differ in their seventh digit. A value
@@ -75,6 +75,44 @@ def test_random_sizes_are_rounded_and_cropped_as_pillow_s():
 def test_bilinear_is_pillow_s_too():
     settings, image = Preprocessing(60, 50, (0.0,) * 3, (1.0,) * 3, "bilinear"), photograph((333, 222))
     assert_alike(preprocess(np.asarray(image)[None], settings)[0], pillow_preprocess(image, settings), settings)
+
+
+GREY = Preprocessing(60, 50, (120.0,), (60.0,))
+
+
+def test_every_colour_becomes_pillow_s_grey():
+    levels = np.arange(256, dtype=np.uint8)
+    for red in range(256):
+        colours = np.stack(np.broadcast_arrays(np.uint8(red), levels[:, None], levels), axis=-1)
+        np.testing.assert_array_equal(grey(colours)[..., 0], np.asarray(Image.fromarray(colours).convert("L")))
+
+
+@pytest.mark.parametrize("size", [SIZES["wide"], SIZES["tall"], SIZES["one pixel"], SIZES["smaller than the crop"]])
+def test_for_a_model_of_one_channel_an_image_is_made_grey_first(size):
+    image = photograph(size)
+    expected = pillow_preprocess(image, GREY)
+    assert expected.shape == (50, 50, 1)
+    np.testing.assert_array_equal(pillow_preprocess(image.convert("L"), GREY), expected)
+    assert_alike(preprocess(np.asarray(image)[None], GREY)[0], expected, GREY)
+    assert_alike(preprocess_bytes(tf.constant([encoded(image, "PNG")]), GREY)[0], expected, GREY)
+    grey_file = encoded(image.convert("L"), "PNG")
+    assert_alike(preprocess_bytes(tf.constant([grey_file]), GREY)[0], expected, GREY)
+
+
+def test_grey_last_would_be_another_image():
+    rgb, image = Preprocessing(60, 50, (0.0,) * 3, (1.0,) * 3), photograph((333, 222))
+    last = np.asarray(Image.fromarray(pillow_preprocess(image, rgb).astype(np.uint8)).convert("L"))
+    assert np.count_nonzero(levels(pillow_preprocess(image, GREY), GREY)[..., 0].round() != last) > 100
+
+
+def test_inputs_for_comparing_have_a_photograph_s_channels_again_and_again():
+    mean, std = tuple(map(float, range(10, 15))), tuple(map(float, range(1, 6)))
+    settings, image = Preprocessing(60, 50, mean, std), photograph((333, 222))
+    rgb = pillow_preprocess(image, Preprocessing(60, 50, (0.0,) * 3, (1.0,) * 3))
+    found = any_channels(image, settings)
+    for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
+        np.testing.assert_allclose(found[..., channel], (rgb[..., channel % 3] - m) / s, rtol=1e-6)
+    np.testing.assert_array_equal(any_channels(image, GREY), pillow_preprocess(image, GREY))
 
 
 def test_a_batch_is_its_images_one_by_one():

@@ -101,6 +101,16 @@ def test_each_input_but_a_photograph_changes_when_turned_flipped_or_recoloured(i
             assert np.abs(apply(batch) - batch).max() > 0.1, (name, move)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 10])
+def test_each_channel_of_an_input_is_its_own(channels):
+    for name, batch in standard_inputs(HEIGHT, WIDTH, 0, channels=channels).items():
+        assert batch.shape == (1, HEIGHT, WIDTH, channels)
+        assert len(np.unique(batch.reshape(-1, channels), axis=1).T) == channels, name
+    of_three = standard_inputs(HEIGHT, WIDTH, 0)["ramp and block"]
+    found = standard_inputs(HEIGHT, WIDTH, 0, channels=channels)["ramp and block"]
+    np.testing.assert_array_equal(found[..., :3], of_three[..., :channels])
+
+
 @pytest.mark.parametrize(
     "photograph",
     [

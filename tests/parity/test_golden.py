@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from utils.errors import PackagingError
-from utils.parity.golden import GOLDEN, Golden, golden_bytes, make_golden, read_golden, write_golden
+from utils.parity.golden import GOLDEN, MAX_CHANNELS, Golden, golden_bytes, make_golden, read_golden, write_golden
 
 
 def pooled(inputs, units=10):
@@ -58,6 +58,19 @@ def test_two_photographs_and_noise_are_normalised_float32(golden):
     assert [round(float(image.mean()), 1) for image in golden.inputs] == [-1.5, -0.5, 0]
     assert golden.inputs[2].std() > 1
     assert np.abs(golden.inputs).max() <= 4
+
+
+@pytest.mark.parametrize("channels", [1, 2, 10, MAX_CHANNELS])
+def test_images_of_any_number_of_channels_are_read_back_each_channel_its_own(channels):
+    photographs = {"flat": np.zeros((16, 16, channels), np.float32)}
+    mean = lambda inputs: inputs.mean(axis=(1, 2)).astype(np.float32)  # noqa: E731
+    golden = make_golden(mean, 16, 16, 0, photographs, channels)
+    read = read_golden(golden_bytes(golden), "here")
+    assert read.inputs.shape == (2, 16, 16, channels)
+    np.testing.assert_allclose(read.outputs, mean(read.inputs), atol=1e-6)
+    assert len(np.unique(read.inputs[1].reshape(-1, channels), axis=1).T) == channels
+    with pytest.raises(PackagingError, match=f"{MAX_CHANNELS + 1:,} channels: expected {MAX_CHANNELS:,} at most"):
+        make_golden(mean, 16, 16, 0, channels=MAX_CHANNELS + 1)
 
 
 def test_golden_inputs_look_like_their_photographs():
@@ -127,8 +140,12 @@ DAMAGED = {
     "an array more": lambda data, arrays: packed(**arrays, more=np.zeros(1)),
     "another type": lambda data, arrays: packed(**arrays | {"coarse": arrays["coarse"].astype(np.float64)}),
     "a pickle": lambda data, arrays: packed(**arrays | {"outputs": np.array([[Created()]], dtype=object)}),
-    "two channels": lambda data, arrays: packed(
-        **arrays | {name: arrays[name][..., :2] for name in ("coarse", "fine")}
+    "other channels": lambda data, arrays: packed(**arrays | {"fine": arrays["fine"][..., :2]}),
+    "no channels": lambda data, arrays: packed(**arrays | {name: arrays[name][..., :0] for name in ("coarse", "fine")}),
+    "large images of many channels": lambda data, arrays: packed(
+        **arrays
+        | {name: arrays[name].repeat(40, axis=-1) for name in ("coarse", "fine")}
+        | {"size": np.array([1 << 10, 1 << 10], np.int32)}
     ),
     "other counts": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:1]}),
     "no outputs": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:, :0]}),

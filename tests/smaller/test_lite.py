@@ -19,7 +19,9 @@ from utils.verify import numbers
 
 PREPROCESSING = Preprocessing(10, 8, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), "bicubic")  # each channel its own
 ARTEFACT = SimpleNamespace(
-    output="logits", manifest={"weights": "official", "model": {"licence": "MIT", "licence_url": ""}}
+    output="logits",
+    preprocessing=PREPROCESSING,
+    manifest={"weights": "official", "model": {"licence": "MIT", "licence_url": ""}},
 )
 
 
@@ -97,6 +99,16 @@ def test_metadata_say_that_it_takes_pictures_as_they_are_and_where_the_names_sta
     (file,) = children(given, 6)
     assert text(file, 0) == "labels.txt"
     assert file.Bytes[field(file, 2)] == 2  # TENSOR_AXIS_LABELS
+
+
+@pytest.mark.parametrize(("channels", "colours"), [(3, 1), (1, 2)])
+def test_metadata_say_whether_pictures_are_rgb_or_grey(model, channels, colours):
+    preprocessing = Preprocessing(10, 8, (100.0,) * channels, (50.0,) * channels)
+    artefact = SimpleNamespace(**vars(ARTEFACT) | {"preprocessing": preprocessing})
+    (graph,) = children(metadata_of(with_metadata(model[1], artefact, "a", None)), 3)
+    (taken,) = children(graph, 2)
+    pictures = child(child(taken, 3), 1)
+    assert pictures.Bytes[field(pictures, 0)] == colours
 
 
 def test_metadata_change_nothing_else_and_name_no_file_where_classes_have_no_names(model, path):

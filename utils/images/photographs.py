@@ -106,11 +106,13 @@ def pillow_preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.nd
     return _normalised(_cropped(image, preprocessing), preprocessing)
 
 
-def repeated_channels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Something like an image for a model of any number of channels: a photograph's three, again and again.
+def any_channels(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """For comparing a model with its source: as `pillow_preprocess`, and for a model of whatever other channels, too.
 
-    For comparing a model with its source. As `pillow_preprocess`: float32 [crop, crop, channels].
+    To that, a photograph's three are repeated until there are enough: float32 [crop, crop, channels].
     """
+    if preprocessing.takes_photographs:
+        return pillow_preprocess(image, preprocessing)
     preprocessing.check()
     rgb = replace(preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
     return _normalised(_cropped(image, rgb)[..., np.arange(preprocessing.channels) % 3], preprocessing)

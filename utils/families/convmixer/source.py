@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "relu": nn.ReLU,
 }
+# PyTorch's hint that it copies the input for an even kernel: the numbers are right.
+warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
 
 
 class Residual(nn.Module):
