@@ -26,6 +26,8 @@ BOUNDED = settings(
     suppress_health_check=list(HealthCheck),
 )
 
+REFERENCE = {"sha256": "ab" * 32, "verdict": "proved", "inputs": 3, "error": 1e-6}
+
 
 def test_manifest_has_the_documented_fields_and_those_that_were_given():
     found = manifest()
@@ -37,18 +39,6 @@ def test_manifest_has_the_documented_fields_and_those_that_were_given():
     found = manifest(**given, preprocessing=replace(VARIANT.preprocessing, resize=100, crop=96))
     assert {key: found[key] for key in given} == given
     assert found["model"]["preprocessing"]["crop"] == 96
-
-
-REFERENCE = {"sha256": "ab" * 32, "verdict": "proved", "inputs": 3, "error": 1e-6}
-
-
-def test_what_a_makers_answers_prove_travels_with_the_artefact_without_figures():
-    photographs = {"image_verdict": "not proved", "images": 2, "image_error": 1e-3}
-    found = manifest(reference=REFERENCE | photographs)
-    assert found["reference"] == REFERENCE | photographs
-    packed = packed_manifest(found)["reference"]
-    assert packed == {key: value for key, value in (REFERENCE | photographs).items() if not key.endswith("error")}
-    assert "reference" not in packed_manifest(manifest())
 
 
 # The field that is named, and what is wrong with the manifest.
@@ -86,6 +76,15 @@ WRONG = [
     ("reference.error", {"reference": REFERENCE | {"error": -1.0}}),
     ("sedonds", {"sedonds": {}}),
 ]
+
+
+def test_what_a_makers_answers_prove_travels_with_the_artefact_without_figures():
+    photographs = {"image_verdict": "not proved", "images": 2, "image_error": 1e-3}
+    found = manifest(reference=REFERENCE | photographs)
+    assert found["reference"] == REFERENCE | photographs
+    packed = packed_manifest(found)["reference"]
+    assert packed == {key: value for key, value in (REFERENCE | photographs).items() if not key.endswith("error")}
+    assert "reference" not in packed_manifest(manifest())
 
 
 @pytest.mark.parametrize(("field", "changes"), WRONG)
