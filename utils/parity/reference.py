@@ -262,6 +262,8 @@ def judge(
 ) -> Judgement:
     """Holds the maker's answers against the source in float64, and tries other readings if they do not prove it.
 
+    Nothing is raised, whatever is wrong: see `Judgement.require`.
+
     Args:
         reference: what `read_reference` gave.
         architecture: the reading that is converted.
