@@ -82,7 +82,7 @@ def test_the_makers_photographs_are_compared_the_whole_way(saved_kind, darker):
     pixels, rows = compare_reference(model, judgement, preprocessing, output, truth, judgement.outputs.tolerance)
     assert Report(pixels).passed
     assert Report(rows).passed == (darker == 0)
-    assert rows[0].tolerance < TOLERANCE
+    assert rows[0].tolerance < 1e-3
 
 
 def test_signatures_have_the_names_dtypes_and_shapes_of_the_contract(saved_kind):
