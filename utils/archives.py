@@ -6,6 +6,8 @@ Standard library only, because `verify.pyz` carries this module.
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import struct
 import tarfile
 import zipfile
@@ -147,6 +149,20 @@ def npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
     except Exception as error:  # NumPy gives the header to Python's own parser, which raises what it likes
         raise ArchiveError(f"the .npy header of {name} is damaged: {error or type(error).__name__}") from error
     return shape, dtype
+
+
+def read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """The array `name` of an .npz, whose members' sizes are checked. ArchiveError for any but plain numbers."""
+    import numpy as np
+
+    data = read_member(archive, f"{name}.npy")
+    file = io.BytesIO(data)
+    shape, dtype = npy_header(file, name)
+    if dtype.kind not in "biuf":
+        raise ArchiveError(f"{name} is {dtype}, no plain numbers")
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():  # NumPy would ask for the memory first
+        raise ArchiveError(f"{name} has not as many numbers as its header says")
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
 def _listed(names: list[str]) -> str:

@@ -26,6 +26,8 @@ BOUNDED = settings(
     suppress_health_check=list(HealthCheck),
 )
 
+REFERENCE = {"sha256": "ab" * 32, "verdict": "proved", "inputs": 3, "error": 1e-6}
+
 
 def test_manifest_has_the_documented_fields_and_those_that_were_given():
     found = manifest()
@@ -84,10 +86,22 @@ WRONG = [
     ("files", {"files": {"saved_model.pb": "ab" * 32, "assets.extra/manifest.json": "ab" * 32}}),
     ("files.saved_model.pb", {"files": {"saved_model.pb": "sha256"}}),
     ("a value cannot", {"training": {"history": {"loss": [float("nan")]}}}),
+    ("reference.verdict", {"reference": REFERENCE | {"verdict": "wrong"}}),
+    ("reference.inputs", {"reference": REFERENCE | {"inputs": 0}}),
+    ("reference.error", {"reference": REFERENCE | {"error": -1.0}}),
     ("sedonds", {"sedonds": {}}),
     ("names.a", {"names": {"a": 1}}),
     ("weights", {"variant": own(), "weights": "synthetic", "name": f"{NAME}_synthetic"}),
 ]
+
+
+def test_what_a_makers_answers_prove_travels_with_the_artefact_without_figures():
+    photographs = {"image_verdict": "not proved", "images": 2, "image_error": 1e-3}
+    found = manifest(reference=REFERENCE | photographs)
+    assert found["reference"] == REFERENCE | photographs
+    packed = packed_manifest(found)["reference"]
+    assert packed == {key: value for key, value in (REFERENCE | photographs).items() if not key.endswith("error")}
+    assert "reference" not in packed_manifest(manifest())
 
 
 @pytest.mark.parametrize(("field", "changes"), WRONG)

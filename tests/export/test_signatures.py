@@ -1,17 +1,24 @@
 """The image signatures: saved with every kind of model, giving what the model gives for what Pillow makes of a file."""
 
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tiny
+from makers import photographs_of
 from PIL import Image
 
 from utils.export import saved_model
-from utils.export.signatures import image_signatures, signature_outputs, write_warmup
+from utils.export.signatures import compare_reference, image_signatures, signature_outputs, write_warmup
+from utils.families import FAMILIES
 from utils.families.variants import get_variant
 from utils.images.photographs import pillow_preprocess, sample_files, sample_photographs
+from utils.parity.reference import Answers, Reference, judge
+from utils.parity.references import References
+from utils.parity.report import Report
 
 # A photograph in which one pixel of 3,000 is off by a level: 1/58 of the input there, less than 1e-3 after a model
 # that averages over the image. An image that is turned, shifted or in another colour order moves logits by 0.1.
@@ -52,6 +59,30 @@ def test_both_signatures_give_what_the_model_gives_for_the_photographs_of_pillow
     if output == "logits":
         found = signature_outputs(model, sample_files(), "probabilities")["serving_image_bytes"]
         np.testing.assert_allclose(found, tf.nn.softmax(expected), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("darker", [0, 5])
+def test_the_makers_photographs_are_compared_the_whole_way(saved_kind, darker):
+    """A SavedModel that subtracts five levels less than the maker shows."""
+    kind, output, preprocessing, _, model = saved_kind
+    name = f"{kind.split()[0]}_tiny"
+    models, architecture = FAMILIES[kind.split()[0]].models, tiny.architecture(name)
+    source = models.build(
+        architecture, tiny.weights(name) if "conv" in kind else tiny.mixer_weights(), "classification"
+    )
+    preprocessing = replace(preprocessing, mean=tuple(mean + darker for mean in preprocessing.mean))
+    images, prepare = photographs_of(200, 300), lambda image: pillow_preprocess(Image.fromarray(image), preprocessing)
+    prepared = np.stack([prepare(image) for image in images])
+    outputs = source.outputs(prepared, "float32")["logits"]
+    reference = Reference(
+        Path("reference.npz"), "", Answers("reference", prepared, outputs, ("logits",)), images, outputs
+    )
+    judgement = judge(reference, architecture, lambda _: source, References(name), prepare)
+    truth = lambda inputs: source.outputs(inputs, "float64")[output]  # noqa: E731
+    pixels, rows = compare_reference(model, judgement, preprocessing, output, truth, judgement.outputs.tolerance)
+    assert Report(pixels).passed
+    assert Report(rows).passed == (darker == 0)
+    assert rows[0].tolerance < 1e-3
 
 
 def test_signatures_have_the_names_dtypes_and_shapes_of_the_contract(saved_kind):

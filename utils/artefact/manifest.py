@@ -45,6 +45,7 @@ _MODEL = (
 # What `build_manifest` writes, in the order of the file.
 _BUILT = (
     *("name", "variant", "head", "weights", "source", "versions", "parameters", "signatures", "parity", "seconds"),
+    "reference",
     *("peak_memory_mb", "files", "model", "peak_memory_mb_by_stage", "settings", "training", "preprocessing_parity"),
     *("notes", "names"),
 )
@@ -151,6 +152,18 @@ class Parity(TypedDict):
     compared: NotRequired[list[Case]]
 
 
+class MakersAnswers(TypedDict):
+    """What answers of the maker's own code prove; errors, relative in the L2 norm, only beside the artefact."""
+
+    sha256: Sha256
+    verdict: Literal["proved", "not proved"]
+    inputs: Count
+    error: NotRequired[Measured]
+    image_verdict: NotRequired[Literal["proved", "not proved"]]
+    images: NotRequired[Count]
+    image_error: NotRequired[Measured]
+
+
 class FileBeside(TypedDict):
     """A file that is published with the artefact."""
 
@@ -193,6 +206,7 @@ class Manifest(Facts):
     signatures: dict[str, Signature]
     parity: Parity
     preprocessing_parity: NotRequired[Parity]
+    reference: NotRequired[MakersAnswers]
     seconds: NotRequired[dict[str, Measured]]
     peak_memory_mb: NotRequired[Annotated[float, Must(lambda value: value > 0, "a number above 0")]]
     peak_memory_mb_by_stage: NotRequired[dict[str, Measured]]
@@ -373,6 +387,9 @@ def packed_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in manifest.items() if key not in (*_MEASURED, *_BESIDE)}
     outputs = manifest["signatures"]["serving_default"]["outputs"]
     tolerance = {key: value for key, value in manifest["parity"]["tolerance"].items() if key in outputs}
+    if "reference" in kept:
+        figures = ("error", "image_error")
+        kept["reference"] = {key: value for key, value in kept["reference"].items() if key not in figures}
     return kept | {"parity": {"passed": manifest["parity"]["passed"], "tolerance": tolerance, "compared": rows}}
 
 

@@ -19,6 +19,7 @@ from utils.images.photographs import levels, sample_files
 from utils.images.preprocessing import decode, preprocess, preprocess_bytes
 from utils.parity import comparison
 from utils.parity.judge import PREPROCESSING_TOLERANCE, Row
+from utils.parity.reference import Judgement
 from utils.parity.report import Report
 
 WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"  # where Serving looks for it
@@ -116,6 +117,44 @@ def compare_signatures(
     for signature, found in signature_outputs(model, files, output).items():
         rows += comparison.compare_arrays(expected, {"": found}, output=f"{output}, {signature}", **settings)
     return report, rows
+
+
+def compare_reference(
+    model: Any,
+    judgement: Judgement,
+    preprocessing: Preprocessing,
+    output: str,
+    truth: Callable[[np.ndarray], np.ndarray],
+    tolerance: float,
+) -> tuple[list[Row], list[Row]]:
+    """Compares the whole way of the maker's photographs, through `serving_image`, with the maker's own answers.
+
+    Args:
+        model: the loaded SavedModel.
+        judgement: one with photographs.
+        preprocessing: what the model's graph does.
+        output: "logits" or "features"; of another one than the maker's, the truth takes their place.
+        truth: the source in float64, of float32 [B, H, W, channels].
+        tolerance: of an export's outputs, as the gate allows it.
+
+    Returns:
+        The row of the pixels, and that of the output. This may differ by what the graph's other pixels make in the
+        truth, and twice by `tolerance`, or by the maker's own error where that is larger.
+    """
+    images, answers, maker = judgement.reference.images, judgement.photographs, judgement.image_outputs
+    settings = {"input_name": answers.title, "batch": len(images)}
+    pixels = preprocess(tf.constant(images), preprocessing).numpy()
+    in_levels = ({"": levels(each, preprocessing)} for each in (answers.inputs, pixels))
+    rows = comparison.compare_arrays(*in_levels, output="preprocessing", tolerance=PREPROCESSING_TOLERANCE, **settings)
+    expected, moved = truth(answers.inputs), truth(pixels)
+    allowed = np.linalg.norm(moved - expected) / np.linalg.norm(expected) + 2 * tolerance
+    if maker.output.startswith(output):
+        expected, allowed = answers.outputs, allowed + max(0, maker.figure - tolerance)
+    found = model.signatures["serving_image"](images=tf.constant(images))[output].numpy()
+    title = f"{output}, serving_image"
+    return rows, comparison.compare_arrays(
+        {"": expected}, {"": found}, output=title, tolerance=float(allowed), l2=True, **settings
+    )
 
 
 # --- warm-up

@@ -167,6 +167,9 @@ class Models(Protocol):
     def build(self, architecture: Any, weights: Weights, head: str) -> ReferenceModel:
         """The source model with `weights`; CheckpointError where they do not fit."""
 
+    def repadded(self, source: ReferenceModel) -> ReferenceModel:
+        """The same model with the other padding of even kernels; for a family whose sizes have a `kernel_size`."""
+
     def predictor(self, architecture: Any, weights: Weights) -> Any:
         """The classifier as a function of float32 [B, H, W, C] -> float32 [B, classes], as fast as its framework is."""
 

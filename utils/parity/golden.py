@@ -8,14 +8,13 @@ its libraries are.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils.archives import ArchiveError, Refusal, npy_header, open_zip, read_member
+from utils.archives import ArchiveError, Refusal, open_zip, read_npy
 from utils.errors import PackagingError
 from utils.families.variants import MAX_CHANNELS
 
@@ -126,22 +125,16 @@ def read_golden(data: bytes, where: str) -> Golden:
     expected = f"Expected golden inputs and outputs: {', '.join(_ARRAYS)}. Get the file again."
     limits = {f"{name}.npy": _MAX_BYTES if name == "outputs" else _MAX_PATTERN for name in _ARRAYS}
     with open_zip(io.BytesIO(data), Refusal(where, PackagingError, expected), limits) as archive:
-        golden = Golden(**{name: _array(read_member(archive, f"{name}.npy"), name) for name in _ARRAYS})
+        golden = Golden(**{name: read_npy(archive, name) for name in _ARRAYS})
         _check(golden)
     return golden
 
 
-def _array(data: bytes, name: str) -> np.ndarray:
-    file = io.BytesIO(data)
-    shape, dtype = npy_header(file, name)
-    if (dtype.name, len(shape)) != _ARRAYS[name]:
-        raise ArchiveError(f"{name} is {dtype} {list(shape)}")
-    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():  # NumPy would ask for the memory first
-        raise ArchiveError(f"{name} has not as many numbers as its header says")
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-
-
 def _check(golden: Golden) -> None:
+    for name, wanted in _ARRAYS.items():
+        array = getattr(golden, name)
+        if (array.dtype.name, array.ndim) != wanted:
+            raise ArchiveError(f"{name} is {array.dtype} {list(array.shape)}")
     height, width = (int(side) for side in golden.size)
     channels = golden.coarse.shape[3]
     if golden.size.shape != (2,) or not (height > 0 < width and height * width * channels <= _MAX_NUMBERS):

@@ -22,6 +22,9 @@ RATIO = 10.0
 ROUNDING = 2.0**-24
 # Where the source's own float32 errs by more than this, its outputs are hardly its own, and a pass proves little.
 DOUBTFUL = 1e-2
+# What a maker's own code computed may differ by up to this from our reading of the checkpoint before that is called
+# wrong: TF32 on a GPU, another epsilon and another GELU differ by 1e-4 to 1e-2.
+UNPROVED = 1e-2
 # Between two ways through one and the same exported model, |error| / |reference| in the L2 norm.
 OUTPUT_TOLERANCE = 1e-5
 
@@ -108,6 +111,14 @@ def judged(row: Row, source: float, least: float = 0.0) -> Row:
 def doubtful(row: Row) -> bool:
     """Whether the source's own float32 errs so much that a pass proves little."""
     return row.source is not None and not row.source <= DOUBTFUL
+
+
+def verdict(row: Row) -> str:
+    """What a maker's answers, judged as an export's, say of our reading of the checkpoint."""
+    if row.passed:
+        return "proved"
+    # "Above" would let NaN pass.
+    return "not proved" if row.figure <= max(UNPROVED, row.tolerance) else "wrong"
 
 
 def summed(rows: Sequence[Row], terms: int) -> list[Row]:

@@ -23,6 +23,11 @@ def build(architecture: ConvMixerArchitecture, weights: Weights, head: str) -> R
     return ReferenceModel(pytorch.build_convmixer(architecture, weights, head))
 
 
+def repadded(source: ReferenceModel) -> ReferenceModel:
+    """The same model with the other padding of even kernels."""
+    return ReferenceModel(pytorch.padded_left_and_above(source.model))
+
+
 def predictor(architecture: ConvMixerArchitecture, weights: Weights) -> Callable[[np.ndarray], np.ndarray]:
     """The PyTorch classifier as a function of NHWC arrays."""
     return pytorch.as_nhwc(pytorch.build_convmixer(architecture, weights))

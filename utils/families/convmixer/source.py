@@ -103,6 +103,17 @@ def build_convmixer(
     return model.eval()
 
 
+def padded_left_and_above(model: ConvMixer) -> ConvMixer:
+    """A copy whose even kernels pad one more to the left and above; PyTorch's "same" does it right and below."""
+    model = copy.deepcopy(model)
+    for convolution in model.modules():
+        if isinstance(convolution, nn.Conv2d) and convolution.padding == "same":
+            size, convolution.padding = convolution.kernel_size[0], 0
+            padding = nn.ZeroPad2d((size // 2, (size - 1) // 2) * 2)
+            convolution.register_forward_pre_hook(lambda _, inputs, padding=padding: padding(*inputs))
+    return model
+
+
 def as_nhwc(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     """The model as a function of float32 NHWC arrays, to compare with an export of the same interface."""
 
