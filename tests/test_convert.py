@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from unittest.mock import Mock
 
 import nbformat
 import pytest
+import tiny
 
 from utils import convert
 from utils.checkpoints import loading
@@ -75,7 +77,7 @@ def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(not
     executed = nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4)
     assert all(cell.execution_count for cell in executed.cells)
     assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["seen"] == {
-        "variant": "convmixer_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": 48, "seed": 7,
+        "variant": "convmixer_tiny", "head": "fe", "checkpoint": "synthetic", "seed": 7,
     }  # fmt: skip
     printed, said = capfd.readouterr()
     assert "IPKernelApp" not in said  # the kernel's own log is no news
@@ -87,15 +89,15 @@ def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(not
 
 def test_files_reach_the_notebook_as_absolute_paths_and_defaults_stay_its_own(notebook, tmp_path, monkeypatch):
     notebook("pass")
-    (tmp_path / "own.pth").touch()
+    shutil.copyfile(tiny.GOLDEN / "convmixer_tiny.timm.pth.tar", tmp_path / "own.pth")
     (tmp_path / "own.txt").write_text("cat\n")
     monkeypatch.chdir(tmp_path)
     executed = Mock(side_effect=ConversionError)
     monkeypatch.setattr(convert.execution, "executed", executed)
-    assert run("out", "--checkpoint", "own.pth", "--labels", "own.txt", "--use-ema") == 1
-    own = {"checkpoint": str(tmp_path / "own.pth"), "labels": str(tmp_path / "own.txt"), "use_ema": True}
+    assert run("out", "--checkpoint", "own.pth", "--labels", "own.txt", "--epsilon", "0.001") == 1
+    own = {"checkpoint": str(tmp_path / "own.pth"), "labels": str(tmp_path / "own.txt"), "epsilon": 0.001}
     _, given, _ = executed.call_args.args
-    assert given == own | {"variant": "convmixer_tiny", "image_size": 48, "output_dir": str(tmp_path / "out")}
+    assert given == own | {"variant": "convmixer_tiny", "output_dir": str(tmp_path / "out")}
 
 
 def test_our_own_error_is_one_message_and_leaves_no_file(notebook, tmp_path, capsys):

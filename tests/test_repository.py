@@ -37,7 +37,7 @@ def parameters(cells):
 def test_colab_s_form_offers_every_variant_of_the_family(notebook, family):
     source = parameters(code_cells(ROOT / f"conversion_{notebook}.ipynb"))
     offered = json.loads(re.search(r'^variant = "\w+"  #@param (\[.*\])$', source, re.MULTILINE)[1])
-    assert sorted(offered) == sorted(v.name for v in VARIANTS.values() if v.family == family)
+    assert sorted(offered) == sorted(["own", *(v.name for v in VARIANTS.values() if v.family == family)])
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
@@ -54,7 +54,7 @@ def test_notebook_has_short_cells_no_outputs_and_plain_parameters_and_runs_anywh
     assert len(cells) <= 12
     for cell in cells:
         source = cell["source"]
-        assert len(source.splitlines()) <= 20, source
+        assert len(source.splitlines()) <= (22 if "#@param" in source else 20), source
         assert (cell["outputs"], cell["execution_count"]) == ([], None), source
         assert not ABSOLUTE.search(source), source
         assert "google.colab" in source or not re.search(r"^\s*[!%]", source, re.MULTILINE), source

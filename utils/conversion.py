@@ -19,21 +19,24 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from utils.artefact import manifest
 from utils.artefact.assumed import assumptions
 from utils.artefact.identity import outline
 from utils.artefact.staging import Published, Staging
 from utils.checkpoints import loading
-from utils.errors import ParityError
+from utils.errors import CheckpointError, ParityError
 from utils.families import FAMILIES
 from utils.families.variants import OUTPUTS, OWN, artefact_name, name_of_file
+from utils.files import user_path
 from utils.images import labels, photographs
 from utils.machine import devices, measure, quiet
 from utils.parity import golden
 from utils.parity.inputs import standard_inputs
 from utils.parity.judge import Row
 from utils.parity.proof import Proof
+from utils.parity.reference import Judgement, Reference, judge, read_reference
 from utils.parity.references import References
 from utils.parity.report import Report
 from utils.settings import Settings, formats_of, preprocessing_for
@@ -72,6 +75,7 @@ class Conversion:
         self.rows: list[Row] = []
         self.pixels: Report | None = None  # of the graph's preprocessing, where photographs are taken
         self._staging: Staging | None = None
+        self.judgement: Judgement | None = None  # of the maker's own numbers
 
     def check(self) -> None:
         """Checks every parameter, and of a local file all that its headers say. Hides accelerators.
@@ -89,7 +93,18 @@ class Conversion:
         self.output = OUTPUTS[settings.head]
         self.image_size = settings.size(self.variant)
         self.preprocessing = preprocessing_for(self.variant, self.image_size)
+        self.reference = self._read_reference() if settings.reference else None
         devices.use_cpu()  # accelerators round more coarsely; what is made here runs on them all the same
+
+    def _read_reference(self) -> Reference:
+        """The maker's own numbers; for features they may be the logits behind them, if the file has the head."""
+        architecture, units = self.variant.architecture, {}
+        if architecture.classes:
+            units["logits"] = architecture.classes
+        if self.settings.head == "fe":
+            units["features"] = getattr(architecture, architecture.WIDTH)
+        path, takes = user_path(self.settings.reference), self.preprocessing.takes_photographs
+        return read_reference(path, architecture, units, self.image_size, takes)
 
     @property
     def _wanted(self) -> loading.Wanted:
@@ -117,9 +132,9 @@ class Conversion:
                 self._models = self.family.models
             self.checkpoint = loading.resolve(self.variant, settings.checkpoint, settings.seed)
             reading = self._reading or loading.read(self.checkpoint.path, self._wanted, custom=False)
-            loaded = loading.load_arrays(reading)
+            loaded = self._settled(reading) if self.reference else loading.load_arrays(reading)
             self.notes, self._weights = loaded.notes, loaded.arrays
-            self.names = reading.names if self._reading else {}
+            self.names = loaded.reading.names if self._reading else {}
             architecture = self.variant.architecture
             self.source = self._models.build(architecture, loaded.arrays, settings.head)
             self.labels = labels.class_labels(settings.labels, self.variant.labels, architecture.classes)
@@ -131,7 +146,39 @@ class Conversion:
             self._staging.require_place(outline(**self._facts, labels=self.labels, settings=self._kept))
         self._begin()
         shown = vars(architecture) | {"head": settings.head, "parameters": f"{self.source.parameters:,}"}
-        return {"artefact": self.name} | self.checkpoint.facts | shown
+        proof = self.judgement.facts if self.judgement else {}
+        return {"artefact": self.name} | self.checkpoint.facts | shown | proof
+
+    def _settled(self, reading: loading.Reading) -> loading.Loaded:
+        """The arrays, by the reading that the maker's numbers prove, where the file leaves several open.
+
+        ParityError where they say that the only one is wrong, CheckpointError where they do not settle what is open.
+        """
+        judged = []
+        for each in (reading, *reading.others):
+            loaded = loading.load_arrays(each, classifier=True)
+            self.judgement = self._judged(loaded.arrays, str(len(judged)))
+            judged.append((loaded, self.judgement))
+        proved = [pair for pair in judged if pair[1].record["verdict"] == "proved"]
+        if reading.doubt and len(proved) != 1:
+            raise CheckpointError(
+                f"{reading.path}: names and order do not tell {reading.doubt}, and the numbers of "
+                f"{self.reference.path.name} prove {len(proved)} of {len(judged)} readings. " + judged[0][1].notices[0]
+            )
+        loaded, self.judgement = proved[0] if reading.doubt else judged[0]
+        self.judgement.require()
+        return loaded
+
+    def _judged(self, weights: dict[str, np.ndarray], reading: str) -> Judgement:
+        reference, architecture = self.reference, self.variant.architecture
+        return judge(
+            reference,
+            architecture,
+            build=lambda each: self._models.build(each, weights, reference.head),
+            kept=References(self.checkpoint.sha256, repr(architecture), reading),
+            prepare=lambda image: photographs.pillow_preprocess(Image.fromarray(image), self.preprocessing),
+            repadded=getattr(self._models, "repadded", None),
+        )
 
     @property
     def stem(self) -> str:
@@ -141,10 +188,19 @@ class Conversion:
         return name_of_file(self.settings.checkpoint)
 
     @property
+    def readings(self) -> dict[str, str]:
+        """How far each reading of the file is from the maker's numbers, unless these prove the one that is taken."""
+        readings = self.judgement.readings if self.judgement else ()
+        return {each.name: f"{each.error:.1e}{' (taken)' if each.current else ''}" for each in readings}
+
+    @property
     def assumptions(self) -> list[str]:
         """What neither a parameter nor the file tells of the model, in sentences; to be shown in red."""
         model = manifest.model_facts(self.variant, self.preprocessing)
-        return assumptions({"weights": self.checkpoint.weights, "model": model})
+        told = {"weights": self.checkpoint.weights, "model": model}
+        if self.judgement:
+            told["reference"] = self.judgement.record
+        return assumptions(told) + (self.judgement.notices if self.judgement else [])
 
     def _begin(self) -> None:
         """Chooses the inputs, and starts the source on them in a thread: its results are needed last.
@@ -164,7 +220,9 @@ class Conversion:
         if not self.image_size:  # any height and width
             other = standard_inputs(size - size // 4, size + size // 4, seed, channels=channels)
             inputs |= {f"{name}, not square": batch for name, batch in other.items() if name != "large"}
-        references = References(self.checkpoint.sha256, self.variant.name)
+        if self.reference:
+            inputs["reference"] = self.reference.answers.inputs
+        references = References(self.checkpoint.sha256, repr(self.variant.architecture))
         positions = self.variant.architecture.positions(size, size)
         self.proof = Proof(self.source, self.output, inputs, positions, references)
         self._golden = references.later(
@@ -225,7 +283,7 @@ class Conversion:
         progress: show a bar over the inputs. Whether all passes, the report says; `require` raises. ParityError where
         the graph's preprocessing does not give Pillow's pixels.
         """
-        from utils.export.signatures import compare_signatures
+        from utils.export.signatures import compare_reference, compare_signatures
 
         batches, proof, candidate = self.proof.inputs | {"golden": self.golden.inputs}, self.proof, self.candidate
         with self._step("verify"):
@@ -242,6 +300,12 @@ class Conversion:
                     candidate.model, candidate, self.preprocessing, self._normalised, self.output, allowed
                 )
                 self.rows += rows
+                if self.judgement and self.judgement.photographs:
+                    pixels, rows = compare_reference(
+                        candidate.model, self.judgement, self.preprocessing, self.output, proof.truth, allowed
+                    )
+                    self.pixels = Report([*self.pixels.rows, *pixels])
+                    self.rows += rows
         return self.report
 
     @property
@@ -287,6 +351,7 @@ class Conversion:
                 notes=self.notes,
                 settings=self._kept,
                 names=self.names or None,
+                reference=self.judgement.record if self.judgement else None,
             )
             return self._staging.publish(facts)
 

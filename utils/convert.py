@@ -94,7 +94,9 @@ def summary(made: Published) -> str:
     manifest = json.loads(made.manifest.read_text(encoding="utf-8"))
     places = made.facts | {"executed notebook": f"{made.folder}.ipynb"}
     lines = ["", Report.from_json(manifest["parity"]).table(), "", aligned(list(places.items()))]
-    lines += ["", *(_in_red(each) for each in assumptions(manifest))]
+    lines += ["", *map(_in_red, assumptions(manifest))]
+    if (reference := manifest.get("reference")) and not _is_as_asked(made):
+        lines.append(_in_red(f"NOT PROVED by the numbers of reference: {reference}"))
     if manifest.get("weights") == "synthetic":
         lines += ["", "SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing."]
     return "\n".join(lines)
@@ -137,13 +139,25 @@ def _size(text: str) -> int | str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 converted and verified, 1 an error whose message was printed, 130 interrupted."""
+    """Exit status: 0 converted and verified, 130 interrupted.
+
+    1 an error whose message was printed, or a model that the numbers of `reference` do not prove.
+    """
     options = vars(_parser().parse_args(arguments))
-    progress = options.pop("progress")
-    return run_command(
-        lambda: summary(run_notebook(Settings(**options), progress)),
-        f"Interrupted: nothing new is in {options['output_dir']}.",
-    )
+    progress, made = options.pop("progress"), []
+
+    def work() -> str:
+        made.append(run_notebook(Settings(**options), progress))
+        return summary(made[0])
+
+    status = run_command(work, f"Interrupted: nothing new is in {options['output_dir']}.")
+    return status or int(not all(map(_is_as_asked, made)))
+
+
+def _is_as_asked(made: Published) -> bool:
+    """Whether the numbers of `reference`, if some were given, prove the model."""
+    reference = json.loads(made.manifest.read_text(encoding="utf-8")).get("reference")
+    return not reference or {reference["verdict"], reference.get("image_verdict", "proved")} == {"proved"}
 
 
 if __name__ == "__main__":

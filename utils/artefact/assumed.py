@@ -62,7 +62,8 @@ def is_proved(manifest: Mapping[str, Any]) -> bool:
 
 
 def _is_proved(manifest: Mapping[str, Any], part: str) -> bool:
-    return is_proved(manifest) and (part == "architecture" or manifest["reference"].get("images", 0) > 0)
+    # Of one's own preprocessing, answers for photographs are the proof.
+    return is_proved(manifest) and (part == "architecture" or manifest["reference"].get("image_verdict") == "proved")
 
 
 def _values(model: Mapping[str, Any]) -> dict[str, str]:

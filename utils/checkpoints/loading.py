@@ -96,7 +96,7 @@ class Reading:
 
     variant: what the checkpoint is; of a local file, with its own number of classes and nothing that is known of the
     official weights alone. notes: what the user must see. others: readings of the same file that differ in what
-    belongs to what, of which numbers alone can tell the right one.
+    belongs to what, of which numbers alone can tell the right one; doubt: what is open, in words.
     """
 
     path: Path
@@ -106,6 +106,7 @@ class Reading:
     notes: tuple[str, ...]
     head: str
     others: tuple[Reading, ...] = ()
+    doubt: str = ""
 
     @property
     def names(self) -> dict[str, str]:
@@ -140,7 +141,7 @@ def read(path: Path, wanted: Wanted, custom: bool = True) -> Reading:
         )
     notes = (note,) if note else ()
     first, *others = [_reading(path, contents, found, places, wanted, custom, notes) for places in found.match.readings]
-    return replace(first, others=tuple(others))
+    return replace(first, others=tuple(others), doubt=found.match.open)
 
 
 def _reading(
@@ -253,6 +254,7 @@ class Loaded:
     arrays: dict[str, np.ndarray]
     variant: Variant
     notes: tuple[str, ...]
+    reading: Reading
 
 
 def load(checkpoint: Checkpoint, wanted: Wanted) -> Loaded:
@@ -284,4 +286,4 @@ def load_arrays(reading: Reading, classifier: bool = False) -> Loaded:
             f"{path.name}: {len(uncounted)} counters of batches ({COUNTER}) are missing or no int64 numbers. Nothing "
             "is computed with them: they were set to 0.",
         )
-    return Loaded(arrays, variant, notes)
+    return Loaded(arrays, variant, notes, reading)

@@ -173,6 +173,12 @@ class Reading:
     error: float
     current: bool = False
 
+    @property
+    def name(self) -> str:
+        """The reading, in words."""
+        padding = f", padding {self.padding}" if self.padding else ""
+        return f"activation {self.activation}, epsilon {self.epsilon:g}{padding}"
+
 
 @dataclass(frozen=True)
 class Judgement:
