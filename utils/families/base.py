@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import onnx
 
     from utils.export.function import ExportedFunction
@@ -50,6 +49,8 @@ class Place(NamedTuple):
 
     def of(self, array: np.ndarray) -> np.ndarray:
         """The array as the model has it; copied only where its axes are turned."""
+        import numpy as np  # here: the plan of a release is made with nothing installed
+
         array = array if self.shape is None else array.reshape(self.shape)
         array = array.transpose(self.axes) if self.axes else array
         return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a scalar one-dimensional
@@ -76,7 +77,7 @@ class Match(NamedTuple):
     open: str = ""
 
 
-Weights = Mapping[str, np.ndarray]  # by canonical key, as `checkpoints.loading` gives them
+Weights = Mapping[str, "np.ndarray"]  # by canonical key, as `checkpoints.loading` gives them
 
 
 class Patches:
