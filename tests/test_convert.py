@@ -77,7 +77,7 @@ def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(not
     executed = nbformat.read(tmp_path / "out" / f"{name}.ipynb", as_version=4)
     assert all(cell.execution_count for cell in executed.cells)
     assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["seen"] == {
-        "variant": "convmixer_tiny", "head": "fe", "checkpoint": "synthetic", "seed": 7,
+        "variant": "convmixer_tiny", "head": "fe", "checkpoint": "synthetic", "image_size": "auto", "seed": 7,
     }  # fmt: skip
     printed, said = capfd.readouterr()
     assert "IPKernelApp" not in said  # the kernel's own log is no news
