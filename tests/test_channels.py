@@ -26,7 +26,7 @@ from utils.training.model import open_extractor
 from utils.training.settings import TrainingSettings
 from utils.verify.command import main as verify
 
-GREY, TEN = own_models.own("convmixer", 1), own_models.own("mixer", 10)
+GREY, TEN = own_models.own("convmixer", 1), own_models.own("convmixer", 10)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def grey(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ten(tmp_path_factory):
-    return own_models.published(tmp_path_factory.mktemp("ten"), TEN, operations="plain")
+    return own_models.published(tmp_path_factory.mktemp("ten"), TEN)
 
 
 @pytest.fixture(scope="module")

@@ -157,27 +157,29 @@ class Conversion:
         judged = []
         for each in (reading, *reading.others):
             loaded = loading.load_arrays(each, classifier=True)
-            self.judgement = self._judged(loaded.arrays, str(len(judged)))
+            self.judgement = self._judged(loaded.arrays, len(judged), explain=not reading.others)
             judged.append((loaded, self.judgement))
         proved = [pair for pair in judged if pair[1].record["verdict"] == "proved"]
         if reading.doubt and len(proved) != 1:
             raise CheckpointError(
                 f"{reading.path}: names and order do not tell {reading.doubt}, and the numbers of "
-                f"{self.reference.path.name} prove {len(proved)} of {len(judged)} readings. " + judged[0][1].notices[0]
+                f"{self.reference.path.name} prove {len(proved)} of {len(judged)} readings. "
+                + " ".join(judged[0][1].notices)
             )
         loaded, self.judgement = proved[0] if reading.doubt else judged[0]
         self.judgement.require()
         return loaded
 
-    def _judged(self, weights: dict[str, np.ndarray], reading: str) -> Judgement:
+    def _judged(self, weights: dict[str, np.ndarray], reading: int, explain: bool) -> Judgement:
         reference, architecture = self.reference, self.variant.architecture
         return judge(
             reference,
             architecture,
             build=lambda each: self._models.build(each, weights, reference.head),
-            kept=References(self.checkpoint.sha256, repr(architecture), reading),
+            kept=References(self.checkpoint.sha256, repr(architecture), str(reading)),
             prepare=lambda image: photographs.pillow_preprocess(Image.fromarray(image), self.preprocessing),
             repadded=getattr(self._models, "repadded", None),
+            explain=explain,
         )
 
     @property

@@ -75,7 +75,7 @@ SOURCES = [
     ("convmixer", {"channels": 1, "activation": "gelu_tanh", "kernel_size": 4}),
     ("convmixer", {"channels": 10, "activation": "relu", "patch_size": 5, "batch_norm_epsilon": 1e-3}),
     ("mixer", {"channels": 1, "activation": "gelu", "layer_norm_epsilon": 1e-3}),
-    ("mixer", {"channels": 10, "activation": "relu"}),
+    tiny.slow("mixer", {"channels": 10, "activation": "relu"}),
 ]
 
 
@@ -101,9 +101,9 @@ def test_source_model_is_what_the_architecture_says(family, own):
 CASES = [
     ("convmixer", "classification", "xla", {"channels": 1, "activation": "gelu_tanh", "kernel_size": 4}),
     ("convmixer", "fe", "xla", {"channels": 10, "activation": "relu", "kernel_size": 2, "patch_size": 3}),
-    ("mixer", "classification", "xla", {"channels": 1, "activation": "gelu"}),
+    tiny.slow("mixer", "classification", "xla", {"channels": 1, "activation": "gelu"}),
     tiny.slow("mixer", "fe", "xla", {"channels": 10, "activation": "relu"}),
-    ("mixer", "classification", "plain", {"channels": 10, "activation": "gelu"}),
+    tiny.slow("mixer", "classification", "plain", {"channels": 10, "activation": "gelu"}),
     tiny.slow("mixer", "classification", "plain", {"channels": 1, "activation": "relu"}),
     tiny.slow("mixer", "fe", "plain", {"channels": 2, "activation": "gelu_tanh"}),
     tiny.slow("convmixer", "fe", "xla", {"channels": 1, "activation": "gelu", "patch_size": 5}),

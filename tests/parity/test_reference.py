@@ -77,7 +77,9 @@ def judged(reference, architecture, trained=None, preprocessing=PREPARED):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("trained", [CIFAR, replace(CIFAR, activation="gelu_tanh"), GREY, TIMM, FLAX])
+@pytest.mark.parametrize(
+    "trained", [CIFAR, GREY, TIMM, *map(tiny.slow, (replace(CIFAR, activation="gelu_tanh"), FLAX))]
+)
 def test_the_right_reading_is_proved(trained, dtype, tmp_path):
     inputs, made_outputs = made(trained, dtype=dtype)
     reference = read(saved(tmp_path, inputs=inputs, outputs=made_outputs["logits"]), trained)
@@ -155,6 +157,7 @@ def test_the_lines_for_pytorch(tmp_path, monkeypatch):
     assert (found.record["verdict"], found.record["image_verdict"]) == ("proved", "proved")
 
 
+@pytest.mark.slow
 def test_the_lines_for_flax(tmp_path, monkeypatch):
     from flax.traverse_util import unflatten_dict
 
@@ -171,9 +174,9 @@ WRONG = [
     (CIFAR, {"activation": "gelu_tanh"}, "not proved"),
     (CIFAR, {"batch_norm_epsilon": 1e-3}, "not proved"),
     (CIFAR, {"batch_norm_epsilon": 1e-6}, "not proved"),
-    (TIMM, {"activation": "gelu_tanh", "layer_norm_epsilon": 1e-6}, "not proved"),
-    (TIMM, {"layer_norm_epsilon": 1e-6}, "not proved"),
-    (FLAX, {"activation": "relu"}, "wrong"),
+    tiny.slow(TIMM, {"activation": "gelu_tanh", "layer_norm_epsilon": 1e-6}, "not proved"),
+    tiny.slow(TIMM, {"layer_norm_epsilon": 1e-6}, "not proved"),
+    tiny.slow(FLAX, {"activation": "relu"}, "wrong"),
 ]
 
 
@@ -226,7 +229,7 @@ def test_outputs_of_another_model_are_wrong_and_no_reading_is_advised(tmp_path):
         found.require()
 
 
-@pytest.mark.parametrize("trained", [CIFAR, GREY, TIMM])
+@pytest.mark.parametrize("trained", [CIFAR, GREY, tiny.slow(TIMM)])
 @pytest.mark.parametrize("output", ["logits", "features"])
 def test_an_extractor_takes_features_or_logits(trained, output, tmp_path):
     """Also where both are as wide: a GREY has 24 classes and 24 features."""
