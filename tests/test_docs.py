@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 import pytest
+from snippets import BLOCK_OF_CODE
 
 from benchmarks.command import ROOT
 from utils.families.variants import VARIANTS
@@ -13,19 +14,18 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = sorted((ROOT / "assets" / "tables").glob("*.md"))  # by the benchmarks
 PROSE = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES)}
 text = pytest.mark.parametrize("path", PROSE, ids=lambda path: path.name)
-_BLOCK_OF_CODE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def links(path, text):
     """Where a page leads to in the repository: (file, anchor), the anchor empty where there is none."""
-    text = re.sub(r"`[^`\n]+`", "", _BLOCK_OF_CODE.sub("", text))
+    text = re.sub(r"`[^`\n]+`", "", BLOCK_OF_CODE.sub("", text))
     split = [target.partition("#") for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
     return [((path.parent / file).resolve() if file else path, anchor) for file, _, anchor in split]
 
 
 def anchors(text):
     """As GitHub makes them of headings: lower case, without punctuation, hyphens for blanks."""
-    headings = re.findall(r"^#+ (.+)$", _BLOCK_OF_CODE.sub("", text), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", BLOCK_OF_CODE.sub("", text), re.MULTILINE)
     seen = Counter()
     for heading in (re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings):
         seen[heading] += 1

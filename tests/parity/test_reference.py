@@ -13,6 +13,7 @@ import tiny
 import torch
 from makers import OwnConvMixer, convmixer, mixer, photographs_of
 from PIL import Image
+from snippets import snippets
 
 from utils.errors import ParameterError, ParityError
 from utils.families import FAMILIES
@@ -121,39 +122,18 @@ def test_at_full_size_float32_is_proved_and_tf32_is_not(name, tmp_path):
 
 
 # What the documentation says, run on models that are no part of `utils` or whose own framework is used.
-PYTORCH = """
-import numpy as np, torch
-
-model = model.cpu().float().eval()
-x = torch.randn(4, 3, 224, 224)  # or normalised images
-with torch.inference_mode():
-    y = model(x)
-np.savez("reference.npz", inputs=x.permute(0, 2, 3, 1).numpy(), outputs=y.numpy())
-"""
-FLAX_LINES = """
-import jax, numpy as np
-
-x = np.random.default_rng(0).standard_normal((4, 224, 224, 3), np.float32)  # or normalised images
-with jax.default_device(jax.devices("cpu")[0]):
-    y = model.apply({"params": params}, x)
-np.savez("reference.npz", inputs=x, outputs=np.asarray(y))
-"""
-PHOTOGRAPHS = """
-photos = np.stack([np.asarray(Image.open(path).convert("RGB").resize((400, 300))) for path in paths])
-with torch.inference_mode():
-    z = model(torch.stack([transform(Image.fromarray(photo)) for photo in photos]))
-np.savez("reference.npz", inputs=x.permute(0, 2, 3, 1).numpy(), outputs=y.numpy(),
-         images=photos, image_outputs=z.numpy())
-"""
+(PYTORCH, _), (FLAX_LINES, PHOTOGRAPHS) = (
+    snippets("own-model.md", heading) for heading in ("From a notebook of your own", "Prove it with `reference`")
+)
 
 
 def test_the_lines_for_pytorch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    preprocessing = Preprocessing(256, 224, *([127.5] * 3 for _ in range(2)))
+    preprocessing = Preprocessing(36, 32, *([127.5] * 3 for _ in range(2)))
     transform = lambda image: torch.from_numpy(prepared_by_maker([image], preprocessing)[0]).permute(2, 0, 1)  # noqa: E731
     known = {"model": OwnConvMixer(CIFAR, weights(CIFAR)), "transform": transform, "Image": Image}
     exec(PYTORCH + PHOTOGRAPHS, known | {"paths": sorted(SAMPLES.glob("*.jpg"))})  # noqa: S102
-    found = judged(read("reference.npz", CIFAR, size=224), CIFAR, preprocessing=preprocessing)
+    found = judged(read("reference.npz", CIFAR), CIFAR, preprocessing=preprocessing)
     assert (found.record["verdict"], found.record["image_verdict"]) == ("proved", "proved")
 
 
