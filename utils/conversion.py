@@ -14,6 +14,7 @@ The notebooks take these steps one by one, `convert` takes them all. After an er
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,9 @@ def convert(variant: str, **settings: Any) -> Published:
     """Converts one checkpoint in this process; returns where SavedModel folder, tarball and manifest are.
 
     settings: the other fields of `Settings`. This process then computes on the CPU only, unless it has imported
-    TensorFlow, PyTorch or JAX before. Raises ConversionErrors: ParameterError, CheckpointError, ParityError where the
-    export does not compute what its source computes, PackagingError where it cannot be written.
+    TensorFlow, PyTorch or JAX before. Warns of what is assumed of one's own checkpoint. Raises ConversionErrors:
+    ParameterError, CheckpointError, ParityError where the export does not compute what its source computes,
+    PackagingError where it cannot be written.
     """
     conversion = Conversion(Settings(variant, **settings))
     conversion.check()
@@ -60,6 +62,8 @@ def convert(variant: str, **settings: Any) -> Published:
     conversion.export()
     conversion.save()
     conversion.compare()
+    for assumption in conversion.assumptions:
+        warnings.warn(assumption, stacklevel=2)
     return conversion.publish()
 
 
