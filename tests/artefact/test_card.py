@@ -143,11 +143,9 @@ def test_a_card_of_ones_own_checkpoint_says_what_is_assumed_until_numbers_prove_
     proved = made | {"reference": {"verdict": "proved", "images": 0}}
     assert assumptions(proved) == [images]
     assert "**assumed** to be" not in model_card(proved)
-    assert assumptions(made | {"reference": {"verdict": "proved", "images": 2, "image_verdict": "proved"}}) == []
-    assert assumptions(made | {"reference": {"verdict": "not proved", "images": 2, "image_verdict": "proved"}}) == [
-        architecture,
-        images,
-    ]
+    for verdict, left in (("proved", []), ("not proved", [architecture, images])):
+        found = {"verdict": verdict, "images": 2, "image_verdict": "proved"}
+        assert assumptions(made | {"reference": found}) == left
 
 
 def test_of_authors_weights_and_of_what_was_trained_here_nothing_is_assumed_and_of_an_older_own_model_everything():

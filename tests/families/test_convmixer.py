@@ -1,14 +1,16 @@
 """The PyTorch source model against what the upstream definition computed, and its strictness."""
 
 import copy
+import warnings
 
 import numpy as np
+import own_models
 import pytest
 import tiny
 import torch
 
 from utils.errors import CheckpointError, ParameterError
-from utils.families.convmixer import source as convmixer
+from utils.families.convmixer import source as convmixer, synthetic
 
 # Same framework, same operations: only the order of summation inside PyTorch's kernels can differ.
 TOLERANCE = 1e-6
@@ -76,3 +78,16 @@ def test_read_only_weights_are_copied_and_stay_as_they_are():
     with torch.no_grad():
         model.head.weight.zero_()
     assert np.abs(weights["head.weight"]).max() > 0
+
+
+def test_an_even_kernel_runs_without_a_word():
+    architecture = own_models.own("convmixer", kernel_size=4).architecture
+    weights = dict(synthetic.arrays(architecture, 0))
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # PyTorch has said it once, maybe
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            convmixer.as_nhwc(convmixer.build_convmixer(architecture, weights))(np.zeros((1, 8, 8, 3), np.float32))
+    finally:
+        torch.set_warn_always(always)

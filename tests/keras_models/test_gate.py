@@ -1,5 +1,6 @@
 """The Keras models, on TensorFlow in this process: what upstream computes, and faults that the gate must see."""
 
+import copy
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from unittest import mock
@@ -15,8 +16,10 @@ from keras_tiny import GELU, MIXER, NAMES, RELU
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
 from utils.families.convmixer import keras_model as convmixer
+from utils.families.convmixer.source import as_nhwc
 from utils.keras_models import saving
 from utils.keras_models.candidate import Candidate
+from utils.parity.comparison import compare_outputs
 from utils.parity.judge import RATIO
 from utils.parity.report import Report
 
@@ -36,6 +39,17 @@ def test_convmixer_takes_any_size_or_the_one_that_was_asked_for():
     assert (free.input_shape, fixed.input_shape) == ((None, None, None, 3), (None, 48, 48, 3))
     images = np.random.default_rng(0).standard_normal((2, 48, 48, 3), np.float32)
     np.testing.assert_array_equal(fixed(images), free(images))
+
+
+def test_features_of_many_patches_err_as_little_as_pytorch_s():
+    """TensorFlow's mean over height and width of channels-last arrays adds each term to all before it."""
+    inputs = {"noise": np.random.default_rng(0).standard_normal((1, 512, 512, 3), dtype=np.float32)}
+    source, model = tiny.source(GELU, "fe"), keras_tiny.built(GELU, "fe")
+    double = as_nhwc(copy.deepcopy(source).double())
+    truth = lambda x: double(x.astype(np.float64))  # noqa: E731
+    found = lambda x: np.asarray(model(x))  # noqa: E731
+    (row,) = compare_outputs(truth, found, inputs, "features", source=as_nhwc(source))
+    assert row.ratio < RATIO / 3
 
 
 @pytest.mark.parametrize(

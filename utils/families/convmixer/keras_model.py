@@ -45,7 +45,9 @@ def build(
         x = layers.Add(name=f"{name}-0")([x, y])
         x = layers.Conv2D(a.dim, 1, name=f"{name}-1")(x)
         x = _activation_and_norm(x, a, f"{name}-2", f"{name}-3")
-    x = layers.GlobalAveragePooling2D(name="pooling")(x)
+    # TensorFlow adds the terms of a mean one by one, unless they lie side by side: its error grows with their number.
+    x = layers.Permute((3, 1, 2), name="channels_first")(x)
+    x = layers.GlobalAveragePooling2D(data_format="channels_first", name="pooling")(x)
     if head != "fe":
         x = layers.Dense(a.classes, name="head")(x)
 

@@ -25,8 +25,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "relu": nn.ReLU,
 }
-# PyTorch's hint that it copies the input for an even kernel: the numbers are right.
-warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
 
 
 class Residual(nn.Module):
@@ -91,6 +89,9 @@ def build_convmixer(
     `head.weight` and `head.bias` are left out, by name; any other missing, extra or misshapen entry raises
     CheckpointError.
     """
+    # PyTorch's hint that it copies the input for an even kernel: the numbers are right. Not set on import, which
+    # `quiet_imports` may surround: it forgets filters.
+    warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
     with torch.device("meta"):  # no time or memory for an initialisation that would be overwritten
         model = ConvMixer(architecture, head)
     dropped = {"head.weight", "head.bias"} if head == "fe" else set()
