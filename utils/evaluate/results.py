@@ -185,7 +185,8 @@ def result_of(
             "sha256": source.sha256,
             "converted_from_it": source.sha256 == manifest["source"]["sha256"],
         }
-    result["notes"] = [*_notes(result), *assumptions(manifest)]
+    unread = [data.notice] if data.notice else []
+    result["notes"] = [*_notes(result), *unread, *assumptions(manifest)]
     return result
 
 
@@ -221,7 +222,7 @@ def table(result: Mapping[str, Any]) -> str:
     top1 = "none" if reported["top1"] is None else _per_cent(reported["top1"])
     rows.append(("reported", top1, "", reported["source"]))
     data = result["data"]
-    title = f"{result['evaluated']} on {data['name']}: {result['images']:,} images of {data['classes']:,} classes"
+    title = f"{result['evaluated']} on {printed(data['name'])}: {result['images']:,} images of {data['classes']:,} classes"
     return "\n".join(["", title, "", aligned(rows, right=(1, 2)), "", *(f"!!! {note}" for note in result["notes"])])
 
 
