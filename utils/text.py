@@ -10,8 +10,8 @@ _TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # th
 
 
 def printed(name: str) -> str:
-    """A name on one line, for terminals and pages: characters that control anything become escapes such as `\\x1b`."""
-    return "".join(_escaped(letter) if _controls(letter) else letter for letter in name)
+    """A name on one line, for terminals and pages: characters that control anything are `escaped`."""
+    return "".join(escaped(letter) if _controls(letter) else letter for letter in name)
 
 
 def printed_lines(text: str) -> str:
@@ -46,5 +46,6 @@ def _controls(letter: str) -> bool:
     return unicodedata.category(letter) in _UNPRINTED or unicodedata.bidirectional(letter) in _TURNING
 
 
-def _escaped(letter: str) -> str:
+def escaped(letter: str) -> str:
+    """As Python writes it in a string, in ASCII: ESC is x1b behind a backslash."""
     return letter.encode("unicode_escape").decode()

@@ -67,7 +67,7 @@ class _Reader:
         split = [path for path in folders if _part(path)]
         others = [path for path in folders if not _part(path)]
         nested = bool(split) and all(any(map(Path.is_dir, _entries(path))) for path in split)
-        if nested and (not others or TRAIN in map(_part, split) and len(split) > 1):
+        if nested and (not others or (TRAIN in map(_part, split) and len(split) > 1)):
             self.left_out.update(f"{path.name} beside {TRAIN}" for path in others)
             return self._split(folder, split)
         if len(split) > 1 and not others:

@@ -204,7 +204,7 @@ def _chosen_parts(folder: Path, labelled: Labelled) -> tuple[str, str]:
     if "" in parts:
         return "", ""
     if TRAIN not in parts:
-        raise ParameterError(f"dataset = {folder} has {' and '.join(parts)}, and no {TRAIN}. Add it, or pass its classes.")
+        raise ParameterError(f"dataset = {folder} has {' and '.join(parts)}, and no {TRAIN}. Add it.")
     validating = next((part for part in (VALIDATION, TEST) if part in parts), TRAIN)
     filled = [{name for name, files in parts[part].items() if files} for part in (TRAIN, validating)]
     if odd := sorted(filled[0] ^ filled[1]):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.notebook.display import Notice, new_figure, show_picture
+from utils.notebook.display import Notice, lettered, new_figure, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,8 +70,8 @@ def plot_confusion(images: LabelledImages, probabilities: np.ndarray) -> Figure:
     figure.colorbar(picture, ax=axis, format=lambda value, _: f"{value:.0%}", shrink=0.8)
     axis.set(xlabel="predicted", ylabel="true")
     if len(names) <= _MOST_CLASSES_WITH_NAMES:
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_xticks(range(len(names)), map(lettered, names), rotation=90, fontsize=8)
+        axis.set_yticks(range(len(names)), map(lettered, names), fontsize=8)
     if len(names) <= _MOST_CLASSES_WITH_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
