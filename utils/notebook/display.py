@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,13 +107,14 @@ def new_figure(rows: int, columns: int, width: float, height: float, note: str =
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     plt.close(figure)  # the caller shows it; pyplot would show it again
     if note:
-        figure.suptitle(lettered(note), fontsize=11, color="#c44e52", weight="bold")
+        figure.suptitle(*lettered([note]), fontsize=11, color="#c44e52", weight="bold")
     return figure, axes
 
 
-def lettered(text: str) -> str:
-    """As `drawn`; letters that no font here has become escapes, and a line names them, once."""
-    missing = {letter for letter in printed_lines(text) if letter not in _letters()} - {"\n"}
+def lettered(texts: Iterable[str]) -> list[str]:
+    """Each as `drawn`; letters that no font here has become escapes, and a line names them, once."""
+    lines = [printed_lines(text) for text in texts]
+    missing = {letter for line in lines for letter in line if letter not in _letters()} - {"\n"}
     if new := sorted(missing - _told):
         _told.update(new)
         named = ", ".join(f"{letter} as {escaped(letter)}" for letter in new[:_MISSING])
@@ -121,7 +122,7 @@ def lettered(text: str) -> str:
             f"No font of this machine has these letters, so they are drawn as escapes: {named}"
             f"{', …' if len(new) > _MISSING else ''}. Install one, such as Noto Sans CJK, and start again."
         )
-    return drawn("".join(escaped(letter) if letter in missing else letter for letter in text))
+    return [drawn("".join(escaped(each) if each in missing else each for each in line)) for line in lines]
 
 
 @functools.cache
@@ -138,7 +139,7 @@ def _letters() -> frozenset[str]:
 def show_picture(axis: Any, picture: Image.Image | np.ndarray, title: str, size: int = 10) -> None:
     """Draws a picture of any size under its title, without axes."""
     axis.imshow(picture)
-    axis.set_title(lettered(title), fontsize=size)
+    axis.set_title(*lettered([title]), fontsize=size)
     axis.axis("off")
 
 
@@ -166,7 +167,7 @@ def plot_predictions(
             colour = _COLOURS[(column - 1) % len(_COLOURS)]
             _bars(axes[row, column], probabilities[row], names[model], top_k, colour)
             if row == 0:
-                axes[row, column].set_title(lettered(model), fontsize=10)
+                axes[row, column].set_title(*lettered([model]), fontsize=10)
     return figure
 
 
@@ -174,7 +175,7 @@ def _bars(axis: Any, probabilities: np.ndarray, names: Sequence[str], top_k: int
     best = np.argsort(-probabilities, kind="stable")[:top_k][::-1]
     # At numeric positions: bars by name would lie on each other if names are equal.
     bars = axis.barh(range(len(best)), probabilities[best], color=colour)
-    axis.set_yticks(range(len(best)), map(lettered, short_names({int(i): names[i] for i in best}, _LONGEST_NAME)))
+    axis.set_yticks(range(len(best)), lettered(short_names({int(i): names[i] for i in best}, _LONGEST_NAME)))
     axis.bar_label(bars, [f"{p:.4f}" for p in probabilities[best]], fontsize=8, padding=3)
     axis.set_xlim(0, max(0.05, 1.25 * probabilities[best].max()))
     axis.tick_params(labelsize=8)
@@ -221,9 +222,9 @@ def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarr
     figure, axes = new_figure(1, len(similarities), size * len(similarities), size, note)
     for axis, (model, matrix) in zip(axes[0], similarities.items(), strict=True):
         axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
-        axis.set_title(lettered(model), fontsize=10)
-        axis.set_xticks(range(len(titles)), map(lettered, titles), rotation=30, ha="right", fontsize=8)
-        axis.set_yticks(range(len(titles)), map(lettered, titles), fontsize=8)
+        axis.set_title(*lettered([model]), fontsize=10)
+        axis.set_xticks(range(len(titles)), lettered(titles), rotation=30, ha="right", fontsize=8)
+        axis.set_yticks(range(len(titles)), lettered(titles), fontsize=8)
         for (row, column), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.6 else "black"
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
