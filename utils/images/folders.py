@@ -78,7 +78,9 @@ class _Reader:
 
     def _split(self, folder: Path, split: list[Path]) -> dict[str, ByClass]:
         if len(set(map(_part, split))) < len(split):
-            raise ParameterError(f"{_shown(folder)}: {_names(split)} are one part twice. Join them, or move one away.")
+            raise ParameterError(
+                f"{_shown(folder)}: of {_names(split)} some are one part twice. Join them, or move one away."
+            )
         self._seen.update(path.resolve() for path in split)
         return {_part(path): self._classes(self._folders(path)) for path in split}
 
@@ -156,7 +158,7 @@ def _class_name(folder: Path) -> str:
 
 
 def _shown(path: Path) -> str:
-    return repr(printed(str(path)))
+    return f"'{printed(str(path))}'"
 
 
 def _names(folders: list[Path]) -> str:
