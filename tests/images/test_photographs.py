@@ -82,6 +82,7 @@ def exif_of(orientation: int, tags: list[tuple[int, int, int]]) -> bytes:
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(64)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of the damage
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_no_other_tag_of_exif_keeps_a_photograph_from_being_read_upright(orientation):
     stored, plain = gradient(16, 8), io.BytesIO()
@@ -97,6 +98,7 @@ def test_no_other_tag_of_exif_keeps_a_photograph_from_being_read_upright(orienta
                 np.testing.assert_array_equal(np.asarray(load_image(file)), expected, err_msg=f"{tag, kind, count}")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("exif", [b"", b"Exif", b"Exif\0\0II*\0\xff\xff\xff\xff", exif_of(77, []), b"\0" * 9])
 def test_damaged_exif_leaves_the_photograph_as_it_is(exif):
     file = io.BytesIO()

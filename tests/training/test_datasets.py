@@ -80,6 +80,7 @@ def test_corrupt_images_are_named_and_refused_or_skipped_and_counted(tmp_path):
     assert [image.shape for image, _ in everything(images)] == [(20, 30, 3)] * 18
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_whole_file_that_is_too_large_says_so(tmp_path, monkeypatch):
     folder_of(tmp_path, {"a": 4, "b": 4})
     Image.new("L", (300, 400)).save(tmp_path / "b" / "large.png")
