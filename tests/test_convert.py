@@ -16,6 +16,7 @@ import pytest
 import tiny
 
 from utils import convert
+from utils.artefact.staging import Published
 from utils.checkpoints import loading
 from utils.checkpoints.download import Checkpoint
 from utils.errors import CheckpointError, ConversionError, ParameterError
@@ -199,3 +200,13 @@ def test_wrong_parameter_stops_before_any_download(notebook, resolve, tmp_path):
         convert.run_notebook(Settings("convmixer_768_32", output_dir=str(tmp_path / "out"), use_ema=True))
     resolve.assert_not_called()
     assert left_in(tmp_path / "out") == []
+
+
+def test_what_the_notebook_shows_in_red_is_printed_and_nothing_in_it_controls_the_terminal(tmp_path):
+    made = Published(*(tmp_path / name for name in ("x", "x.tar.gz", "x.json")))
+    made.tarball.write_bytes(b"tar")
+    notes = ["the moving average in `state_dict_ema` is left out", "unused: \x1b[2J"]
+    made.manifest.write_text(json.dumps({"weights": "official", "parity": REPORT.to_json(), "notes": notes}))
+    shown = convert.summary(made)
+    assert notes[0] in shown
+    assert "unused: \\x1b[2J" in shown

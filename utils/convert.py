@@ -26,6 +26,7 @@ from utils.notebook import execution
 from utils.parity.report import Report
 from utils.settings import KEYWORDS, Settings
 from utils.tables import aligned
+from utils.text import printed_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,11 +91,12 @@ def choose_checkpoint(variant: Variant, checkpoint: str, seed: int) -> str:
 
 
 def summary(made: Published) -> str:
-    """Where everything is, and the parity table of the manifest: text for a terminal."""
+    """Where everything is, the parity table of the manifest, and what the notebook shows in red: for a terminal."""
     manifest = json.loads(made.manifest.read_text(encoding="utf-8"))
     places = made.facts | {"executed notebook": f"{made.folder}.ipynb"}
     lines = ["", Report.from_json(manifest["parity"]).table(), "", aligned(list(places.items()))]
-    lines += ["", *map(_in_red, assumptions(manifest))]
+    notes = [*manifest.get("notes", ()), *assumptions(manifest)]
+    lines += ["", *(_in_red(printed_lines(note)) for note in notes)]
     if (reference := manifest.get("reference")) and not _is_as_asked(made):
         lines.append(_in_red(f"NOT PROVED by the numbers of reference: {reference}"))
     if manifest.get("weights") == "synthetic":

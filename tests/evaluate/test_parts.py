@@ -1,5 +1,6 @@
 """The parts of an evaluation, apart: whose class a name is, what a folder holds, how counts and progress are kept."""
 
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,6 +65,17 @@ def test_a_name_that_is_no_class_is_named(names, unknown):
     assert "n01440764" in str(caught.value)  # what is expected
 
 
+@pytest.mark.parametrize(
+    "trained",
+    [["Cat", "cat"], ["tomato", "tomato, ripe"], ["a_b", "a b"], ["\u00e9", "e"], ["ß", "ss"], ["maillot", "x"]],
+)
+def test_the_very_names_of_the_labels_are_matched_whatever_else_is_like_them(trained):
+    labels = [Label(f"class_{index}", name) for index, name in enumerate(trained)]
+    for form in ("NFC", "NFD"):
+        names = [unicodedata.normalize(form, name) for name in trained[::-1]]
+        assert match_classes(names, labels, 2) == ([1, 0], "class name")
+
+
 def test_without_labels_only_the_index_is_left():
     assert match_classes(["3", "7"], None, 10) == ([3, 7], "class index")
     with pytest.raises(EvaluationError, match="by index, from 0 to 9"):
@@ -113,11 +125,32 @@ def test_another_listing_has_another_hash(tmp_path, change):
     assert open_data(str(tmp_path), None, 3).sha256 != before
 
 
+def test_other_files_of_the_same_names_and_sizes_are_another_state(tmp_path):
+    fill(tmp_path, "0/a.png", "1/a.png")
+    before = open_data(str(tmp_path), None, 3)
+    assert open_data(str(tmp_path), None, 3).state == before.state
+    for name, other in (("0", "x"), ("1", "0"), ("x", "1")):
+        (tmp_path / name).rename(tmp_path / other)
+    after = open_data(str(tmp_path), None, 3)
+    assert (after.sha256 == before.sha256, after.state == before.state) == (True, False)
+
+
+def test_of_a_split_folder_the_part_to_validate_with_is_evaluated_and_what_is_not_read_is_said(tmp_path):
+    fill(tmp_path, *(f"{part}/{index}/a.png" for part in ("train", "val", "test") for index in (0, 1)))
+    (tmp_path / "val" / "0" / "x.svg").write_text("<svg/>")
+    data = open_data(str(tmp_path), None, 3)
+    assert [example[:2] for example in data.examples(0)] == [("val/0/a.png", 0), ("val/1/a.png", 1)]
+    assert "1 .svg" in data.notice
+    assert next(open_data(str(tmp_path), None, 3, split="train").examples(0)).name == "train/0/a.png"
+    with pytest.raises(EvaluationError, match="--split other"):
+        open_data(str(tmp_path), None, 3, split="other")
+
+
 @pytest.mark.parametrize(
     ("folder", "files", "message"),
     [
         (".", [], "no sub-folders"),
-        (".", ["ILSVRC2012_val_00000001.JPEG"], "images but no sub-folders"),
+        (".", ["ILSVRC2012_val_00000001.JPEG"], "(?s)no sub-folders.*1 .jpeg"),
         (".", ["0/a.png", "train/b.png"], "'train'"),
         (".", ["0/a.png", "1/.hidden/b.png"], "holds no image"),
         ("No Where", [], "there is no such folder"),

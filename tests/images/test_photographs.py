@@ -1,16 +1,17 @@
 """Image files to arrays, by the Pillow reference."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from utils.errors import ParameterError
 from utils.families.variants import VARIANTS, Preprocessing
-from utils.images.photographs import load_image, pillow_preprocess
+from utils.images.photographs import SUFFIXES, load_image, pillow_preprocess
 
 IMAGES = Path(__file__).parents[2] / "assets" / "images"
 PLAIN = Preprocessing(resize=8, crop=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -71,6 +72,59 @@ def test_exif_rotation_is_applied(tmp_path):
     loaded = load_image(path)
     assert loaded.size == (8, 16)
     assert np.asarray(loaded)[:, :, 0].std(axis=0).mean() > 50  # red now grows downwards
+
+
+def exif_of(orientation: int, tags: list[tuple[int, int, int]]) -> bytes:
+    """Little-endian EXIF with these tags, each (tag, type, count), of nonsense, beside the orientation."""
+    entries = [(0x0112, struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0))]
+    entries += [(tag, struct.pack("<HHII", tag, kind, count, 8)) for tag, kind, count in tags]
+    directory = b"".join(entry for _, entry in sorted(entries))
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(64)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of the damage
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_no_other_tag_of_exif_keeps_a_photograph_from_being_read_upright(orientation):
+    stored, plain = gradient(16, 8), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(plain, "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(plain)))
+    for tag in (0x010F, 0x0100, 0x0132, 0x8769, 0x8825, 0x9286, 0xA005, 0xC4A5):
+        for kind in range(14):
+            for count in (0, 1, 3, 2**31):
+                file = io.BytesIO()
+                stored.save(file, "PNG", exif=exif_of(orientation, [(tag, kind, count)]))
+                np.testing.assert_array_equal(np.asarray(load_image(file)), expected, err_msg=f"{tag, kind, count}")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("exif", [b"", b"Exif", b"Exif\0\0II*\0\xff\xff\xff\xff", exif_of(77, []), b"\0" * 9])
+def test_damaged_exif_leaves_the_photograph_as_it_is(exif):
+    file = io.BytesIO()
+    gradient(16, 8).save(file, "PNG", exif=exif)
+    assert load_image(file).size == (16, 8)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        *(
+            (".heic", "HEIF"),
+            (".HEIF", "HEIF"),
+            (".avif", "AVIF"),
+            (".jfif", "JPEG"),
+            (".jpe", "JPEG"),
+            (".ppm", "PPM"),
+        ),
+        *((".jp2", "JPEG2000"), (".qoi", "QOI"), (".mpo", "MPO")),
+    ],
+)
+def test_the_photographs_of_phones_and_tools_are_read(tmp_path, ending, kind):
+    assert ending.lower() in SUFFIXES
+    path = tmp_path / f"photograph{ending}"
+    gradient(64, 32).save(path, kind)
+    np.testing.assert_allclose(np.asarray(load_image(path)), np.asarray(gradient(64, 32)), atol=40)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from unittest.mock import Mock
 
 import numpy as np
@@ -72,11 +73,66 @@ def test_corrupt_images_are_named_and_refused_or_skipped_and_counted(tmp_path):
     whole = (tmp_path / "a" / "000.png").read_bytes()
     (tmp_path / "a" / "005.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "b" / "003.png").write_bytes(b"")
-    with pytest.raises(ParameterError, match=r"2 of 20 files cannot be decoded: a/005\.png; b/003\.png\. .*skip"):
+    with pytest.raises(ParameterError, match=r"(?s)2 of 20 files cannot be decoded:.*a/005\.png.*b/003\.png.*skip"):
         datasets.load_dataset(str(tmp_path), 4, seed=0)
     images = datasets.load_dataset(str(tmp_path), 4, seed=0, corrupt_images="skip")
     assert images.skipped == ("a/005.png", "b/003.png")
     assert [image.shape for image, _ in everything(images)] == [(20, 30, 3)] * 18
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_whole_file_that_is_too_large_says_so(tmp_path, monkeypatch):
+    folder_of(tmp_path, {"a": 4, "b": 4})
+    Image.new("L", (300, 400)).save(tmp_path / "b" / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    with pytest.raises(ParameterError, match=r"large\.png has more than 100,000 pixels"):
+        datasets.load_dataset(str(tmp_path), 2, seed=0)
+
+
+def test_a_split_is_used_as_it_is_and_named(tmp_path):
+    for part, count in (("train", 6), ("val", 3), ("test", 2)):
+        folder_of(tmp_path / part, {"cat": count, "dog": count})
+    images = datasets.load_dataset(str(tmp_path), 2, seed=0)
+    assert images.classes == ("cat", "dog")
+    assert (len(images.train), len(images.validation)) == (12, 6)
+    expected = np.asarray(Image.open(tmp_path / "val" / "dog" / "002.png"))
+    np.testing.assert_array_equal(images.validation.read(5), expected)
+    assert "validated with validation; 4 images of test" in images.notice
+    assert "6 images to validate with are copies" in images.notice  # they have the same random numbers
+    shutil.rmtree(tmp_path / "val")
+    assert len(datasets.load_dataset(str(tmp_path), 2, seed=0).validation) == 4
+    shutil.rmtree(tmp_path / "test")
+    assert len(datasets.load_dataset(str(tmp_path), 2, seed=0).validation) == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"train": {"cat": 3, "dog": 3}, "val": {"cat": 3, "bird": 3}}, "bird, dog"),
+        ({"train": {"cat": 3, "dog": 3}, "val": {"cat": 3, "dog": 0}}, "dog"),
+        ({"val": {"cat": 3, "dog": 3}}, "no train"),
+    ],
+)
+def test_parts_of_other_classes_are_refused(tmp_path, parts, said):
+    for part, classes in parts.items():
+        folder_of(tmp_path / part, classes)
+    with pytest.raises(ParameterError, match=said):
+        datasets.load_dataset(str(tmp_path), 2, seed=0)
+
+
+def test_other_pictures_under_the_same_names_are_another_data_set(tmp_path):
+    folder_of(tmp_path, {"cat": 5, "dog": 5})
+    before = datasets.load_dataset(str(tmp_path), 2, seed=0).fingerprint
+    assert datasets.load_dataset(str(tmp_path), 2, seed=0).fingerprint == before
+    for name, other in (("cat", "x"), ("dog", "cat"), ("x", "dog")):
+        (tmp_path / name).rename(tmp_path / other)
+    assert datasets.load_dataset(str(tmp_path), 2, seed=0).fingerprint != before
+
+
+def test_what_is_not_read_is_said(tmp_path):
+    folder_of(tmp_path, {"cat": 5, "dog": 5})
+    (tmp_path / "cat" / "x.svg").write_text("<svg/>")
+    assert "1 .svg" in datasets.load_dataset(str(tmp_path), 2, seed=0).notice
 
 
 def test_tf_flowers_is_read_from_tensorflow_datasets(tmp_path, monkeypatch):

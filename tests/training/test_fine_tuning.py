@@ -169,6 +169,8 @@ def test_another_image_size_is_the_published_classifier_s_too(images, tmp_path):
     with pytest.raises(PackagingError, match=r"training\.settings\.learning_rate is 0\.02 there, and 0\.01 here"):
         built("convmixer any size", images, tmp_path, **same | {"learning_rate": 0.01})
     built("convmixer any size", images, tmp_path, **same | {"learning_rate": 0.01, "name": "mine"})
+    with pytest.raises(PackagingError, match=r"training\.dataset\.sha256 is"):
+        built("convmixer any size", replace(images, fingerprint="of other pictures"), tmp_path, **same)
 
 
 def test_a_classifier_of_ones_own_name_takes_no_other_one_s_place_and_says_what_is_assumed(images, tmp_path):

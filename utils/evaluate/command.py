@@ -45,6 +45,7 @@ def _evaluate(options: argparse.Namespace) -> str:
         "model": classifier.sha256,
         "checkpoint": source.sha256 if source else None,
         "data": data.sha256,
+        "files": data.state,
         "images": data.count,
         "batch_size": options.batch_size,
         "preprocessing": options.preprocessing,
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         help="who resizes and normalises: pillow (default), or graph, the SavedModel's signature serving_image, one "
         "image at a time; the source framework gets Pillow's in either case",
     )
-    add("--split", help="of a TensorFlow data set (default: validation, else test)")
+    add("--split", help="of a TensorFlow data set, or a folder with train and val (default: validation, else test)")
     add("--data-dir", help="where TensorFlow Datasets keeps its files (default: ~/tensorflow_datasets)")
     return parser
 

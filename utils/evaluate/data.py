@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,10 +25,12 @@ import numpy as np
 
 from utils.errors import EvaluationError, ParameterError
 from utils.families.variants import Preprocessing
+from utils.images.folders import ByClass, Labelled, read_folder
 from utils.images.labels import Label
-from utils.images.photographs import SUFFIXES, images_by_class, is_image, load_image, pillow_preprocess
+from utils.images.photographs import SUFFIXES, load_image, pillow_preprocess
 from utils.images.tfds import open_tfds, read_tfds
 from utils.machine.cores import usable_cores
+from utils.text import printed
 
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
 _SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
@@ -45,7 +48,8 @@ class Example(NamedTuple):
 class Data:
     """What is evaluated on: `count` files, and `examples(start)`, which gives those from a position on.
 
-    rule: how the classes were matched. sha256: of the listing of the files, not of what is in them.
+    rule: how the classes were matched. sha256: of the listing of the files, not of what is in them. state: changes
+    where files of the same names and sizes are others. notice: what was not read, or nothing.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Data:
     count: int
     sha256: str
     examples: Callable[[int], Iterator[Example]]
+    state: str = ""
+    notice: str = ""
 
 
 def open_data(
@@ -73,7 +79,7 @@ def open_data(
         classes: how many it has.
         limit: use that many files at most: of a folder, which is sorted by class, spread evenly; of a data set, the
             first.
-        split: of a data set; by default "validation", else "test".
+        split: of a data set, or of a folder with "train" and the like; by default "validation", else "test".
         data_dir: where a data set's files are, by default `~/tensorflow_datasets`.
 
     Raises:
@@ -81,7 +87,7 @@ def open_data(
     """
     folder = Path(data).expanduser()
     if folder.is_dir():
-        return _open_folder(folder, labels, classes, limit)
+        return _open_folder(folder, labels, classes, limit, split)
     if not _TFDS_NAME.fullmatch(data):
         raise EvaluationError(
             f"--data {data}: there is no such folder. Give a folder with one sub-folder per class, or the name "
@@ -90,32 +96,60 @@ def open_data(
     return _open_tfds(data, labels, classes, limit, split, data_dir)
 
 
-def _open_folder(folder: Path, labels: Sequence[Label] | None, classes: int, limit: int | None) -> Data:
-    by_class = images_by_class(folder)
+def _open_folder(
+    folder: Path, labels: Sequence[Label] | None, classes: int, limit: int | None, split: str | None
+) -> Data:
+    try:
+        labelled = read_folder(folder)
+    except ParameterError as error:
+        raise EvaluationError(f"--data {error}") from error
+    part, by_class = _part(folder, labelled, split)
     if not by_class:
-        flat = any(is_image(path, folder) for path in folder.iterdir())
         raise EvaluationError(
-            f"--data {folder} holds {'images but ' if flat else ''}no sub-folders. Expected one sub-folder per "
-            "class, each with its images. (ImageNet's own validation archive is flat: sort it first, as valprep.sh of "
-            "PyTorch's ImageNet example does.)"
+            f"--data {folder} holds no sub-folders. Expected one sub-folder per class, each with its images. "
+            f"(ImageNet's own validation archive is flat: sort it first, as valprep.sh of PyTorch's ImageNet example "
+            f"does.) {labelled.notice}"
         )
     indices, rule = match_classes(list(by_class), labels, classes)
     files: list[tuple[str, int]] = []
-    listing = hashlib.sha256()
+    listing, state = hashlib.sha256(), hashlib.sha256()
     for (name, images), index in zip(by_class.items(), indices, strict=True):
         if not images:
-            raise EvaluationError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}). Fill it or remove it.")
+            raise EvaluationError(
+                f"{folder / name} holds no image ({', '.join(SUFFIXES)}). Fill it or remove it. {labelled.notice}"
+            )
         for path in images:
             files.append((path.relative_to(folder).as_posix(), index))
-            listing.update(json.dumps([files[-1][0], path.stat().st_size, index]).encode() + b"\n")
+            found = path.stat()
+            listing.update(json.dumps([files[-1][0], found.st_size, index]).encode() + b"\n")
+            state.update(json.dumps([found.st_ino, found.st_mtime_ns]).encode() + b"\n")
     if limit is not None and limit < len(files):
         files = [files[i * len(files) // limit] for i in range(limit)]
 
     def examples(start: int) -> Iterator[Example]:
         for name, index in files[start:]:
-            yield Example(name, index, functools.partial(_read, folder / name))
+            yield Example(printed(name), index, functools.partial(_read, folder / name))
 
-    return Data(str(folder), "folder", rule, len(by_class), len(files), listing.hexdigest(), examples)
+    return Data(
+        name=printed(str(folder / part)),
+        kind="folder",
+        rule=rule,
+        classes=len(by_class),
+        count=len(files),
+        sha256=listing.hexdigest(),
+        examples=examples,
+        state=state.hexdigest(),
+        notice=labelled.notice,
+    )
+
+
+def _part(folder: Path, labelled: Labelled, split: str | None) -> tuple[str, ByClass]:
+    """The part to evaluate on, of a folder that is split: `split`, by default as of a data set."""
+    parts = labelled.parts
+    part = split or next((name for name in ("", *_SPLITS, *parts) if name in parts), "")
+    if part not in parts:
+        raise EvaluationError(f"--split {split}: {folder} has {', '.join(parts) or 'no parts'}.")
+    return part, parts[part]
 
 
 def _read(path: Path) -> bytes:
@@ -162,8 +196,9 @@ def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes:
     """The index of the model's class for each of `names`, and the rule that found it, one of `RULES`.
 
     The first rule that fits every name is taken: the WordNet id of the model's labels (n01440764); the class's name
-    there, whole or up to its first comma, blanks or underscores, capitals or not; the index from 0 to `classes` - 1,
-    with or without leading zeros. A name that two classes share, as ImageNet's two cranes do, fits neither.
+    there, letter by letter, or, if that does not fit all, whole or up to its first comma, blanks or underscores,
+    capitals or not; the index from 0 to `classes` - 1, with or without leading zeros. A name that two classes share, as
+    ImageNet's two cranes do, fits neither.
 
     `labels` is None for a model without any: then only the index is left. EvaluationError names what fits no rule.
     """
@@ -188,10 +223,13 @@ def match_classes(names: Sequence[str], labels: Sequence[Label] | None, classes:
 def _indices(names: Sequence[str], labels: Sequence[Label], classes: int) -> dict[str, dict[str, int]]:
     """By rule, the index of each name that it fits."""
     ids = _unambiguous((label.wordnet_id, index) for index, label in enumerate(labels))
-    spellings = ((name, index) for index, label in enumerate(labels) for name in (label.name, label.name.split(",")[0]))
-    titles = _unambiguous((_plain(name), index) for name, index in spellings)
+    exact = _unambiguous((_exact(label.name), index) for index, label in enumerate(labels))
+    by_title = {name: exact[_exact(name)] for name in names if _exact(name) in exact}
+    if len(by_title) < len(names):
+        spellings = ((name, i) for i, label in enumerate(labels) for name in (label.name, label.name.split(",")[0]))
+        titles = _unambiguous((_plain(name), index) for name, index in spellings)
+        by_title = {name: titles[_plain(name)] for name in names if _plain(name) in titles}
     numbers = {name: int(name) for name in names if name.isascii() and name.isdecimal() and int(name) < classes}
-    by_title = {name: titles[_plain(name)] for name in names if _plain(name) in titles}
     return dict(zip(RULES, ({name: ids[name] for name in names if name in ids}, by_title, numbers), strict=True))
 
 
@@ -202,8 +240,13 @@ def _unambiguous(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
     return {key: indices.pop() for key, indices in meanings.items() if len(indices) == 1}
 
 
+def _exact(name: str) -> str:
+    """The same letters in the same form, however a file system or an archive spells them."""
+    return unicodedata.normalize("NFC", " ".join(name.split()))
+
+
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    return " ".join(_exact(name).replace("_", " ").casefold().split())
 
 
 _AHEAD = 3  # batches in preparation

@@ -19,6 +19,7 @@ from utils.evaluate.model import Classifier
 from utils.families import FAMILIES
 from utils.files import write_text
 from utils.tables import aligned
+from utils.text import printed
 
 
 @dataclass
@@ -185,7 +186,8 @@ def result_of(
             "sha256": source.sha256,
             "converted_from_it": source.sha256 == manifest["source"]["sha256"],
         }
-    result["notes"] = [*_notes(result), *assumptions(manifest)]
+    unread = [data.notice] if data.notice else []
+    result["notes"] = [*_notes(result), *unread, *assumptions(manifest)]
     return result
 
 
@@ -203,9 +205,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if result["reported"]["top1"] is not None and result["images"] != _VALIDATION_IMAGES:
         notes.append(f"The reported top-1 is of the {_VALIDATION_IMAGES:,} images of ImageNet's validation set.")
     if result["corrupt"]:
-        names = list(result["corrupt"])
-        listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        notes.append(f"{len(names):,} corrupt files were left out: {listed}")
+        reasons = list(result["corrupt"].values())
+        listed = "".join(f"\n  {reason}" for reason in [*reasons[:10], *(["…"] if len(reasons) > 10 else [])])
+        notes.append(f"{len(reasons):,} corrupt files were left out:{listed}")
     return notes
 
 
@@ -221,7 +223,9 @@ def table(result: Mapping[str, Any]) -> str:
     top1 = "none" if reported["top1"] is None else _per_cent(reported["top1"])
     rows.append(("reported", top1, "", reported["source"]))
     data = result["data"]
-    title = f"{result['evaluated']} on {data['name']}: {result['images']:,} images of {data['classes']:,} classes"
+    title = (
+        f"{result['evaluated']} on {printed(data['name'])}: {result['images']:,} images of {data['classes']:,} classes"
+    )
     return "\n".join(["", title, "", aligned(rows, right=(1, 2)), "", *(f"!!! {note}" for note in result["notes"])])
 
 

@@ -6,26 +6,36 @@ Image files come from anywhere, so reading them is guarded: known formats only, 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+import pillow_heif
+from PIL import ExifTags, Image
 
 from utils.errors import ParameterError
 from utils.families.variants import Preprocessing
+from utils.text import printed
 
 SAMPLES = Path(__file__).resolve().parents[2] / "assets" / "images"
 # Pillow also opens formats that start another program (EPS starts Ghostscript) or hold no photographs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "QOI", "AVIF", "HEIF")
+pillow_heif.register_heif_opener()
+# MPO: several JPEG pictures in one file, as some cameras write them.
+SUFFIXES = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO"))
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-# Pillow raises all of these for damaged files, depending on the format and on where the damage is.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+# By the EXIF orientation: what turns the stored picture upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def sample_files() -> dict[str, bytes]:
@@ -38,18 +48,6 @@ def sample_photographs(count: int | None = None) -> dict[str, Image.Image]:
     return {name: load_image(io.BytesIO(file)) for name, file in list(sample_files().items())[:count]}
 
 
-def images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """The image files below each sub-folder, at any depth, by its name; both sorted, and nothing that is hidden."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return {path.name: sorted(found for found in path.rglob("*") if is_image(found, path)) for path in classes}
-
-
-def is_image(path: Path, folder: Path) -> bool:
-    """Whether a file is to be read as an image, by its ending, and not hidden in `folder`."""
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in SUFFIXES and not hidden and path.is_file()
-
-
 def load_image(file: str | PathLike | BinaryIO, name: str = "") -> Image.Image:
     """Reads a photograph as an upright RGB image: EXIF orientation applied, alpha dropped, 16 bits cut to 8.
 
@@ -57,14 +55,14 @@ def load_image(file: str | PathLike | BinaryIO, name: str = "") -> Image.Image:
     missing file, one that is no image, a damaged one, or one of more pixels than Pillow's limit
     (`Image.MAX_IMAGE_PIXELS`), beyond which it suspects a decompression bomb.
     """
-    name = name or str(file)
+    name = printed(name or str(file))
     try:
         with Image.open(file, formats=FORMATS) as image:
             # Between one and two times its limit Pillow only warns; here that is as much an error as beyond.
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ParameterError(f"image {name}: no such file. Pass the path of an image file.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -76,11 +74,20 @@ def load_image(file: str | PathLike | BinaryIO, name: str = "") -> Image.Image:
         raise ParameterError(
             f"image {name} is not an image that can be read. Expected one of: {', '.join(FORMATS)}."
         ) from error
-    except _DAMAGE as error:
+    except Exception as error:  # for damaged files Pillow raises about anything, by format and by where the damage is
         raise ParameterError(
-            f"image {name} cannot be decoded ({error}): damaged, incomplete, or of a rare kind. "
-            "Fetch it again or pass another file."
+            f"image {name} cannot be decoded ({type(error).__name__}: {printed(str(error))}): damaged, incomplete, or "
+            "of a rare kind. Fetch it again or pass another file."
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says. `ImageOps.exif_transpose` would write all other tags anew, and fail where it cannot."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # whatever is wrong with what is said of the pixels, they are there
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

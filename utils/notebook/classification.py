@@ -23,6 +23,7 @@ from utils.machine.quiet import quiet_imports
 from utils.notebook.at_hand import at_hand
 from utils.notebook.display import Notice, plot_predictions, plot_similarities, softmax
 from utils.settings import check_output_dir, whole_number
+from utils.text import printed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +81,8 @@ class Classification:
 
     def look(self) -> Image.Image:
         """Reads the photograph; returns a small copy."""
-        self.title, file = read_image_file(self._image)
+        title, file = read_image_file(self._image)
+        self.title = printed(title)
         self.photograph = load_image(file)
         preview = self.photograph.copy()
         preview.thumbnail((480, 480))
@@ -124,7 +126,10 @@ class Classification:
 
     def similarities(self) -> Figure | Notice:
         """How similar each feature extractor considers the photograph and the samples."""
-        photographs = {self.title: self.photograph, **sample_photographs()}
+        samples = sample_photographs()
+        # A file may be called as a sample is.
+        title = f"{self.title} (yours)" if self.title in samples and self._image not in samples else self.title
+        photographs = {title: self.photograph, **samples}
         found = {}
         for name, each in self.models.items():
             if each.output == "features":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.tables import aligned
+from utils.text import drawn, escaped, printed, printed_lines, short_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +22,21 @@ _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
 _LONGEST_NAME = 28  # letters of a class's name beside its bar
 
 
+# Of those that are installed, the first that has a letter draws it, after matplotlib's own.
+_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR", "Noto Sans Arabic")
+_FONTS += (
+    "WenQuanYi Zen Hei",
+    "IPAexGothic",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Arial Unicode MS",
+    "Noto Sans Devanagari",
+)
+_FONTS += ("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Hebrew")
+_MISSING = 20  # letters that a line names
+_told: set[str] = set()
+
+
 class Facts:
     """A table of two columns: what, and its value. In a notebook as HTML, elsewhere as text.
 
@@ -27,7 +44,8 @@ class Facts:
     """
 
     def __init__(self, facts: Mapping[str, Any], folded: str = "") -> None:
-        self.facts, self.folded = {name: str(value) for name, value in facts.items()}, folded
+        self.facts = {printed(name): printed_lines(str(value)) for name, value in facts.items()}
+        self.folded = folded
 
     def __repr__(self) -> str:
         return aligned(list(self.facts.items())) if self.facts else ""
@@ -48,13 +66,14 @@ class Notice:
     """A line that cannot be overlooked."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = printed_lines(text)
 
     def __repr__(self) -> str:
         return f"!!! {self.text}"
 
     def _repr_html_(self) -> str:
         style = "padding:0.6em 1em;border-left:6px solid #c44e52;background:#fbe9e7;color:#7b1c1c;font-weight:bold"
+        style += ";white-space:pre-line"
         return f"<div style='{style}'>{html.escape(self.text)}</div>"
 
 
@@ -84,17 +103,43 @@ def new_figure(rows: int, columns: int, width: float, height: float, note: str =
     """
     from matplotlib import pyplot as plt
 
+    _letters()  # an axis keeps the fonts that there were when it was made
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     plt.close(figure)  # the caller shows it; pyplot would show it again
     if note:
-        figure.suptitle(note, fontsize=11, color="#c44e52", weight="bold")
+        figure.suptitle(*lettered([note]), fontsize=11, color="#c44e52", weight="bold")
     return figure, axes
+
+
+def lettered(texts: Iterable[str]) -> list[str]:
+    """Each as `drawn`; letters that no font here has become escapes, and a line names them, once."""
+    lines = [printed_lines(text) for text in texts]
+    missing = {letter for line in lines for letter in line if letter not in _letters()} - {"\n"}
+    if new := sorted(missing - _told):
+        _told.update(new)
+        named = ", ".join(f"{letter} as {escaped(letter)}" for letter in new[:_MISSING])
+        print(
+            f"No font of this machine has these letters, so they are drawn as escapes: {named}"
+            f"{', …' if len(new) > _MISSING else ''}. Install one, such as Noto Sans CJK, and start again."
+        )
+    return [drawn("".join(escaped(each) if each in missing else each for each in line)) for line in lines]
+
+
+@functools.cache
+def _letters() -> frozenset[str]:
+    """All that matplotlib can draw here, once it knows of further fonts."""
+    from matplotlib import font_manager, ft2font, rcParams
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    rcParams["font.family"] = [*rcParams["font.family"], *(name for name in _FONTS if name in installed)]
+    paths = [font_manager.findfont(font_manager.FontProperties(family=[name])) for name in rcParams["font.family"]]
+    return frozenset(chr(code) for path in paths for code in ft2font.FT2Font(path).get_charmap())
 
 
 def show_picture(axis: Any, picture: Image.Image | np.ndarray, title: str, size: int = 10) -> None:
     """Draws a picture of any size under its title, without axes."""
     axis.imshow(picture)
-    axis.set_title(title, fontsize=size)
+    axis.set_title(*lettered([title]), fontsize=size)
     axis.axis("off")
 
 
@@ -122,15 +167,15 @@ def plot_predictions(
             colour = _COLOURS[(column - 1) % len(_COLOURS)]
             _bars(axes[row, column], probabilities[row], names[model], top_k, colour)
             if row == 0:
-                axes[row, column].set_title(model, fontsize=10)
+                axes[row, column].set_title(*lettered([model]), fontsize=10)
     return figure
 
 
 def _bars(axis: Any, probabilities: np.ndarray, names: Sequence[str], top_k: int, colour: str) -> None:
     best = np.argsort(-probabilities, kind="stable")[:top_k][::-1]
-    short = [names[i].split(",")[0] for i in best]
-    short = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in short]
-    bars = axis.barh(short, probabilities[best], color=colour)
+    # At numeric positions: bars by name would lie on each other if names are equal.
+    bars = axis.barh(range(len(best)), probabilities[best], color=colour)
+    axis.set_yticks(range(len(best)), lettered(short_names({int(i): names[i] for i in best}, _LONGEST_NAME)))
     axis.bar_label(bars, [f"{p:.4f}" for p in probabilities[best]], fontsize=8, padding=3)
     axis.set_xlim(0, max(0.05, 1.25 * probabilities[best].max()))
     axis.tick_params(labelsize=8)
@@ -177,9 +222,9 @@ def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarr
     figure, axes = new_figure(1, len(similarities), size * len(similarities), size, note)
     for axis, (model, matrix) in zip(axes[0], similarities.items(), strict=True):
         axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
-        axis.set_title(model, fontsize=10)
-        axis.set_xticks(range(len(titles)), titles, rotation=30, ha="right", fontsize=8)
-        axis.set_yticks(range(len(titles)), titles, fontsize=8)
+        axis.set_title(*lettered([model]), fontsize=10)
+        axis.set_xticks(range(len(titles)), lettered(titles), rotation=30, ha="right", fontsize=8)
+        axis.set_yticks(range(len(titles)), lettered(titles), fontsize=8)
         for (row, column), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.6 else "black"
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from utils.parity.judge import EXACT, Row, worst_first
+from utils.text import drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +88,7 @@ def _draw_legend(axes: Axes) -> None:
 
 def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
     labels = [f"{name} × {batch}" if batch else name for _, name, batch in cases]
-    axes.set_yticks(range(len(cases)), labels)
+    axes.set_yticks(range(len(cases)), map(drawn, labels))
     axes.set_ylim(max(1, len(cases)) - 0.5, -0.5)
     start = 0
     for output, group in groupby(cases, key=lambda case: case[0]):
@@ -95,7 +96,7 @@ def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
         if start:
             axes.axhline(start - 0.5, color="#d9dce1", linewidth=0.8)
         right = {"transform": axes.get_yaxis_transform(), "va": "center", "ha": "left"}
-        axes.text(1.015, start + size / 2 - 0.5, output, color=_TEXT, fontweight="bold", fontsize=9, **right)
+        axes.text(1.015, start + size / 2 - 0.5, drawn(output), color=_TEXT, fontweight="bold", fontsize=9, **right)
         start += size
 
 
@@ -125,7 +126,7 @@ def _mark_worst(axes: Axes, lanes: Sequence[tuple[tuple[str, str, int], list[Row
     # Towards the side with room.
     right = math.log(_shown(worst.figure) / low) > 0.6 * math.log(high / low)
     axes.annotate(
-        label,
+        drawn(label),
         (_shown(worst.figure), y),
         (-12 if right else 12, 0),
         textcoords="offset points",

@@ -1,6 +1,6 @@
 """Labelled images for fine-tuning: `tf_flowers` (TFDS), `digits` (scikit-learn), or a folder with a folder per class.
 
-"auto" is the first of the first two that is available.
+"auto" is the first of the first two that is available. A folder with `train` and `val` is used as it is split.
 
 Every image is read through Pillow to an upright RGB array: any size, uint8 [height, width, 3]. What is wrong with the
 data is said here, before a model is loaded.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,8 +19,11 @@ import numpy as np
 from PIL import Image
 
 from utils.errors import ParameterError
-from utils.images.photographs import SUFFIXES, images_by_class, load_image
+from utils.files import hash_file
+from utils.images.folders import TEST, TRAIN, VALIDATION, Labelled, read_folder
+from utils.images.photographs import SUFFIXES, load_image
 from utils.images.tfds import is_within_reach, open_tfds, read_tfds
+from utils.text import printed
 
 VALIDATION_SHARE = 0.2
 _FLOWERS = "http://download.tensorflow.org/example_images/flower_photos.tgz"  # where tensorflow-datasets fetches it
@@ -57,8 +59,8 @@ class Split:
 class LabelledImages:
     """A data set, split; `classes` are the names, in the order of the labels.
 
-    skipped: files left out because they cannot be decoded. fingerprint: a hash of names, labels and split. notice: what
-    to show with them, or nothing.
+    skipped: files left out because they cannot be decoded. fingerprint: a hash of classes, labels, split and the images
+    themselves. notice: what to show with them, or nothing.
     """
 
     name: str
@@ -81,8 +83,8 @@ def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str =
         corrupt_images: "refuse", or "skip" to leave out files that cannot be decoded.
 
     Raises:
-        ParameterError: for corrupt files, an empty folder, fewer than two classes, a class with a single image, fewer
-            training images than `batch_size`, or data that cannot be downloaded.
+        ParameterError: for corrupt files, an empty folder, fewer than two classes, a class with a single image, parts
+            of other classes, fewer training images than `batch_size`, or data that cannot be downloaded.
     """
     if dataset == "auto":
         images = _flowers_or_digits(seed)
@@ -116,7 +118,9 @@ def _digits(seed: int) -> LabelledImages:
 
     digits = load_digits()
     pixels = np.rint(digits.images[..., None].repeat(3, axis=3) * (255 / 16)).astype(np.uint8)
-    return _assembled("digits", map(str, digits.target_names), pixels.__getitem__, digits.target, seed, GENTLE)
+    classes, hashes = map(str, digits.target_names), [hashlib.sha256(image).hexdigest() for image in pixels]
+    parts = _stratified(digits.target, seed)
+    return _assembled("digits", classes, pixels.__getitem__, digits.target, hashes, parts, GENTLE)
 
 
 def _tfds(name: str, seed: int) -> LabelledImages:
@@ -130,44 +134,116 @@ def _tfds(name: str, seed: int) -> LabelledImages:
         ) from error
     _, encoded, labels = zip(*read_tfds(builder, "all"), strict=True)
     classes = builder.info.features["label"].names
-    return _assembled(name, classes, lambda i: load_image(io.BytesIO(encoded[i])), labels, seed)
+    hashes = [hashlib.sha256(file).hexdigest() for file in encoded]
+    read = lambda i: load_image(io.BytesIO(encoded[i]))  # noqa: E731
+    return _assembled(name, classes, read, labels, hashes, _stratified(labels, seed))
+
+
+@dataclass(frozen=True)
+class _File:
+    """An image of a folder: its part and class, and the SHA-256 of its bytes, or else why it cannot be decoded."""
+
+    path: Path
+    part: str
+    label: int
+    sha256: str = ""
+    reason: str = ""
 
 
 def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
-    by_class = images_by_class(folder)
-    files = [(path, label) for label, paths in enumerate(by_class.values()) for path in paths]
+    labelled = read_folder(folder)
+    training, validating = _chosen_parts(folder, labelled)
+    classes = list(labelled.parts[training])
+    files = _decoded(
+        [
+            _File(path, part, label)
+            for part in dict.fromkeys((training, validating))
+            for label, name in enumerate(classes)
+            for path in labelled.parts[part].get(name, ())
+        ]
+    )
     if not files:
         raise ParameterError(
             f"dataset = {folder}: no images in it. Expected one sub-folder per class, with images ending in "
-            f"{', '.join(SUFFIXES)}; found {len(by_class)} sub-folders."
+            f"{', '.join(SUFFIXES)}; found {len(classes)} sub-folders. {labelled.notice}"
         )
-    whole = _can_be_decoded([path for path, _ in files])
-    skipped = [str(path.relative_to(folder)) for (path, _), good in zip(files, whole, strict=True) if not good]
-    named = f"{'; '.join(skipped[:_NAMED])}{'; …' if len(skipped) > _NAMED else ''}"
-    if skipped and corrupt_images == "refuse":
+    corrupt, good = [file for file in files if file.reason], [file for file in files if not file.reason]
+    reasons = [file.reason for file in corrupt[:_NAMED]] + (["…"] if len(corrupt) > _NAMED else [])
+    named = "".join(f"\n  {reason}" for reason in reasons)
+    if corrupt and corrupt_images == "refuse":
         raise ParameterError(
-            f"dataset = {folder}: {len(skipped)} of {len(files)} files cannot be decoded: {named}. "
+            f"dataset = {folder}: {len(corrupt)} of {len(files)} files cannot be decoded:{named}\n"
             'Replace or remove them, or set corrupt_images = "skip".'
         )
-    paths, labels = zip(*itertools.compress(files, whole), strict=True) if any(whole) else ((), ())
-    names = [str(path.relative_to(folder)) for path in paths]
-    images = _assembled(folder.name, by_class, lambda i: load_image(paths[i]), labels, seed, files=names)
-    notice = f"{len(skipped)} files cannot be decoded and were left out: {named}" if skipped else ""
-    return replace(images, skipped=tuple(skipped), notice=notice)
+    labels = np.array([file.label for file in good], np.int64)
+    if training == validating:
+        parts = _stratified(labels, seed)
+    else:
+        parts = [np.flatnonzero([file.part == part for file in good]) for part in (training, validating)]
+    images = _assembled(
+        printed(folder.resolve().name),
+        classes,
+        lambda i: load_image(good[i].path),
+        labels,
+        [file.sha256 for file in good],
+        parts,
+    )
+    notices = [
+        labelled.notice,
+        f"{len(corrupt)} files cannot be decoded and were left out:{named}" if corrupt else "",
+        _of_parts(labelled, training, validating),
+        _copies([{good[i].sha256 for i in part} for part in parts]),
+    ]
+    skipped = tuple(file.path.relative_to(folder).as_posix() for file in corrupt)
+    return replace(images, skipped=skipped, notice="\n".join(filter(None, notices)))
 
 
-def _can_be_decoded(paths: list[Path]) -> list[bool]:
-    """Of each, found by decoding all: Pillow lets other threads run while it does."""
+def _chosen_parts(folder: Path, labelled: Labelled) -> tuple[str, str]:
+    """The part to train on, and the one to validate with, which has the same classes."""
+    parts = labelled.parts
+    if "" in parts:
+        return "", ""
+    if TRAIN not in parts:
+        raise ParameterError(f"dataset = {folder} has {' and '.join(parts)}, and no {TRAIN}. Add it.")
+    validating = next((part for part in (VALIDATION, TEST) if part in parts), TRAIN)
+    filled = [{name for name, files in parts[part].items() if files} for part in (TRAIN, validating)]
+    if odd := sorted(filled[0] ^ filled[1]):
+        raise ParameterError(
+            f"dataset = {folder}: {TRAIN} and {validating} do not have images of the same classes. "
+            f"In one of them only: {', '.join(odd[:_NAMED])}{', …' if len(odd) > _NAMED else ''}."
+        )
+    return TRAIN, validating
+
+
+def _of_parts(labelled: Labelled, training: str, validating: str) -> str:
+    if not training:
+        return ""
+    found = f"Trained on {training}; validated with {'a fifth of it' if validating == training else validating}"
+    for part in labelled.parts.keys() - {training, validating}:
+        found += f"; {sum(map(len, labelled.parts[part].values())):,} images of {part} are not used"
+    return found
+
+
+def _copies(hashes: list[set[str]]) -> str:
+    count = len(set.intersection(*hashes))
+    return f"{count} images to validate with are copies of images to train on, byte for byte" if count else ""
+
+
+def _decoded(files: list[_File]) -> list[_File]:
+    """The same with hash or reason, found by decoding all: Pillow lets other threads run while it does."""
     from tqdm.auto import tqdm
 
-    def check(path: Path) -> bool:
+    def check(file: _File) -> _File:
         try:
-            return bool(load_image(path))
-        except ParameterError:
-            return False
+            load_image(file.path)
+            return replace(file, sha256=hash_file(file.path))
+        except ParameterError as error:
+            return replace(file, reason=str(error))
+        except OSError as error:
+            return replace(file, reason=f"image {printed(str(file.path))} cannot be read: {error.strerror}")
 
     with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(check, paths), total=len(paths), desc="reading images", disable=len(paths) < 500))
+        return list(tqdm(pool.map(check, files), total=len(files), desc="reading images", disable=len(files) < 500))
 
 
 def _assembled(
@@ -175,21 +251,31 @@ def _assembled(
     classes: Iterable[str],
     read: Callable[[int], Image.Image | np.ndarray],
     labels: Sequence[int],
-    seed: int,
+    hashes: Sequence[str],
+    parts: Sequence[np.ndarray],
     augmentation: Augmentation = STANDARD,
-    files: Sequence[str] = (),
 ) -> LabelledImages:
+    """Checks the classes and puts it together.
+
+    Args:
+        name: of the data set.
+        classes: names, in the order of the labels.
+        read: gives an image by its index.
+        labels: by index.
+        hashes: SHA-256 of each image.
+        parts: indices of training and of validation.
+        augmentation: what is done to the training images.
+    """
     classes, labels = tuple(classes), np.array(labels, np.int64)
-    counts = np.bincount(labels, minlength=len(classes))
+    counts = [np.bincount(labels[part], minlength=len(classes)) for part in parts]
     if len(classes) < 2:
         raise ParameterError(f"dataset = {name} has one class only ({', '.join(classes)}). Two or more are needed.")
-    if few := [f"{title} ({count})" for title, count in zip(classes, counts, strict=True) if count < 2]:
+    if few := [f"{title} ({sum(both)})" for title, *both in zip(classes, *counts, strict=True) if not all(both)]:
         raise ParameterError(
             f"dataset = {name}: every class needs two images or more, one to train on and one to validate with. "
             f"Too few in: {', '.join(few)}."
         )
-    parts = _stratified(labels, seed)
-    content = repr((classes, labels.tolist(), list(files), parts[0].tolist())).encode()
+    content = repr((classes, labels.tolist(), list(hashes), [part.tolist() for part in parts])).encode()
     train, validation = (Split(lambda i, part=part: np.asarray(read(part[i])), labels[part]) for part in parts)
     fingerprint = hashlib.sha256(content).hexdigest()
     return LabelledImages(name, classes, train, validation, augmentation, fingerprint)

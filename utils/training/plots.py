@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.notebook.display import Notice, new_figure, show_picture
+from utils.notebook.display import Notice, lettered, new_figure, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ _MOST_CLASSES_WITH_NUMBERS = 12
 
 def plot_images(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 6) -> Figure:
     """A grid of images, each uint8 of any size or float in [0, 1], under its title."""
+    lettered(titles)  # what no font has is named for all at once
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure, axes = new_figure(rows, columns, 1.6 * columns, (1.55 + 0.2 * titles[0].count("\n")) * rows + 0.2)
@@ -70,8 +71,8 @@ def plot_confusion(images: LabelledImages, probabilities: np.ndarray) -> Figure:
     figure.colorbar(picture, ax=axis, format=lambda value, _: f"{value:.0%}", shrink=0.8)
     axis.set(xlabel="predicted", ylabel="true")
     if len(names) <= _MOST_CLASSES_WITH_NAMES:
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_xticks(range(len(names)), lettered(names), rotation=90, fontsize=8)
+        axis.set_yticks(range(len(names)), lettered(names), fontsize=8)
     if len(names) <= _MOST_CLASSES_WITH_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
