@@ -1,6 +1,7 @@
 """Models of one's own, as people name, wrap and save them: sizes from the file, and what the very model computes."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from own_checkpoints import timm_mixer
 from own import definitions
 from own.definitions import BFLOAT16, convmixer, flax_mixer, mixer, several
 from own.opening import assert_computes, opened
+from utils.checkpoints.loading import Checkpoint
 from utils.errors import CheckpointError
+from utils.evaluate.model import load_source
 from utils.families.convmixer import ConvMixerArchitecture
 from utils.families.mlp_mixer import MixerArchitecture
 
@@ -162,6 +165,10 @@ def test_reference_decides_between_two_norms_that_fit_either_way(tmp_path, kind)
     np.savez(tmp_path / "reference.npz", inputs=own.inputs, outputs=own.outputs.astype(np.float32))
     conversion = opened(path, reference=str(tmp_path / "reference.npz"))
     assert_computes(conversion, own.inputs, own.outputs)
+    # Whoever evaluates the artefact reads the checkpoint as it was converted.
+    artefact = SimpleNamespace(variant=conversion.variant, manifest={"names": conversion.names})
+    found = load_source(artefact, Checkpoint(path, "custom", None, ""))(own.inputs)
+    assert tiny.relative_error(found, own.outputs) <= 1e-5
 
 
 def test_flaxs_chunks_of_a_large_array_are_put_together(tmp_path, monkeypatch):

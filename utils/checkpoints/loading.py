@@ -6,6 +6,7 @@ Reading trusts nothing: every missing, surplus, misshapen, wrongly typed or non-
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -79,6 +80,7 @@ class Wanted:
         weights: which of several sets of weights; "auto" where one is meant.
         use_ema: whether to take the moving average of the weights that a trainer left beside them.
         proof: whether what is open between several readings will be decided by numbers.
+        names: the file's names by the model's, if a conversion has found them: they decide what is open.
     """
 
     variant: Variant | None = None
@@ -88,6 +90,7 @@ class Wanted:
     weights: str = "auto"
     use_ema: bool = False
     proof: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,21 @@ def read(path: Path, wanted: Wanted, custom: bool = True) -> Reading:
             f"{path}: this is a checkpoint of {found.family.title}, not {FAMILIES[family].title}. "
             f"Use {found.family.notebook} for it."
         )
-    if found.match.open and not wanted.proof:
+    possible, doubt = found.match
+    if doubt and (known := [places for places in possible if _have(places, wanted.names)]):
+        possible, doubt = known, ""
+    if doubt and not wanted.proof:
         raise CheckpointError(
-            f"{path}: its names and its order do not tell {found.match.open}. Only numbers of the model's own code can "
+            f"{path}: its names and its order do not tell {doubt}. Only numbers of the model's own code can "
             "tell: give them as `reference`."
         )
     notes = (note,) if note else ()
-    first, *others = [_reading(path, contents, found, places, wanted, custom, notes) for places in found.match.readings]
-    return replace(first, others=tuple(others), doubt=found.match.open)
+    first, *others = [_reading(path, contents, found, places, wanted, custom, notes) for places in possible]
+    return replace(first, others=tuple(others), doubt=doubt)
+
+
+def _have(places: Places, names: Mapping[str, str]) -> bool:
+    return all(place.key == names.get(key) for key, place in places.items())
 
 
 def _reading(

@@ -70,6 +70,7 @@ def load_source(model: Pretrained, checkpoint: Checkpoint) -> Predict:
         recipe=recipe,
         weights=settings.get("weights", "auto"),
         use_ema=settings.get("use_ema", False),
+        names=model.manifest.get("names", {}),
     )
     loaded = load(checkpoint, wanted)
     with quiet_imports():

@@ -196,8 +196,6 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     notes = []
     if result["weights"] == "synthetic":
         notes.append("SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing.")
-    elif result["weights"] != "official":
-        notes.append("The weights are not the official ones, which the reported top-1 is of.")
     if result["source"] and not result["source"]["converted_from_it"]:
         notes.append("The checkpoint is another file than the one that the SavedModel was converted from.")
     if result["settings"]["preprocessing"] == "graph":
