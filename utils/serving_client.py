@@ -59,9 +59,8 @@ def post(server: str, model: str, signature: str, instances: Sequence[Any]) -> l
         raise ServingError(f"{url} refused the request (HTTP {error.code}): {_said(error)}") from error
     # HTTPException: no HTTP at all, or a body cut short. RecursionError: JSON that is too deep.
     except (OSError, ValueError, http.client.HTTPException, RecursionError) as error:
-        raise ServingError(
-            f"{url} gave no predictions: {ascii(str(error))[1:-1]}. Is TensorFlow Serving running there?"
-        ) from error
+        reason = ascii(str(error))[1:-1]
+        raise ServingError(f"{url} gave no predictions: {reason}. Is TensorFlow Serving running there?") from error
     found = answer.get("predictions") if isinstance(answer, dict) else None
     if not isinstance(found, list) or len(found) != len(instances):
         raise ServingError(f"{url} gave no list of {len(instances)} predictions. Is TensorFlow Serving running there?")
