@@ -18,6 +18,7 @@ import onnx_tiny
 import proofs
 import pytest
 import tiny
+from hypothesis import given, settings, strategies as st
 
 from utils.artefact.manifest import UNLISTED, packed_manifest
 from utils.artefact.record import build_record, record_as_texts
@@ -29,7 +30,7 @@ from utils.files import hash_file
 from utils.parity.golden import GOLDEN, golden_bytes, make_golden, read_golden
 from utils.verify import app as verify_app, numbers
 from utils.verify.command import main
-from utils.verify.files import SUMS, Check
+from utils.verify.files import SUMS, Check, check_sum
 
 NAME = "convmixer_tiny_classification"
 FILES = [f"{NAME}.tar.gz", f"{NAME}.json"]
@@ -358,6 +359,17 @@ def test_golden_numbers_are_computed_in_float32_on_any_device():
         assert not tf.config.experimental.tensor_float_32_execution_enabled()
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+@pytest.mark.slow
+@given(st.text(st.sampled_from("0123456789abcdef *./\n\x1b\x85ax"), max_size=200) | st.binary(max_size=200))
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+def test_sums_of_any_bytes_pass_fail_or_say_nothing(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("sums", numbered=True)
+    (folder / SUMS).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (folder / "a").write_bytes(b"")
+    with contextlib.suppress(PackagingError):
+        assert check_sum(folder / "a").passed is not True
 
 
 # --- .onnx files; those of Keras are in tests/keras_models
