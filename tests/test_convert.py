@@ -16,6 +16,7 @@ import pytest
 import tiny
 
 from utils import convert
+from utils.artefact.staging import Published
 from utils.checkpoints import loading
 from utils.checkpoints.download import Checkpoint
 from utils.errors import CheckpointError, ConversionError, ParameterError
@@ -199,3 +200,13 @@ def test_wrong_parameter_stops_before_any_download(notebook, resolve, tmp_path):
         convert.run_notebook(Settings("convmixer_768_32", output_dir=str(tmp_path / "out"), use_ema=True))
     resolve.assert_not_called()
     assert left_in(tmp_path / "out") == []
+
+
+def test_an_interrupt_after_publishing_says_that_it_is_published(tmp_path):
+    made = Published(tmp_path / "a", tmp_path / "a.tar.gz", tmp_path / "a.json")
+    with pytest.raises(KeyboardInterrupt) as caught, convert._telling_of(made, None):
+        raise KeyboardInterrupt
+    assert not caught.value.args
+    with pytest.raises(KeyboardInterrupt, match="had been verified and published"), convert._telling_of(made, None):
+        made.manifest.touch()
+        raise KeyboardInterrupt
