@@ -294,6 +294,13 @@ def test_tar_bomb_is_stopped_long_before_it_is_unpacked(tmp_path):
     refuse_tarball(path, r"bomb\.tar\.gz, member 'variables': it unpacks to more than 67,108,864")
 
 
+def test_long_name_of_a_tarball_is_refused_unread(tmp_path):
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("x" * 1_000_000))
+    refuse_tarball(path, "an extended header has")
+
+
 @pytest.mark.parametrize("comment", ["x" * 80_000_000, "1" * 20_000], ids=["of megabytes", "of digits"])
 def test_long_header_of_a_tarball_is_refused_unread(tmp_path, comment):
     """A PAX header is read into memory whole, and searched in time to its square where it is all digits."""

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from utils.command import PARENT_VARIABLE
+from utils.command import PARENT_VARIABLE, run_command
 
 CHILD = "import time; from utils.command import run_command; run_command(lambda: time.sleep(0.5) or 'done', 'ended')"
 PARENT = f"""
@@ -23,3 +23,12 @@ def test_only_the_command_itself_ends_with_its_parent_and_not_what_it_starts():
     assert run(PARENT, os.getpid()).stdout.strip() == "done"
     done = run(CHILD, 2**22 + 1)  # no process has this number
     assert (done.stdout, done.stderr.strip()) == ("", "ended")
+
+
+def test_an_interrupt_that_says_what_is_left_is_heard(capsys):
+    def interrupted(*said):
+        raise KeyboardInterrupt(*said)
+
+    assert run_command(interrupted, "nothing") == 130
+    assert run_command(lambda: interrupted("all of it"), "nothing") == 130
+    assert capsys.readouterr().err.split() == ["nothing", "all", "of", "it"]

@@ -210,3 +210,17 @@ def test_what_the_notebook_shows_in_red_is_printed_and_nothing_in_it_controls_th
     shown = convert.summary(made)
     assert notes[0] in shown
     assert "unused: \\x1b[2J" in shown
+
+
+def test_an_interrupt_after_publishing_says_that_it_is_published(tmp_path):
+    made = Published(tmp_path / "a", tmp_path / "a.tar.gz", tmp_path / "a.json")
+
+    def interrupted(before):
+        with pytest.raises(KeyboardInterrupt) as caught, convert._telling_of(made, before):
+            raise KeyboardInterrupt
+        return str(caught.value)
+
+    assert interrupted(None) == ""
+    made.manifest.touch()
+    assert "published" in interrupted(None)
+    assert interrupted(made.manifest.stat().st_mtime_ns) == ""  # an earlier one's

@@ -133,6 +133,18 @@ def test_second_setup_does_nothing_and_a_changed_pin_installs_again(checkout):
     assert installs(checkout) == first + first[1:]  # into the environment that is there
 
 
+def test_of_two_setups_at_once_the_second_waits_and_finds_all_done(checkout):
+    stub = interpreter(checkout, "3.12.1")
+    stub.write_text(stub.read_text().replace('echo "$*" >>', 'sleep 0.5; echo "$*" >>'))
+    command = ["sh", ".ci/setup", ".venv", str(stub)]
+    both = [subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in "ab"]
+    said = [process.communicate(timeout=300)[0].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("waiting for it" in each for each in said) == 1
+    assert installs(checkout).count("venv") == 1
+    assert len(installs(checkout)) == 4
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is one build alone")
 @pytest.mark.parametrize("answers", [True, False])
 def test_on_linux_pytorch_alone_comes_from_the_index_of_its_cpu_build_if_that_answers(checkout, answers):

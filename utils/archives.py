@@ -30,7 +30,9 @@ MAX_TAR_BYTES = 8 << 30  # nearly ten times the largest model here
 # Weights hardly shrink and graphs about tenfold; deflate's limit, which a bomb goes for, is a thousandfold.
 _MAX_RATIO, _SMALL = 50, 64 << 20
 _CHUNK = 1 << 20
-_MAX_PAX = 1 << 10  # bytes of an extended header, which tarfile takes time to its square for; a long path needs 300
+_MAX_PAX = (
+    1 << 10
+)  # bytes of an extended header, or of a name, for which tarfile takes time to its square; a path needs 300
 # What Python's readers, NumPy's and the JSON parser raise when bytes are not what they should be.
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error),
@@ -223,9 +225,16 @@ class _Member(tarfile.TarInfo):
     """A member whose extended header is read only if it is short."""
 
     def _proc_pax(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        self._require_short()
+        return super()._proc_pax(tar)
+
+    def _proc_gnulong(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        self._require_short()
+        return super()._proc_gnulong(tar)
+
+    def _require_short(self) -> None:
         if self.size > _MAX_PAX:
             raise ArchiveError(f"an extended header has {self.size:,} bytes, more than the {_MAX_PAX:,} allowed")
-        return super()._proc_pax(tar)
 
 
 class _BoundedReader(gzip.GzipFile):

@@ -19,7 +19,7 @@ PARENT_VARIABLE = "MIXERS_PARENT"  # environment: the process without which this
 def run_command(work: Callable[[], str], interrupted: str) -> int:
     """Prints what `work` returns. Exit status: 0 done, 1 an error whose message was printed, 130 interrupted.
 
-    interrupted: what to say of that.
+    interrupted: what to say of that, unless the KeyboardInterrupt itself says something.
     """
     # Being ended is being interrupted: a notebook's kernel is another process, and must clean up too, and what waits
     # in threads is to be left.
@@ -33,8 +33,8 @@ def run_command(work: Callable[[], str], interrupted: str) -> int:
     except ConversionError as error:
         print(f"\nerror: {printed_lines(str(error))}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\n{interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\n{error.args[0] if error.args else interrupted}", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -10,6 +10,8 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -54,13 +56,32 @@ def run_notebook(settings: Settings, progress: str = "bar") -> Published:
     weights = chosen if chosen in KEYWORDS else "custom"
     name = artefact_name(conversion.stem, settings.head, weights, settings.operations)
     made = Published(folder / name, folder / f"{name}.tar.gz", folder / f"{name}.json")
-    with execution.executed(notebook, given, progress) as written:
+    before = _written_at(made.manifest)
+    with _telling_of(made, before), execution.executed(notebook, given, progress) as written:
         if missing := [str(path) for path in made if not path.exists()]:
             raise ConversionError(f"{notebook.name} ended, but did not write {', '.join(missing)}.")
         # A rename would not do: the two may be on different file systems.
         with written.open("rb") as original, written_whole(folder / f"{name}.ipynb") as file:
             shutil.copyfileobj(original, file)
     return made
+
+
+@contextmanager
+def _telling_of(made: Published, before: int | None) -> Iterator[None]:
+    """An interrupt that comes after the artefact was placed says that it is there."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if _written_at(made.manifest) == before:
+            raise
+        raise KeyboardInterrupt(f"Interrupted, but {made.folder} had been verified and published before.") from error
+
+
+def _written_at(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 WARNING = """

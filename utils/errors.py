@@ -5,8 +5,19 @@ at fault.
 """
 
 
+def printable(text: str) -> str:
+    """A stranger's text for a terminal, a log or a notebook: escapes, control characters and half ones are spelt out.
+
+    A line's end is one of them: text in a line cannot make another line.
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 class ConversionError(ValueError):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose; its text is `printable`, in lines."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, super().__str__().split("\n")))
 
 
 class CheckpointError(ConversionError):

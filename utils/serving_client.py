@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import base64
+import http.client
 import json
+import reprlib
 import sys
 import urllib.error
 import urllib.request
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_SECONDS = 60
+MAX_BYTES = 256 << 20  # of an answer
 
 
 class ServingError(Exception):
@@ -45,15 +48,49 @@ def post(server: str, model: str, signature: str, instances: Sequence[Any]) -> l
     """
     url = f"{server.rstrip('/')}/v1/models/{model}:predict"
     body = json.dumps({"signature_name": signature, "instances": instances}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-            return json.load(response)["predictions"]
+            text = response.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"its answer has more than {MAX_BYTES:,} bytes")
+        answer = json.loads(text)
     except urllib.error.HTTPError as error:
-        said = error.read().decode(errors="replace")[:1000]
-        raise ServingError(f"{url} refused the request (HTTP {error.code}): {said}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ServingError(f"{url} gave no predictions: {error}. Is TensorFlow Serving running there?") from error
+        raise ServingError(f"{url} refused the request (HTTP {error.code}): {_said(error)}") from error
+    # HTTPException: no HTTP at all, or a body cut short. RecursionError: JSON that is too deep.
+    except (OSError, ValueError, http.client.HTTPException, RecursionError) as error:
+        reason = ascii(str(error))[1:-1]
+        raise ServingError(f"{url} gave no predictions: {reason}. Is TensorFlow Serving running there?") from error
+    found = answer.get("predictions") if isinstance(answer, dict) else None
+    if not isinstance(found, list) or len(found) != len(instances):
+        raise ServingError(f"{url} gave no list of {len(instances)} predictions. Is TensorFlow Serving running there?")
+    return found
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """The server's words, in one line without control characters."""
+    try:
+        return ascii(error.read(1000).decode(errors="replace"))[1:-1]
+    except (OSError, http.client.HTTPException):  # the connection broke
+        return ascii(error.reason)
+
+
+def numbers(value: Any) -> list[float]:
+    """The value, if it is a list of finite numbers, and not empty; else ServingError."""
+    if not (isinstance(value, list) and value and all(isinstance(each, int | float) for each in value)):
+        raise ServingError(f"a prediction is no list of numbers: {reprlib.repr(value)}. Is it this project's model?")
+    if not all(abs(each) <= sys.float_info.max for each in value):
+        raise ServingError("a prediction has numbers that are not finite. Was the model damaged?")
+    return value
+
+
+def describe(answer: Any) -> str:
+    """The best class, or the number of features. ServingError for what is neither."""
+    if not isinstance(answer, dict):
+        return f"{len(numbers(answer))} features"
+    probabilities = numbers(answer.get("probabilities"))
+    best = max(range(len(probabilities)), key=probabilities.__getitem__)
+    return f"class {best} (line {best + 1} of labels.tsv), probability {probabilities[best]:.4f}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,16 +102,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         answers = predict(options.server, options.model, [path.read_bytes() for path in options.files])
+        lines = [f"{path}: {describe(answer)}" for path, answer in zip(options.files, answers, strict=True)]
     except (ServingError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}".encode(errors="backslashreplace").decode(), file=sys.stderr)
         return 1
-    for path, answer in zip(options.files, answers, strict=True):
-        if isinstance(answer, dict):
-            probabilities = answer["probabilities"]
-            best = max(range(len(probabilities)), key=probabilities.__getitem__)
-            print(f"{path}: class {best} (line {best + 1} of labels.tsv), probability {probabilities[best]:.4f}")
-        else:
-            print(f"{path}: {len(answer)} features")
+    print("\n".join(lines).encode(errors="backslashreplace").decode())  # a file's name need not be text
     return 0
 
 

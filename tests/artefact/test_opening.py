@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 import zipfile
 from dataclasses import asdict
 
@@ -107,6 +108,19 @@ def test_address_is_fetched_by_tf_hub_which_loads_it_as_it_is(published, tmp_pat
         assert model(np.zeros((1, 48, 48, 3), np.float32)).shape == (1, 10)
         with pytest.raises(PackagingError, match=r"could not be fetched.*Check the address"):
             open_model(f"{address}/absent.tar.gz")
+
+
+def test_what_is_refused_does_not_stay_in_tf_hubs_cache(published, tmp_path, monkeypatch):
+    served, cache = tmp_path / "served", tmp_path / "cache"
+    served.mkdir()
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(cache))
+    with tarfile.open(served / "a.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("saved_model.pb"))
+    with folder_server(served) as address:
+        with pytest.raises(PackagingError, match="was removed from TF Hub's cache"):
+            open_model(f"{address}/a.tar.gz")
+        shutil.copyfile(published.tarball, served / "a.tar.gz")
+        assert open_model(f"{address}/a.tar.gz").name == "convmixer_tiny_classification_synthetic"
 
 
 def test_nothing_there_says_what_is_and_what_to_do(published, tmp_path):

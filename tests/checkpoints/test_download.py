@@ -1,21 +1,26 @@
 """Downloads from a real server on this machine: whole or not at all, remembered by hash, never hanging."""
 
 import base64
+import contextlib
 import hashlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import tiny
+import torch
 from server import CONTENT, files, respond, running
 
 from utils.checkpoints import http
-from utils.checkpoints.download import CACHE_VARIABLE, cache_folder, fetch
+from utils.checkpoints.download import CACHE_VARIABLE, cache_folder, fetch, write_record
 from utils.checkpoints.loading import resolve
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
 from utils.families.variants import get_variant
@@ -136,6 +141,97 @@ def test_passing_fault_is_met_by_asking_for_the_rest_if_the_server_vouches_for_i
     for _, headers in server.requests:
         held = int(headers.get("Range", f"bytes={HALF}-").removeprefix("bytes=").removesuffix("-"))
         assert HALF - http.CHUNK_BYTES < held <= HALF
+
+
+@pytest.mark.parametrize("other", ["tag", "total"])
+def test_rest_of_another_file_is_not_joined_to_what_is_held(server, other):
+    def rest(handler):
+        size = len(CONTENT) + (100 if other == "total" else 0)
+        start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        place = f"bytes {start}-{size - 1}/{size}"
+        tag = '"v2"' if other == "tag" else '"v1"'
+        respond(handler, b"x" * (size - start), status=206, ETag=tag, **{"Content-Range": place})
+
+    server.answers["/timm"] = once(with_ranges(), once(rest, whole))
+    assert fetch(server.variant()).sha256 == SHA256
+    assert [headers.get("If-Range") for _, headers in server.requests] == [None, '"v1"', None]
+
+
+def state():
+    found = torch.load(io.BytesIO(CONTENT), weights_only=True)
+    return found.get("state_dict", found)
+
+
+def legacy():
+    buffer = io.BytesIO()
+    torch.save(state(), buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def tensors():
+    return safetensors.torch.save({key: value.contiguous() for key, value in state().items()})
+
+
+@pytest.mark.parametrize("content", [legacy, tensors])
+def test_file_cut_by_a_server_that_tells_no_length_is_not_kept(server, tmp_path, content):
+    data = content()
+    server.answers["/timm"] = lambda handler: respond(handler, data[:-1000], length="none")
+    with pytest.raises(CheckpointError, match="/timm: what was downloaded is not whole"):
+        fetch(server.variant())
+    assert files(tmp_path) == []
+    server.answers["/timm"] = lambda handler: respond(handler, data, length="none")
+    assert fetch(server.variant()).path.read_bytes() == data
+
+
+def test_cached_file_that_cannot_be_read_is_fetched_again_once(server, tmp_path):
+    data = tensors()[:-1000]  # as an earlier version kept it
+    (tmp_path / WHOLE[0]).write_bytes(data)
+    write_record(tmp_path / WHOLE[0], f"{server.url}/timm", hashlib.sha256(data).hexdigest())
+    server.answers["/timm"] = whole
+    assert fetch(server.variant()).sha256 == SHA256
+    assert fetch(server.variant()).sha256 == SHA256
+    assert server.paths() == ["/timm"]
+
+
+@pytest.mark.parametrize("length", [None, "none"])
+def test_file_that_no_checkpoint_is_as_large_as_is_not_taken(server, tmp_path, monkeypatch, length):
+    monkeypatch.setattr(http, "MAX_BYTES", HALF)
+    server.answers["/timm"] = lambda handler: respond(handler, CONTENT, length=length)
+    with pytest.raises(CheckpointError, match="more than"):
+        fetch(server.variant())
+    assert files(tmp_path) == []
+
+
+def test_server_that_trickles_is_not_waited_for(server, monkeypatch):
+    monkeypatch.setattr(http, "SLOW_SECONDS", 0.1)
+
+    def trickles(handler):
+        respond(handler, b"", length=len(CONTENT))
+        with contextlib.suppress(OSError):
+            for byte in CONTENT:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.02)
+
+    server.answers["/timm"] = trickles
+    with pytest.raises(CheckpointUnavailable, match="the server gave no more than"):
+        fetch(server.variant())
+
+
+def test_redirect_to_what_is_no_address_and_a_reason_with_escapes_are_told_plainly(server):
+    def said():
+        with pytest.raises(CheckpointUnavailable) as caught:
+            fetch(server.variant())
+        return str(caught.value)
+
+    server.answers["/timm"] = lambda handler: respond(handler, b"", status=302, Location="http://[::1")
+    assert "IPv6" in said()
+
+    def colours(handler):
+        handler.send_response(403, "\x1b[2J")
+        handler.end_headers()
+
+    server.answers["/timm"] = colours
+    assert r"HTTP 403 \x1b[2J" in said()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Class names: whole, in the classifiers' order, and refused when they do not fit."""
 
+import os
+
 import pytest
 
 from utils.errors import PackagingError, ParameterError
-from utils.images.labels import Label, class_labels, read_labels, write_labels
+from utils.images.labels import Label, class_labels, own_labels, read_labels, write_labels
 
 # The positions that every ImageNet-1k classifier in use agrees on.
 KNOWN = {
@@ -73,3 +75,12 @@ def test_bad_file_of_class_names_is_refused(tmp_path, content, message):
         (tmp_path / "own.txt").write_bytes(content)
     with pytest.raises(ParameterError, match=message):
         class_labels(tmp_path / "own.txt", "imagenet1k", 3)
+
+
+def test_labels_that_never_end_are_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 30)
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path / "large"):
+        with pytest.raises(ParameterError, match="no plain file"):
+            own_labels(path)

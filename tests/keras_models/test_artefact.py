@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import keras_tiny
@@ -160,6 +161,13 @@ def test_wrong_file_is_named_by_what_is_wrong(kind, failed, written, record, tmp
     else:
         keras_tiny.built(GELU).save(path)
     assert failures(path) == failed
+
+
+def test_record_that_lies_about_its_family_is_found_out(record, tmp_path):
+    lie = {"family": "mixer", "architecture": asdict(get_variant("mixer_tiny").architecture)}
+    told = record | {"model": record["model"] | lie}
+    path = saving.write(tmp_path / f"{NAME}.keras", get_variant(GELU), proofs.weights(GELU), "classification", 48, told)
+    assert failures(path)
 
 
 # --- the notebook

@@ -147,6 +147,11 @@ DAMAGED = {
         | {name: arrays[name].repeat(40, axis=-1) for name in ("coarse", "fine")}
         | {"size": np.array([1 << 10, 1 << 10], np.int32)}
     ),
+    "many images": lambda data, arrays: packed(
+        **arrays
+        | {"coarse": np.zeros((1000, 1, 1, 3), np.int8), "outputs": arrays["outputs"][:1].repeat(1000, axis=0)}
+        | {"size": np.array([1 << 10, 1 << 10], np.int32)}
+    ),
     "other counts": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:1]}),
     "no outputs": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"][:, :0]}),
     "outputs of NaN": lambda data, arrays: packed(**arrays | {"outputs": arrays["outputs"] * np.float32("nan")}),

@@ -1,5 +1,6 @@
 """What a downloader runs: right copies pass, and each kind of wrong one is named, before anything in it is run."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import artefacts
@@ -17,17 +18,19 @@ import onnx_tiny
 import proofs
 import pytest
 import tiny
+from hypothesis import given, settings, strategies as st
 
 from utils.artefact.manifest import UNLISTED, packed_manifest
 from utils.artefact.record import build_record, record_as_texts
 from utils.artefact.tarball import extract_tarball, write_tarball
-from utils.export import onnx_session
+from utils.errors import PackagingError
+from utils.export import onnx_session, onnx_tensors
 from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.parity.golden import GOLDEN, golden_bytes, make_golden, read_golden
 from utils.verify import app as verify_app, numbers
 from utils.verify.command import main
-from utils.verify.files import SUMS, Check
+from utils.verify.files import SUMS, Check, check_sum
 
 NAME = "convmixer_tiny_classification"
 FILES = [f"{NAME}.tar.gz", f"{NAME}.json"]
@@ -208,6 +211,11 @@ def inside(change):
 WRONG = {
     "another sum": (sums(f"{'ab' * 32}  {FILES[0]}\n"), "sum", "SHA256SUMS says abab"),
     "damaged sums": (sums("<html>"), "sum", "SHA256SUMS is damaged"),
+    "two sums": (
+        lambda download: sums(f"{'ab' * 32}  {FILES[0]}\n{hash_file(download)}  ./{FILES[0]}\n")(download),
+        "sum",
+        "with 2 different sums",
+    ),
     "a flipped byte": (flip, "sum", "its SHA-256 is"),
     "a flipped byte, no sums": (lambda download: flip(alone(download)), "contents", "Nothing was unpacked"),
     "a bad member": (climbing, "contents", "'../../evil'"),
@@ -252,6 +260,23 @@ def test_nothing_is_run_before_the_files_are_known(download, capsys, nothing_is_
 def test_another_artefact_in_its_place_is_not_run(download, capsys, nothing_is_run):
     other = download.rename(download.with_name("convmixer_768_32_classification.tar.gz"))
     fails(capsys, other, "name", f"inside is {NAME}")
+
+
+FORGED = "x\n  files       ok\n  This copy gives the right numbers here\x1b[2K\x1b[1A\u202e"
+
+
+def test_what_a_stranger_wrote_cannot_make_a_line_of_its_own(download, capsys, nothing_is_run):
+    repack(
+        alone(download),
+        lambda folder: manifest_inside(folder, lambda manifest: manifest["files"].update({FORGED: "ab" * 32})),
+    )
+    status, (lines,) = said(capsys, download)
+    assert status == 1
+    assert r"x\n  files" in lines[-2]
+    assert all(line.isprintable() for line in lines)
+    assert "Do not use this copy" in lines[-1]
+    assert str(PackagingError(f"a\n{FORGED}")).splitlines()[0] == "a"
+    assert "\x1b" not in str(PackagingError(FORGED))
 
 
 def other_numbers(folder):
@@ -336,6 +361,17 @@ def test_golden_numbers_are_computed_in_float32_on_any_device():
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
+@pytest.mark.slow
+@given(st.text(st.sampled_from("0123456789abcdef *./\n\x1b\x85ax"), max_size=200) | st.binary(max_size=200))
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+def test_sums_of_any_bytes_pass_fail_or_say_nothing(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("sums", numbered=True)
+    (folder / SUMS).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (folder / "a").write_bytes(b"")
+    with contextlib.suppress(PackagingError):
+        assert check_sum(folder / "a").passed is not True
+
+
 # --- .onnx files; those of Keras are in tests/keras_models
 
 
@@ -398,6 +434,59 @@ def test_onnx_of_other_numbers_is_not_called_right(texts, tmp_path, capsys, faul
     edit = {"edit": of_two_images} if fault == "one batch size" else {}
     path = onnx_tiny.written(tmp_path / f"{NAME}.onnx", "convmixer_tiny", arrays=arrays, metadata=texts, **edit)
     assert "Try another version of ONNX Runtime" in fails(capsys, path, "numbers")[-1]
+
+
+def test_a_copy_beside_which_nothing_lies_is_not_called_the_published_one(onnx, texts, capsys):
+    onnx.with_suffix(".json").unlink()
+    status, (lines,) = said(capsys, onnx)
+    assert (status, "right numbers here" in lines[-1], "Nothing beside it says" in lines[-1]) == (0, True, True)
+    arrays = tiny.weights("convmixer_tiny") | {"head.bias": np.full(10, np.nan, np.float32)}
+    onnx_tiny.written(onnx, "convmixer_tiny", arrays=arrays, metadata=texts)
+    lines = fails(capsys, onnx, "numbers")
+    assert "Do not use this copy" in lines[-1]
+    assert "files that were published" not in lines[-1]
+
+
+def test_onnx_whose_weights_are_in_another_file_is_not_loaded(onnx, capsys, monkeypatch):
+    import onnx as library
+
+    monkeypatch.setattr(numbers, "Session", lambda _: pytest.fail("it was loaded"))
+    model = library.load(onnx)
+    library.save(model, onnx, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (onnx.parent / FILES[1]).write_text(json.dumps({"onnx": {"sha256": hash_file(onnx)}}))
+    lines = fails(capsys, onnx, "contents", "in another file")
+    assert "Do not use this copy" in lines[-1]
+
+
+@pytest.mark.parametrize("change", [{"depth": 5}, {"dim": 48}, {"depth": 10**6}, "mixer_tiny"])
+def test_record_that_lies_about_family_or_sizes_is_found_out(texts, tmp_path, capsys, change):
+    model = json.loads(texts["model"])
+    if isinstance(change, str):
+        model |= {"family": "mixer", "architecture": asdict(get_variant(change).architecture)}
+    else:
+        model["architecture"] |= change
+    metadata = texts | {"model": json.dumps(model)}
+    path = onnx_tiny.written(tmp_path / f"{NAME}.onnx", "convmixer_tiny", metadata=metadata)
+    status, (lines,) = said(capsys, path)
+    assert (status, "FAIL" in lines[-2], "right numbers" in lines[-1]) == (1, True, False)
+
+
+def test_the_folder_of_a_model_of_other_sizes_than_it_says_is_not_called_right(download, capsys):
+    deeper = lambda folder: manifest_inside(folder, lambda m: m["model"]["architecture"].update(depth=5))  # noqa: E731
+    repack(alone(download), deeper)
+    fails(capsys, download, "numbers", "no ConvMixer of the sizes")
+
+
+def test_whatever_is_no_onnx_file_is_an_error_of_ours(made, tmp_path):
+    path, whole = tmp_path / "a.onnx", made.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(whole[: random.integers(1, len(whole))])
+        for position in random.integers(0, min(len(data), 400), 3):
+            data[position] = random.integers(256)
+        path.write_bytes(data)
+        with contextlib.suppress(PackagingError):
+            onnx_tensors.sizes(path)
 
 
 @pytest.mark.parametrize("change", [{"units": "11"}, {"image_size": "64"}])

@@ -23,6 +23,8 @@ from utils.files import hash_file, hash_files
 
 _MAX_TEXT = 16 << 20  # bytes of a manifest or of SHA256SUMS; a manifest has about 150 KB
 
+_MAX_SIZE = 100_000  # of an architecture; ImageNet-21k's classes are 21,843
+
 
 def final_names(name: str) -> tuple[str, str, str]:
     """SavedModel folder, tarball and manifest. The manifest comes last: where it is, the others are."""
@@ -106,8 +108,8 @@ def architecture_of(manifest: Mapping[str, Any]) -> Patches:
     known = {each.name for each in fields(kind)}  # a file tells more of it, such as who says so
     architecture = kind(**{key: value for key, value in found.items() if key in known})
     for key, value in asdict(architecture).items():
-        words = f"one of {', '.join(ACTIVATIONS)}" if key == "activation" else "a number above 0"
-        if not (value in ACTIVATIONS if key == "activation" else value > 0):
+        words = f"one of {', '.join(ACTIVATIONS)}" if key == "activation" else f"above 0, at most {_MAX_SIZE:,}"
+        if not (value in ACTIVATIONS if key == "activation" else 0 < value <= _MAX_SIZE):
             raise misfit("manifest", f"model.architecture.{key}", value, words)
     return architecture
 

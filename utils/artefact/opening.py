@@ -7,6 +7,7 @@ are fetched by TF Hub, which unpacks plain files and folders only and keeps them
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -166,7 +167,11 @@ def open_model(model: str) -> Pretrained:
     try:
         return _opened(folder, temporary)
     except (ConversionError, OSError) as error:
-        raise PackagingError(f"model {model!r}: {error}") from error
+        kept = ""
+        if model.startswith(("https://", "http://")):  # or else it would be found there, and refused, for ever
+            shutil.rmtree(folder, ignore_errors=True)
+            kept = f" What was fetched was removed from TF Hub's cache ({folder})."
+        raise PackagingError(f"model {model!r}: {error}{kept}") from error
 
 
 def _fetched(address: str) -> Path:

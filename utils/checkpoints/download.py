@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from utils.checkpoints.contents import why_not_checkpoint
+from utils.checkpoints.contents import open_contents, why_not_checkpoint
 from utils.checkpoints.http import FileAbsent, NoAnswer, hub_file, transfer
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
 from utils.families import FAMILIES
@@ -93,8 +94,8 @@ def fetch(variant: Variant) -> Checkpoint:
         )
     targets = {source: cached(variant, source) for source in variant.sources}
     for source, target in targets.items():
-        if target.exists():
-            return _checked(target, source)
+        if target.exists() and (found := _checked(target, source)):
+            return found
     reasons, silent = [], set()
     for source, target in targets.items():
         host = urlsplit(source.url).netloc
@@ -136,8 +137,11 @@ def _record_path(target: Path) -> Path:
     return target.with_name(target.name + ".json")
 
 
-def _checked(target: Path, source: Source) -> Checkpoint:
-    """A cached file, after its hash was compared with the recorded one."""
+def _checked(target: Path, source: Source) -> Checkpoint | None:
+    """A cached file, after its hash was compared with the recorded one.
+
+    None for one that cannot be read although it is the one that was fetched; it is removed, to be fetched again.
+    """
     wrong = why_not_checkpoint(target)
     if wrong:
         raise CheckpointError(f"{target}: the cached file {wrong}. Delete it to download it again.")
@@ -150,7 +154,22 @@ def _checked(target: Path, source: Source) -> Checkpoint:
             f"{target}: the cached file is not the one that was downloaded. "
             f"Expected SHA-256 {record['sha256']}, found {found}. Delete it to download it again from {source.url}."
         )
+    try:
+        _require_readable(target)
+    except CheckpointError:
+        target.unlink(missing_ok=True)
+        _record_path(target).unlink(missing_ok=True)
+        return None
     return Checkpoint(target, "official", record["origin"], found)
+
+
+def _require_readable(path: Path) -> None:
+    """CheckpointError unless every array can be read: what was cut or joined may begin and end as a whole file does."""
+    contents = open_contents(path)
+    for name, headers in contents.sets.items():
+        arrays = [key for key, (_, dtype) in headers.items() if re.fullmatch(r"(u?int|b?float)\d+", dtype)]
+        for _ in contents.read(name, arrays):
+            pass
 
 
 def _download(source: Source, target: Path) -> Checkpoint:
@@ -167,6 +186,10 @@ def _download(source: Source, target: Path) -> Checkpoint:
                 f"{origin}: what was downloaded {wrong}. Nothing was kept. Open the address in a browser, "
                 "or download the file in another way and set checkpoint to its path."
             )
+        try:
+            _require_readable(part)
+        except CheckpointError as error:
+            raise CheckpointError(f"{origin}: what was downloaded is not whole. Nothing was kept. {error}") from error
         found = hash_file(part)
         expected = read_record(target).get("sha256", found)
         if found != expected:

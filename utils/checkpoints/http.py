@@ -7,17 +7,22 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from utils.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import urllib3
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 30
 ATTEMPTS = 3
 BACKOFF_SECONDS = 1.0  # doubled after each failed attempt
 CHUNK_BYTES = 1 << 20  # what a dropped connection can lose
+MAX_BYTES = 4 << 30  # four times the largest official file; a server need not say where it ends
+LEAST_BYTES_PER_SECOND, SLOW_SECONDS = 1000, 60  # a server that gives less for so long is not waited for
 
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _ABSENT_STATUS = {404, 410}
@@ -33,10 +38,11 @@ class FileAbsent(NoAnswer):
 
 @dataclass
 class _Announced:
-    """What the server said of the whole file: its MD5, and the tag that permits to resume."""
+    """What the server said of the whole file: its MD5, the tag that permits to resume, and its bytes."""
 
     md5: str | None = None
     tag: str | None = None
+    total: int | None = None
 
 
 def hub_file(repository: str, name: str) -> tuple[str, str]:
@@ -66,16 +72,20 @@ def transfer(url: str, file: BinaryIO, sha256: str | None = None) -> None:
     """Fills an empty file from a URL in a few attempts, resumed if the server can, with a progress bar.
 
     The bytes must have `sha256`, or else the MD5 that the server announces, if it does. Raises FileAbsent for HTTP 404
-    or 410, CheckpointError for another hash, NoAnswer for anything else that did not end well.
+    or 410, CheckpointError for another hash or more than `MAX_BYTES`, NoAnswer for anything else that did not end well.
     """
     import requests
+    import urllib3
 
     announced = _Announced()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _attempt(url, file, announced)
             break
-        except requests.RequestException as error:
+        # ValueError: what a redirect names is no address. urllib3's are those of a body that is read as it comes.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             status = error.response.status_code if isinstance(error, requests.HTTPError) else None
             reason = f"HTTP {status} {error.response.reason}" if status else str(error)
             if status in _ABSENT_STATUS:
@@ -83,7 +93,9 @@ def transfer(url: str, file: BinaryIO, sha256: str | None = None) -> None:
             if status == 416:  # what we hold is not a beginning of what the server has
                 announced.tag = None
             # A host that swallows packets will do so again: do not make an offline user wait for it three times.
-            lasting = isinstance(error, requests.ConnectTimeout) or status not in {None, 416, *_RETRIED_STATUS}
+            lasting = isinstance(error, requests.ConnectTimeout | ValueError) or (
+                status not in {None, 416, *_RETRIED_STATUS}
+            )
             if lasting or attempt == ATTEMPTS:
                 raise NoAnswer(reason) from error
         time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
@@ -113,9 +125,10 @@ def _attempt(url: str, file: BinaryIO, announced: _Announced) -> None:
         response.raise_for_status()
         if response.status_code == 206:
             part = re.fullmatch(rf"bytes {held}-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-            if not part or int(part[1]) + 1 != int(part[2]):
+            same = response.headers.get("ETag", announced.tag) == announced.tag
+            if not (part and same and int(part[1]) + 1 == int(part[2]) == (announced.total or int(part[2]))):
                 announced.tag = None  # the next attempt starts afresh
-                raise requests.ConnectionError("the server sent another part of the file than was asked for")
+                raise requests.ConnectionError("the server sent another part, or of another file, than was asked for")
         else:
             held = 0
             file.seek(0)
@@ -125,11 +138,30 @@ def _attempt(url: str, file: BinaryIO, announced: _Announced) -> None:
             tag = response.headers.get("ETag", "")
             announced.tag = tag if tag.startswith('"') else None  # a weak tag does not promise the same bytes
         length = response.headers.get("Content-Length", "")
-        total = held + int(length) if length.isdigit() else None
+        total = held + int(length) if length.isdecimal() else None
+        announced.total = total
         with tqdm(total=total, initial=held, unit="B", unit_scale=True) as bar:
-            for chunk in response.iter_content(CHUNK_BYTES):  # an error if fewer bytes than announced arrive
+            for chunk in _chunks(response.raw):
+                held += len(chunk)
+                if max(held, total or 0) > MAX_BYTES:
+                    raise CheckpointError(f"{url}: it has more than {MAX_BYTES:,} bytes, which no checkpoint here has.")
                 file.write(chunk)
                 bar.update(len(chunk))
+
+
+def _chunks(body: urllib3.HTTPResponse) -> Iterator[bytes]:
+    """The bytes as they come; an error if fewer than announced do, or if they come too slowly."""
+    import requests
+
+    since, came = time.monotonic(), 0
+    # Before urllib3 2 there is none that returns what has come so far.
+    while chunk := getattr(body, "read1", body.read)(CHUNK_BYTES, decode_content=True):
+        yield chunk
+        came += len(chunk)
+        if (seconds := time.monotonic() - since) >= SLOW_SECONDS:
+            if came < LEAST_BYTES_PER_SECOND * seconds:
+                raise requests.ConnectionError(f"the server gave no more than {came:,} bytes in {seconds:.0f} seconds")
+            since, came = time.monotonic(), 0
 
 
 def _announced_md5(headers: Mapping[str, str]) -> str | None:

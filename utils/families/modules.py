@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
+from utils.errors import printable
 from utils.families.base import COUNTER, Headers, NoMatchError, Place
 
 CONVOLUTION, DENSE, NORM, BATCH_NORM = "convolution", "dense layer", "normalisation", "BatchNorm"
@@ -54,8 +55,7 @@ class Module:
 
 def shown(key: str) -> str:
     """A name from a file, short and without control characters."""
-    key = key if len(key) <= _SHOWN else f"{key[:_SHOWN]}…"
-    return key if key.isprintable() else ascii(key)
+    return printable(key if len(key) <= _SHOWN else f"{key[:_SHOWN]}…")
 
 
 def split(key: str) -> Path:

@@ -11,6 +11,7 @@ from utils.files import user_path
 
 FILE = "assets.extra/labels.tsv"  # in a SavedModel folder
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "labels"
+_MAX_BYTES = 16 << 20
 
 
 class Label(NamedTuple):
@@ -44,6 +45,11 @@ def own_labels(path: str | Path) -> list[Label]:
     A name without an id gets `class_0`, `class_1` and so on. Raises ParameterError, naming file and line.
     """
     path = user_path(path)
+    if path.exists() and not path.is_dir() and not (path.is_file() and path.stat().st_size <= _MAX_BYTES):
+        raise ParameterError(  # a pipe is waited for, and a device never ends
+            f"labels is {str(path)!r}, which is no plain file of at most {_MAX_BYTES:,} bytes; expected a text file, a "
+            "class name per line"
+        )
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:

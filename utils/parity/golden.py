@@ -25,7 +25,7 @@ GOLDEN = "assets.extra/golden.npz"
 # prime, so that the repetition meets no patch's.
 _COARSE, _FINE, _STEPS = 32, (29, 31), 32
 _MAX_OUTPUTS = 180_000  # bytes: the three images of a classifier of 1,000 classes take 12,000, two of 21,843 175,000
-# A file from outside claims no more than this: numbers of an image, bytes of the outputs and of a pattern.
+# A file from outside claims no more than this: numbers of all its images, bytes of the outputs and of a pattern.
 _MAX_NUMBERS, _MAX_BYTES, _MAX_PATTERN = 3 << 24, 4 << 20, 4 << 20
 _ARRAYS = {"coarse": ("int8", 4), "fine": ("int8", 3), "size": ("int32", 1), "outputs": ("float32", 2)}
 
@@ -79,6 +79,7 @@ def make_golden(
     rng = np.random.default_rng(seed)
     noise = rng.integers(-64, 64, (_COARSE, _COARSE, channels), dtype=np.int8)  # +-2
     images = [*list((photographs or {}).values())[:2], None]
+    images = images[: max(1, _MAX_NUMBERS // (height * width * channels))]
     coarse = np.stack([noise if image is None else _coarse(image) for image in images])
     fine = rng.integers(-16, 16, (*_FINE, channels), dtype=np.int8)  # +-0.5
     golden = Golden(coarse, fine, np.array([height, width], np.int32), np.zeros((0, 0), np.float32))
@@ -136,9 +137,10 @@ def _check(golden: Golden) -> None:
         if (array.dtype.name, array.ndim) != wanted:
             raise ArchiveError(f"{name} is {array.dtype} {list(array.shape)}")
     height, width = (int(side) for side in golden.size)
-    channels = golden.coarse.shape[3]
-    if golden.size.shape != (2,) or not (height > 0 < width and height * width * channels <= _MAX_NUMBERS):
-        raise ArchiveError(f"an image of {golden.size.tolist()} pixels and {channels} channels makes no sense")
+    count, *_, channels = golden.coarse.shape
+    numbers = count * height * width * channels  # of the inputs, in float32
+    if golden.size.shape != (2,) or not (height > 0 < width and numbers <= _MAX_NUMBERS):
+        raise ArchiveError(f"{count} images of {golden.size.tolist()} pixels and {channels} channels make no sense")
     fits = channels == golden.fine.shape[2] and 0 not in golden.coarse.shape + golden.fine.shape
     if not fits or len(golden.coarse) != len(golden.outputs) or not golden.outputs.size:
         raise ArchiveError("its arrays do not fit each other")

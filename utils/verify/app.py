@@ -12,6 +12,7 @@ import zipfile
 from modulefinder import ModuleFinder
 from pathlib import Path
 
+from utils.families import FAMILIES
 from utils.files import written_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +37,9 @@ def build(path: str | os.PathLike) -> Path:
     path = Path(path).expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     finder = ModuleFinder([str(ROOT)])  # where nothing else is found, TensorFlow and Python's own modules least of all
-    finder.import_hook("utils.verify.command")  # and whatever that imports, anywhere in its code
+    # And whatever these import, anywhere in their code; families load their layouts by name.
+    for module in ("utils.verify.command", *(f"{family.package}.layout" for family in FAMILIES.values())):
+        finder.import_hook(module)
     modules = sorted(module.__file__ for module in finder.modules.values() if module.__file__)  # None: Python's own
     contents = {"__main__.py": _MAIN}
     contents |= {Path(file).relative_to(ROOT).as_posix(): Path(file).read_text("utf-8") for file in modules}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from utils.artefact.contents import manifest_of
 from utils.artefact.manifest import SCHEMA, check_manifest
-from utils.errors import ConversionError
+from utils.errors import ConversionError, printable
 from utils.verify import files, numbers
 from utils.verify.files import Check
 
@@ -75,19 +75,32 @@ def is_right(checks: list[Check]) -> bool:
     )
 
 
+def is_published(checks: list[Check]) -> bool:
+    """Whether sums or a manifest beside it, published apart from it, say that these are the files."""
+    beside = {"sum", "manifest"} if any(check.name == "manifest" for check in checks) else {"sum", "files"}
+    return any(check.name in beside and check.passed for check in checks)
+
+
 def verdict(checks: list[Check], ending: str = "") -> str:
-    """What the checks come to, in a sentence. ending: of the file."""
-    failed = list(dict.fromkeys(check.name for check in checks if check.passed is False))
-    if MACHINE in failed:
-        return "It could not be verified here, which says nothing about this copy: see above what this machine lacks."
+    """What the checks come to, right, wrong or not checked, in a sentence. ending: of the file."""
+    failed = {check.name for check in checks if check.passed is False}
     if is_right(checks):
-        return f"This copy gives the right numbers here: {numbers.this_machine(ending)}."
-    if set(failed) <= {"load", "numbers", "signatures"} and any(check.name == "files" for check in checks):
+        unknown = "" if is_published(checks) else " Nothing beside it says that it is what was published."
+        return f"This copy gives the right numbers here: {numbers.this_machine(ending)}.{unknown}"
+    if MACHINE in failed or not failed:
+        return "NOT CHECKED, which says nothing about this copy: see above what could not be done here."
+    runtime = "ONNX Runtime" if ending == ".onnx" else "TensorFlow"
+    if not failed <= {"load", "numbers", "signatures"}:
+        return "Do not use this copy: fetch it again, from where it was published."
+    if is_published(checks):
         return (
             "These are the files that were published, but what they compute here was not found right. Try another "
-            f"version of {'ONNX Runtime' if ending == '.onnx' else 'TensorFlow'}; do not use this copy with this one."
+            f"version of {runtime}; do not use this copy with this one."
         )
-    return "Do not use this copy: fetch it again, from where it was published."
+    return (
+        "Do not use this copy: what it computes here was not found right, and nothing beside it says that it is what "
+        f"was published. Fetch it again, with what lies beside it. Try another version of {runtime} after that."
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,10 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     right = True
     try:
         for path in parser.parse_args(arguments).files:
-            print(path, flush=True)
+            print(printable(str(path)), flush=True)
             checks = []
             for check in verify(path):
-                print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {check.text}", flush=True)
+                print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {printable(check.text)}", flush=True)
                 checks.append(check)
             right &= is_right(checks)
             print(f"  {verdict(checks, path.suffix)}\n", flush=True)

@@ -5,10 +5,12 @@ A `.keras` or `.onnx` file is looked at here, too: its runtime says what is in i
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +19,12 @@ from typing import Any
 import numpy as np
 
 from utils.artefact import record as records
-from utils.artefact.contents import preprocessing_of, published_hash
+from utils.artefact.contents import architecture_of, preprocessing_of, published_hash
 from utils.errors import PackagingError
+from utils.export import onnx_tensors
 from utils.export.onnx_session import Session, Unloadable, import_onnxruntime
+from utils.families import FAMILIES
+from utils.families.base import COUNTER
 from utils.families.variants import Preprocessing
 from utils.keras_models import archive
 from utils.keras_models.candidate import load_candidate
@@ -80,6 +85,7 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
         needs = manifest.get("minimum_tensorflow")
         hint = f" It needs TensorFlow {needs} or newer." if needs else ""
         return [Check("load", False, f"TensorFlow {tf.__version__} cannot load it: {_first_line(error)}.{hint}")]
+    require_architecture(manifest, (math.prod(variable.shape) for variable in model.variables))
     described = describe_signatures(model)
     if described != manifest["signatures"]:
         return [Check("signatures", False, f"found {described}, and the manifest says {manifest['signatures']}")]
@@ -117,6 +123,7 @@ def check_native(path: Path) -> Iterator[Check]:
             what, record = "a Keras 3 model of Keras's own layers", archive.read_record(path)
             archive.check(path)
         else:
+            sizes = onnx_tensors.sizes(path)
             what, session = "an ONNX model that ONNX Runtime loads", Session(path)
             record = records.record_from_texts(session.metadata, path.name)
     except Unloadable as error:
@@ -136,7 +143,26 @@ def check_native(path: Path) -> Iterator[Check]:
             raise
         yield Check("load", False, str(error))
         return
+    if path.suffix == ".keras":
+        sizes = [math.prod(variable.shape) for variable in run.model.variables]
+    require_architecture(record, sizes)
     yield from _check_batches(golden, run, record["tolerance"], record["output"])
+
+
+def require_architecture(facts: Mapping[str, Any], sizes: Iterable[int]) -> None:
+    """PackagingError where arrays are missing that a model of the family and the sizes that it names would have.
+
+    facts: a manifest or a record, checked. sizes: how many numbers each array has; the classifier's are not compared.
+    """
+    family = FAMILIES[facts["model"]["family"]]
+    shapes = family.layout.shapes(architecture_of(facts))
+    kept = [key for key in shapes if key not in family.head_keys and not key.endswith(COUNTER)]
+    missing = Counter(math.prod(shapes[key]) for key in kept) - Counter(sizes)
+    if missing:
+        raise PackagingError(
+            f"it is no {family.title} of the sizes that it says it is: {missing.total()} arrays of such a one are not "
+            "in it."
+        )
 
 
 def lite_runtime() -> tuple[Callable[..., Any], str]:
