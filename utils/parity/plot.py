@@ -82,7 +82,8 @@ def _draw_legend(axes: Axes) -> None:
         Line2D([], [], marker="o", markersize=7, linestyle="", color=_PASS, label="export"),
         Line2D([], [], color=_GATE, linewidth=1.6, label="allowed"),
     ]
-    axes.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
+    # Below, where no title and no label of an axis is.
+    axes.figure.legend(handles=marks, loc="outside lower right", ncols=3, frameon=False, fontsize=8)
 
 
 def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
