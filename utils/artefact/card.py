@@ -90,10 +90,14 @@ def _loss(manifest: Manifest) -> str:
     if manifest.get("training"):
         known = "softmax, by the fine-tuning below"
     if not known:
-        return "Which loss the model was trained with is not known here; if it was no softmax, they are not its probabilities."
+        return (
+            "The loss of its training is not known here; after another than softmax, these are not its probabilities."
+        )
     text = f"The model's loss: {known}."
     if known.startswith("sigmoid"):
-        text += " With that loss each class has a probability of its own, sigmoid(logit), and they need not add up to 1."
+        text += (
+            " With that loss each class has a probability of its own, sigmoid(logit), and they need not add up to 1."
+        )
     return text
 
 

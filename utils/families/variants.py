@@ -104,8 +104,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Variant:
-    """One model. `top1` is its accuracy on ImageNet-1k. `loss`: that of its authors' recipe, with who says so, if known.
+    """One model. `top1` is its accuracy on ImageNet-1k.
 
+    loss: that of its authors' recipe, with who says so; "" if it is not known.
     origins: of one's own checkpoint, where "activation", "epsilon", "image_size", "crop_pct", "interpolation", "mean"
     and "std" are from, one of `ORIGINS`. Empty for a row, whose authors published them.
     """

@@ -25,7 +25,7 @@ def usage(published: Published) -> str:
         answer = "probabilities" if output == "logits" else output
         lines += [
             "",
-            "photograph = tf.io.encode_jpeg(tf.zeros([480, 640, 3], tf.uint8))  # or tf.io.read_file(\"rose.jpg\")",
+            'photograph = tf.io.encode_jpeg(tf.zeros([480, 640, 3], tf.uint8))  # or tf.io.read_file("rose.jpg")',
             f'{answer} = model.signatures["serving_image_bytes"](image_bytes=photograph[tf.newaxis])["{answer}"]',
         ]
     return "\n".join(lines)

@@ -100,9 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text, nor what is said of it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    parser = argparse.ArgumentParser(
-        prog=_program(), description=__doc__.splitlines()[0], epilog=main.__doc__
-    )
+    parser = argparse.ArgumentParser(prog=_program(), description=__doc__.splitlines()[0], epilog=main.__doc__)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras, .onnx or folder"
     )
