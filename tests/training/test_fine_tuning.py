@@ -156,6 +156,17 @@ def test_what_is_published_is_the_trained_model_and_can_be_trained_again(images,
     np.testing.assert_allclose(loaded(inputs), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("keras", "kind"), [tiny.slow(*way) for way in KINDS[1:]] + [KINDS[0]])
+def test_adamw_decays_kernels_and_neither_biases_nor_normalisations(images, tmp_path, keras, kind):
+    run = built(kind, images, tmp_path, keras=keras, optimizer="adamw", learning_rate=1.0)
+    trainable, optimizer = run.trainable.model.trainable_variables, run.trainable.model.optimizer
+    before = [np.asarray(variable) for variable in trainable]
+    for _ in range(3):  # the learning rate begins at zero
+        optimizer.apply_gradients((variable * 0, variable) for variable in trainable)
+    for array, variable in zip(before, trainable, strict=True):
+        assert (array != np.asarray(variable)).any() == (array.ndim > 1 and array.any()), variable.name
+
+
 @pytest.mark.slow
 def test_another_image_size_is_the_published_classifier_s_too(images, tmp_path):
     run = built("convmixer any size", images, tmp_path, epochs=1, image_size=64, train_backbone=False)

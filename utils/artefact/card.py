@@ -70,6 +70,7 @@ def model_card(manifest: Manifest, repository: str = "", words: str = "") -> str
         fine_tunable=_fine_tunable(manifest),
         inside=inside,
         tags=_tags(manifest),
+        loss=_loss(manifest),
         signatures=[
             (f"`{name}`", _tensors(given["inputs"]), _tensors(given["outputs"]))
             for name, given in manifest["signatures"].items()
@@ -81,6 +82,23 @@ def model_card(manifest: Manifest, repository: str = "", words: str = "") -> str
         versions=[(library, str(version)) for library, version in manifest["versions"].items()],
         licence=licence(manifest),
     )
+
+
+def _loss(manifest: Manifest) -> str:
+    """What is known of the loss that the classifier was trained with, in a sentence: a sigmoid makes other numbers."""
+    known = get_variant(manifest["variant"]).loss if manifest["weights"] == "official" else ""
+    if manifest.get("training"):
+        known = "softmax, by the fine-tuning below"
+    if not known:
+        return (
+            "The loss of its training is not known here; after another than softmax, these are not its probabilities."
+        )
+    text = f"The model's loss: {known}."
+    if known.startswith("sigmoid"):
+        text += (
+            " With that loss each class has a probability of its own, sigmoid(logit), and they need not add up to 1."
+        )
+    return text
 
 
 def _template() -> jinja2.Template:

@@ -309,8 +309,10 @@ def _with_handlers() -> tuple[types.ModuleType, list[type]]:
                 y, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
                     x, scale, offset, epsilon=epsilon, is_training=True
                 )
-                mean.assign_sub((mean - batch_mean) * (1 - momentum))
-                variance.assign_sub((variance - batch_variance) * (1 - momentum))
+                for statistic, of_batch in ((mean, batch_mean), (variance, batch_variance)):
+                    step = (statistic - of_batch) * (1 - momentum)
+                    # An empty batch has no mean (NaN), and leaves the statistics as they are, in PyTorch too.
+                    statistic.assign_sub(tf.where(tf.size(x) > 0, step, tf.zeros_like(step)))
             else:
                 factor = scale * tf.math.rsqrt(variance + epsilon)
                 y = x * factor + (offset - mean * factor)

@@ -54,6 +54,14 @@ _IMAGENET1K_MIXERS = (
     "those of the paper's models trained from scratch."
 )
 
+# What `Variant.loss` says, by family or folder. Of the other folders no recipe was found.
+_BIG_VISION = "https://github.com/google-research/big_vision/blob/main/big_vision/configs"
+LOSSES = {
+    "convmixer": "softmax, by the authors' command, https://github.com/locuslab/convmixer",
+    "imagenet1k": f"sigmoid, by the later recipe of the same authors, {_BIG_VISION}/mlp_mixer_i1k.py",
+    "gsam": f"sigmoid, by the authors' recipe for ViT, {_BIG_VISION}/proj/gsam/vit_i1k_gsam_no_aug.py",
+}
+
 # What is in each folder of the bucket gs://mixer_models: fields of a Variant.
 MIXER_FOLDERS = {
     "imagenet1k": {**PAPERS["mixer"], "labels": "imagenet1k", "trained_on": _IMAGENET1K_MIXERS},

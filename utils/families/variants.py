@@ -19,7 +19,7 @@ from utils.families import FAMILIES
 from utils.families.base import STATISTICS, Patches
 from utils.families.convmixer import ConvMixerArchitecture
 from utils.families.mlp_mixer import MixerArchitecture
-from utils.families.papers import MIXER_FOLDERS, PAPERS
+from utils.families.papers import LOSSES, MIXER_FOLDERS, PAPERS
 
 OUTPUTS = {"classification": "logits", "fe": "features"}  # of each head
 HEADS = tuple(OUTPUTS)
@@ -106,6 +106,7 @@ class Source:
 class Variant:
     """One model. `top1` is its accuracy on ImageNet-1k.
 
+    loss: that of its authors' recipe, with who says so; "" if it is not known.
     origins: of one's own checkpoint, where "activation", "epsilon", "image_size", "crop_pct", "interpolation", "mean"
     and "std" are from, one of `ORIGINS`. Empty for a row, whose authors published them.
     """
@@ -126,6 +127,7 @@ class Variant:
     upstream_url: str
     citation: str
     testing: bool = False
+    loss: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -205,12 +207,12 @@ def _convmixer(name: str, file: str, architecture: ConvMixerArchitecture, *top1:
         Source(_CONVMIXER_RELEASES + "v1.0/" + file, "sequential"),
         *_mirrors(name, "timm"),
     )
-    facts = {"labels": "imagenet1k", "trained_on": "ImageNet-1k", **PAPERS["convmixer"]}
+    facts = {"labels": "imagenet1k", "trained_on": "ImageNet-1k", **PAPERS["convmixer"], "loss": LOSSES["convmixer"]}
     return _row(name, "convmixer", architecture, *top1, sources=sources, **facts)
 
 
 def _mixer(name: str, folder: str, size: str, patch_size: int, *top1: Any) -> Variant:
-    facts = MIXER_FOLDERS[folder]
+    facts = MIXER_FOLDERS[folder] | {"loss": LOSSES.get(folder, "")}
     architecture = MixerArchitecture(patch_size, *_MIXER_SIZES[size], _CLASSES[facts["labels"]], image_size=224)
     source = Source(f"{_MIXER_BUCKET}{folder}/Mixer-{size}_{patch_size}.npz", "flax")
     sources = (source, *_mirrors(name, "timm_mixer"))

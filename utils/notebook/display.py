@@ -177,7 +177,8 @@ def _bars(axis: Any, probabilities: np.ndarray, names: Sequence[str], top_k: int
     bars = axis.barh(range(len(best)), probabilities[best], color=colour)
     axis.set_yticks(range(len(best)), lettered(short_names({int(i): names[i] for i in best}, _LONGEST_NAME)))
     axis.bar_label(bars, [f"{p:.4f}" for p in probabilities[best]], fontsize=8, padding=3)
-    axis.set_xlim(0, max(0.05, 1.25 * probabilities[best].max()))
+    axis.set_xlim(0, max(0.05, 1.25 * probabilities[best].max()))  # with room for the number
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= 1])
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -227,5 +228,5 @@ def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarr
         axis.set_yticks(range(len(titles)), lettered(titles), fontsize=8)
         for (row, column), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.6 else "black"
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour)
+            axis.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", color=colour)
     return figure

@@ -83,7 +83,8 @@ def _draw_legend(axes: Axes) -> None:
         Line2D([], [], marker="o", markersize=7, linestyle="", color=_PASS, label="export"),
         Line2D([], [], color=_GATE, linewidth=1.6, label="allowed"),
     ]
-    axes.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=8)
+    # Below, where no title and no label of an axis is.
+    axes.figure.legend(handles=marks, loc="outside lower right", ncols=3, frameon=False, fontsize=8)
 
 
 def _label_lanes(axes: Axes, cases: Sequence[tuple[str, str, int]]) -> None:
@@ -122,18 +123,6 @@ def _mark_worst(axes: Axes, lanes: Sequence[tuple[tuple[str, str, int], list[Row
     y = next(index for index, (case, _) in enumerate(lanes) if case == worst.case)
     what = f"{worst.figure:.1e}" if math.isfinite(worst.figure) else worst.reason
     label = f"worst: {what}" + (f", {worst.variable}" if worst.variable else "")
-    low, high = axes.get_xlim()
-    # Towards the side with room.
-    right = math.log(_shown(worst.figure) / low) > 0.6 * math.log(high / low)
-    axes.annotate(
-        drawn(label),
-        (_shown(worst.figure), y),
-        (-12 if right else 12, 0),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="center",
-        fontsize=9,
-        color=_PASS if worst.passed else _FAIL,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85},
-        zorder=4,
-    )
+    # In the title's line, because in its lane it would cover what it is about.
+    axes.set_title(drawn(label), loc="right", fontsize=9, color=_PASS if worst.passed else _FAIL)
+    axes.scatter(_shown(worst.figure), y, s=200, edgecolors=_TEXT, facecolors="none", clip_on=False)

@@ -123,11 +123,14 @@ class Report:
             # Lest 1e-07 breaks at its sign. The verdict, last, has a colour that can be read on white and on black.
             styles = ["right;white-space:nowrap" if index in _RIGHT else "left" for index in range(len(texts) - 1)]
             return "".join(
-                f'<{tag} style="text-align:{align};padding:2px 10px">{html.escape(text)}</{tag}>'
-                for text, align in zip(texts, [*styles, f"left;{style}"], strict=True)
+                f'<{tag} style="text-align:{align};padding:2px 8px">{html.escape(text)}</{tag}>'
+                for index, (text, align) in enumerate(zip(texts, [*styles, f"left;{style}"], strict=True))
+                if index in used
             )
 
-        rows = "".join(f"<tr>{cells('td', texts, _COLOURS[passed])}</tr>" for texts, passed in self._lines())
+        lines = list(self._lines())
+        used = [index for index in range(len(_HEADINGS)) if any(texts[index] for texts, _ in lines)]
+        rows = "".join(f"<tr>{cells('td', texts, _COLOURS[passed])}</tr>" for texts, passed in lines)
         return (
             f'<div><b style="{_COLOURS[self.passed]}">{html.escape(self._verdict())}</b>'
             f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'

@@ -64,4 +64,5 @@ def _release(folder: Path, parts: list[Path] | None, address: str) -> str:
     entries = (
         merge_releases(parts, folder, address) if parts else write_release(folder, {}, strict=True, address=address)
     )
-    return table(entries)
+    page = "" if parts else f" Look at {folder / 'models.html'}; python -m utils.verify checks a file's numbers."
+    return f"{table(entries)}\n\nEvery file is the one that its manifest lists.{page}"

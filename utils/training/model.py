@@ -142,6 +142,8 @@ def build(
     clip = {"global_clipnorm": settings.clip_norm} if settings.clip_norm else {}
     if settings.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY, **clip)
+        # Biases and normalisations, all of one axis, do not decay, as in timm and big_vision.
+        optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     else:
         optimizer = keras.optimizers.SGD(schedule, momentum=MOMENTUM, **clip)
     if float16:

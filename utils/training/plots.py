@@ -38,6 +38,7 @@ def plot_learning_rate(schedule: Callable[[int], Any], steps: int) -> Figure:
     at = np.unique(np.linspace(0, steps, 200).astype(int))
     axis.plot(at, [float(schedule(int(step))) for step in at], color=_TRAINING)
     axis.set(xlabel="step", ylabel="learning rate", xlim=(0, steps))
+    _whole_numbers(axis)
     _plain(axis)
     return figure
 
@@ -51,7 +52,7 @@ def plot_history(history: Mapping[str, Sequence[float]], best_epoch: int) -> Fig
             axis.plot(range(1, len(values) + 1), values, "o-", markersize=3, color=colour, label=label)
         axis.axvline(best_epoch + 1, color="#888888", linewidth=1, linestyle=":", label="kept")
         axis.set(xlabel="epoch", ylabel=name)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        _whole_numbers(axis)
         _plain(axis)
     axes[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes[0].legend(fontsize=8, frameon=False)
@@ -90,6 +91,10 @@ def plot_mistakes(images: LabelledImages, probabilities: np.ndarray, most: int =
     worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:most]
     titles = [f"{images.classes[labels[i]]}\nnot {images.classes[guesses[i]]} ({sureness[i]:.0%})" for i in worst]
     return plot_images([images.validation.read(i) for i in worst], titles)
+
+
+def _whole_numbers(axis: Any) -> None:
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _plain(axis: Any) -> None:

@@ -103,12 +103,17 @@ def verdict(checks: list[Check], ending: str = "") -> str:
     )
 
 
+def _program() -> str:
+    """What was called: the module, or one file."""
+    return Path(sys.argv[0]).name.replace("__main__.py", "python -m utils.verify")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 every file is right, 1 one is wrong or could not be checked, 2 wrong usage, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text, nor what is said of it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=main.__doc__)
+    parser = argparse.ArgumentParser(prog=_program(), description=__doc__.splitlines()[0], epilog=main.__doc__)
     parser.add_argument(
         "files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras, .onnx or folder"
     )
