@@ -50,7 +50,7 @@ def test_variant_lacks_nothing(name):
     variant = VARIANTS[name]
     assert variant.name == name
     for field in dataclasses.fields(variant):
-        optional = field.name in ("testing", "top1", "origins") or (
+        optional = field.name in ("testing", "top1", "origins", "loss") or (
             variant.testing and field.name in ("sources", "labels")
         )
         assert optional or getattr(variant, field.name), field.name
