@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 from utils.errors import ConversionError
-from utils.text import printed_lines
 
 PARENT_VARIABLE = "MIXERS_PARENT"  # environment: the process without which this one is to end
 
@@ -31,7 +30,7 @@ def run_command(work: Callable[[], str], interrupted: str) -> int:
             threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
         print(work())
     except ConversionError as error:
-        print(f"\nerror: {printed_lines(str(error))}", file=sys.stderr)
+        print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(f"\n{error.args[0] if error.args else interrupted}", file=sys.stderr)

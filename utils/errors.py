@@ -4,20 +4,14 @@ Each message says what was expected, what was found and what to do next, with th
 at fault.
 """
 
-
-def printable(text: str) -> str:
-    """A stranger's text for a terminal, a log or a notebook: escapes, control characters and half ones are spelt out.
-
-    A line's end is one of them: text in a line cannot make another line.
-    """
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+from utils.text import printed_lines
 
 
 class ConversionError(ValueError):
-    """Base of every error this project raises on purpose; its text is `printable`, in lines."""
+    """Base of every error this project raises on purpose; its text controls no terminal, whatever a file told."""
 
     def __str__(self) -> str:
-        return "\n".join(map(printable, super().__str__().split("\n")))
+        return printed_lines(super().__str__())
 
 
 class CheckpointError(ConversionError):

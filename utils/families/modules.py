@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
-from utils.errors import printable
 from utils.families.base import COUNTER, Headers, NoMatchError, Place
+from utils.text import printed
 
 CONVOLUTION, DENSE, NORM, BATCH_NORM = "convolution", "dense layer", "normalisation", "BatchNorm"
 _PARTS = {
@@ -55,7 +55,7 @@ class Module:
 
 def shown(key: str) -> str:
     """A name from a file, short and without control characters."""
-    return printable(key if len(key) <= _SHOWN else f"{key[:_SHOWN]}…")
+    return printed(key if len(key) <= _SHOWN else f"{key[:_SHOWN]}…")
 
 
 def split(key: str) -> Path:

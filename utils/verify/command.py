@@ -19,7 +19,8 @@ from pathlib import Path
 
 from utils.artefact.contents import manifest_of
 from utils.artefact.manifest import SCHEMA, check_manifest
-from utils.errors import ConversionError, printable
+from utils.errors import ConversionError
+from utils.text import printed
 from utils.verify import files, numbers
 from utils.verify.files import Check
 
@@ -120,10 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
     right = True
     try:
         for path in parser.parse_args(arguments).files:
-            print(printable(str(path)), flush=True)
+            print(printed(str(path)), flush=True)
             checks = []
             for check in verify(path):
-                print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {printable(check.text)}", flush=True)
+                print(f"  {check.name:<10}  {_WORDS[check.passed]:<4}  {printed(check.text)}", flush=True)
                 checks.append(check)
             right &= is_right(checks)
             print(f"  {verdict(checks, path.suffix)}\n", flush=True)
