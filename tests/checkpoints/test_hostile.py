@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pickle
+import pickletools
 import struct
 import subprocess
 import sys
@@ -255,6 +256,32 @@ def test_pickle_that_cannot_be_read_safely_is_refused_without_the_advice_to_load
     with pytest.raises(CheckpointError, match=r"own\.pth\.tar: .*save the state dict alone") as raised:
         load(custom(path), TINY)
     assert "weights_only" not in str(raised.value)
+
+
+@pytest.mark.parametrize("variant", [TINY, TINY_MIXER])
+def test_bytes_of_any_length_are_not_made(variant):
+    """400 bytes, of which PyTorch's unpickler would make 3 GB."""
+    with pytest.raises(CheckpointError, match="bytearray"):
+        load(custom(Path(__file__).parents[1] / "data" / "hostile" / "bytearray.pth"), variant)
+
+
+def test_old_file_that_lacks_a_storage_is_refused(tmp_path):
+    """PyTorch gives whatever is in memory for it."""
+    path = saved(tmp_path, state_dict(), _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        *_, keys = [pickle.load(file, encoding="ascii") if i != 3 else skipped(file) for i in range(5)]
+    whole, less = (pickle.dumps(each, protocol=2) for each in (keys, keys[:-1]))
+    assert data.count(whole) == 1
+    path.write_bytes(data.replace(whole, less))
+    with pytest.raises(CheckpointError, match="not all of them are there"):
+        load(custom(path), TINY)
+
+
+def skipped(file):
+    """A pickle that is not made."""
+    for _ in pickletools.genops(file):
+        pass
 
 
 # .safetensors

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import re
 import stat
 import zipfile
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -105,6 +106,7 @@ def open_contents(path: Path) -> Contents:
     with path.open("rb") as file:
         start = file.read(len(_TORCH_LEGACY_MAGIC))
     if start == _TORCH_LEGACY_MAGIC:
+        _check_torch_legacy(path)
         return _open_torch(path, zipped=False)
     if not start.startswith(_ZIP_MAGIC):
         return _open_safetensors(path) if start[8:9] == _SAFETENSORS_HEADER else _open_msgpack(path)
@@ -299,6 +301,48 @@ def _check_torch_archive(path: Path, archive: zipfile.ZipFile) -> None:
             "was not read."
         )
     check_crc(archive)  # PyTorch does not look
+    for member in members:
+        if member.filename.endswith("/data.pkl") and b"bytearray" in archive.read(member):
+            raise CheckpointError(f"{path}: {_BYTES}")
+
+
+# PyTorch's unpickler makes one of any length that a file names.
+_BYTES = "it holds a bytearray beside the weights. Save the state dict alone: torch.save(model.state_dict(), path)."
+
+
+class _Looker(pickle._Unpickler):
+    """Notes what PyTorch would make of an old file, and makes none of it.
+
+    Python's own class: that in C asks for memory by what a file says.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, int] = {}
+
+    def find_class(self, module: str, name: str) -> type:
+        if name == "bytearray":
+            raise pickle.UnpicklingError(_BYTES)
+        return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Inert
+
+    def persistent_load(self, pid: tuple) -> None:
+        _, _, key, _, numel, *_ = pid
+        self.storages[str(key)] = int(numel)
+
+
+def _check_torch_legacy(path: Path) -> None:
+    """CheckpointError for storages that are not in the file, which PyTorch leaves as memory happens to be."""
+    try:
+        with path.open("rb") as file:
+            lookers = [_Looker(file) for _ in range(5)]  # magic, protocol, system, content, keys of the storages
+            *_, keys = [looker.load() for looker in lookers]
+        storages = lookers[3].storages
+        if storages.keys() - set(keys) or sum(storages.values()) > path.stat().st_size:
+            raise ValueError(f"{len(storages)} storages are named, and not all of them are there")
+    except Exception as error:  # a pickle's, which may be of anything
+        raise CheckpointError(
+            f"{path}: PyTorch's old format is damaged: {str(error)[:200] or type(error).__name__}. Get the file again."
+        ) from error
 
 
 def _load_torch(path: Path, zipped: bool) -> Any:
