@@ -121,8 +121,7 @@ class Settings:
                 f"image_size is {size}; {variant.name} mixes {variant.architecture.tokens} tokens, "
                 f"so it takes only the size that it was trained on: {variant.image_size}"
             )
-        if variant.name != OWN:  # PyTorch leaves the rest out, and so does an export
-            check_whole_patches(variant, size, "any height and width")
+        check_whole_patches(variant, size, "any height and width")
 
     def size(self, variant: Variant) -> int:
         """Pixels of both sides; 0 for any."""
@@ -261,9 +260,12 @@ def whole_number(name: str, value: object, least: int, most: int, otherwise: str
 
 
 def check_whole_patches(variant: Variant, image_size: int, zero: str) -> None:
-    """ParameterError unless the image is whole patches; `zero` is what an `image_size` of 0 stands for."""
+    """ParameterError unless the image is whole patches; `zero` is what an `image_size` of 0 stands for.
+
+    One's own model may have been trained on others: PyTorch leaves the rest out, and so does an export.
+    """
     patch = variant.architecture.patch_size
-    if image_size % patch:
+    if image_size % patch and variant.name != OWN:
         below = max(patch, image_size - image_size % patch)
         raise ParameterError(
             f"image_size is {image_size}, not a multiple of {variant.name}'s patch of {patch} pixels: the rest of "

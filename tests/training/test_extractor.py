@@ -3,8 +3,10 @@
 import shutil
 
 import extractors
+import own_models
 import pytest
 
+from utils.artefact.opening import Pretrained
 from utils.errors import ParameterError
 from utils.training.model import open_extractor
 
@@ -29,6 +31,12 @@ def test_preprocessing_is_for_the_size_that_is_trained_at(kind, image_size, crop
 def test_what_cannot_be_trained_is_refused(kind, image_size, said):
     with pytest.raises(ParameterError, match=said):
         open_extractor(str(extractors.published(kind).folder), image_size)
+
+
+def test_one_s_own_model_is_trained_at_any_size_as_it_is_converted(monkeypatch):
+    monkeypatch.setattr(Pretrained, "variant", own_models.own("convmixer"))
+    found = open_extractor(str(extractors.published("convmixer any size").folder), 50)
+    assert found.preprocessing.crop == 50
 
 
 @pytest.fixture

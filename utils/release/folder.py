@@ -85,7 +85,10 @@ def write_release(
         size = (output_dir / file).stat().st_size
         entries.append(entry(manifest, file, size, hashes, latencies.get(hashes[file])))
     if strict and not entries:
-        raise PackagingError(f"{output_dir} has no artefact to release: expected tarballs, each with its manifest.")
+        raise PackagingError(
+            f"{output_dir} has no artefact to release: expected tarballs of official or synthetic weights, each with "
+            "its manifest. A model of your own is published by `python -m utils.publish`."
+        )
     if strict:
         _require_sums(output_dir, {file for entry in entries for file in entry["files"]})
     write_lists(output_dir, entries, address)
