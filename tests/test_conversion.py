@@ -30,7 +30,7 @@ def test_training_file_of_ones_own_becomes_a_classifier_with_its_own_classes(tmp
     manifest = json.loads(published.manifest.read_text(encoding="utf-8"))
     assert manifest["model"]["architecture"]["classes"] == 3
     assert manifest["settings"]["use_ema"] is True
-    assert "state_dict_ema, was taken" in manifest["notes"][0]
+    assert "state_dict_ema was taken" in manifest["notes"][0]
 
 
 @pytest.mark.slow
