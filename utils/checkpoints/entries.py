@@ -57,7 +57,7 @@ class Entries:
         """Takes the one dense layer behind `width` features for the classifier, if that has no known name."""
         if any(key in self.headers for key in keys):
             return
-        modules, _ = modules_of(self._others, ordered=False)
+        modules = modules_of(self._others, ordered=False)
         heads = [module for module in modules if module.kind == DENSE and module.shape[1] == width]
         if len(heads) != 1 or "bias" not in heads[0].places:
             return
@@ -78,7 +78,7 @@ class Entries:
         """Keys that may be the model's: beside its layers, of a layer's form, or as wide as its features."""
         prefix = self._prefix
         inside = {key: header for key, header in others.items() if key.startswith(prefix)}
-        modules, _ = modules_of(inside, ordered=False)
+        modules = modules_of(inside, ordered=False)
         layers = {
             place.key
             for module in modules

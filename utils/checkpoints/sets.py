@@ -177,7 +177,7 @@ def _by_form(
 
 def _in_tree(family: Family, place: str, prefix: str, headers: Headers, ordered: bool, splits: int) -> list[Found]:
     """The model in a tree of names, or those in its branches, if it is none as a whole. NoMatchError for the whole."""
-    modules, _ = modules_of(headers, ordered)
+    modules = modules_of(headers, ordered)
     try:
         return [Found(family, place, prefix, "", family.layout.match(modules))]
     except NoMatchError:
