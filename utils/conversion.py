@@ -100,6 +100,11 @@ class Conversion:
         self.reference = self._read_reference() if settings.reference else None
         devices.use_cpu()  # accelerators round more coarsely; what is made here runs on them all the same
 
+    def check_values(self) -> None:
+        """Reads a local file's arrays once and keeps none: CheckpointError for values that no model has."""
+        if self._reading:
+            loading.load_arrays(self._reading)
+
     def _read_reference(self) -> Reference:
         """The maker's own numbers; for features they may be the logits behind them, if the file has the head."""
         architecture, units = self.variant.architecture, {}

@@ -40,7 +40,8 @@ def run_notebook(settings: Settings, progress: str = "bar") -> Published:
     KeyboardInterrupt where it was interrupted.
     """
     conversion = Conversion(settings)
-    conversion.check()  # an unusable file is told before a notebook starts
+    conversion.check()  # an unusable file is reported before a notebook starts
+    conversion.check_values()
     variant = conversion.variant
     notebook = ROOT / FAMILIES[variant.family].notebook
     if not notebook.is_file():

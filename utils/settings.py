@@ -121,7 +121,13 @@ class Settings:
                 f"image_size is {size}; {variant.name} mixes {variant.architecture.tokens} tokens, "
                 f"so it takes only the size that it was trained on: {variant.image_size}"
             )
-        check_whole_patches(variant, size, "any height and width")
+        if variant.name != OWN:
+            check_whole_patches(variant, size, "any height and width")
+        elif variant.image_size < variant.architecture.patch_size:  # PyTorch leaves the rest of more than a patch out
+            raise ParameterError(
+                f"image_size is {self.image_size!r}, so images have {variant.image_size} pixels, which is less than "
+                f"the model's patch of {variant.architecture.patch_size}. Set image_size to what it was trained on"
+            )
 
     def size(self, variant: Variant) -> int:
         """Pixels of both sides; 0 for any."""

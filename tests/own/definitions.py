@@ -138,7 +138,7 @@ class NamedConvMixer(Named):
 
 
 class NamedMixer(Named):
-    def __init__(self, names, a):
+    def __init__(self, names, a, lists=False):
         norm = lambda: nn.LayerNorm(a.hidden_dim, eps=a.layer_norm_epsilon)  # noqa: E731
         dense = lambda *sizes: lambda: nn.Linear(*sizes)  # noqa: E731
         make = {"stem": lambda: nn.Conv2d(a.channels, a.hidden_dim, a.patch_size, a.patch_size),
@@ -147,7 +147,7 @@ class NamedMixer(Named):
                 "channels1": dense(a.hidden_dim, a.channels_mlp_dim),
                 "channels2": dense(a.channels_mlp_dim, a.hidden_dim), "norm": norm,
                 "head": dense(a.hidden_dim, a.classes)}  # fmt: skip
-        super().__init__(names, make, a.blocks)
+        super().__init__(names, make, a.blocks, lists)
         self.act, self.blocks_count = ACTIVATIONS[a.activation](), a.blocks
 
     def forward(self, x):
@@ -302,13 +302,13 @@ def convmixer(names=paper, *, wrap=dict, size=(16, 20), noted=(), seed=0, epsilo
     return Own(wrap(model.state_dict()), inputs, computed(model, inputs), a, settings, noted)
 
 
-def mixer(names=LAYERS_MIXER, *, wrap=dict, noted=(), seed=0, settings=None, **sizes):
+def mixer(names=LAYERS_MIXER, *, wrap=dict, noted=(), seed=0, settings=None, lists=False, **sizes):
     """names: `package`, or those of a `NamedMixer`. sizes: those that differ from the ones here."""
     a = {"patch_size": 4, "hidden_dim": 12, "blocks": 2, "tokens_mlp_dim": 10, "channels_mlp_dim": 20, "classes": 5,
          "image_size": 16, "layer_norm_epsilon": 1e-6 if names is TIMM_MIXER else 1e-5,
          "activation": "gelu"}  # fmt: skip
     a = MixerArchitecture(**a | sizes)
-    model = trained(names(a) if callable(names) else NamedMixer(names, a), seed)
+    model = trained(names(a) if callable(names) else NamedMixer(names, a, lists), seed)
     inputs = images(a.image_size, a.image_size, a.channels)
     return Own(wrap(model.state_dict()), inputs, computed(model, inputs), a, settings or {}, noted)
 

@@ -10,19 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from utils.checkpoints.contents import Contents
-from utils.checkpoints.sets import Found
+from utils.checkpoints.sets import Found, is_bookkeeping
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
 from utils.families.base import COUNTER, Header, Headers, Patches, Place, Places, Shapes
 from utils.families.modules import DENSE, NORM, modules_of, shown, split
+from utils.families.pairing import shared
 from utils.families.variants import OWN, Variant
 
 # What is converted to float32: the first two without loss.
 _CONVERTED = ("float16", "bfloat16", "float64")
-# What tools and trainers keep beside a model, none of which is computed with.
-_BOOKKEEPING = re.compile(
-    rf"total_ops|total_params|n_averaged|{COUNTER}|.*(loss|criterion|metric|accuracy|confmat|auroc|f1_?score).*", re.I
-)
 # Of a layer that normalises images before the model.
 _NORMALISING = re.compile(r".*(^|[._])(mean|std|pixel_mean|pixel_std|image_mean|image_std)$")
 _LISTED = 10  # of each kind; the count says how many there are
@@ -36,7 +33,7 @@ class Entries:
     """
 
     def __init__(self, contents: Contents, found: Found, places: Places) -> None:
-        self._contents, self._set, self._prefix = contents, found.place, found.prefix
+        self._contents, self._set, self._prefix, self._beside = contents, found.place, found.prefix, found.beside
         self._everything = contents.sets[found.place]
         before = found.prefix if found.layout else ""  # what was found by its form has whole names
         self.headers: dict[str, Header] = {}
@@ -57,14 +54,22 @@ class Entries:
         """Takes the one dense layer behind `width` features for the classifier, if that has no known name."""
         if any(key in self.headers for key in keys):
             return
-        modules, _ = modules_of(self._others, ordered=False)
-        heads = [module for module in modules if module.kind == DENSE and module.shape[1] == width]
+        heads = [
+            module
+            for module in modules_of(self._others, ordered=False)
+            if module.kind == DENSE and module.shape[1] == width and self._is_nearest(module.path)
+        ]
         if len(heads) != 1 or "bias" not in heads[0].places:
             return
         weight, backwards = heads[0].places["weight"], keys[0].endswith("kernel")
         axes = weight.axes if not backwards else None if weight.axes else (1, 0)
         self._add(keys[0], weight._replace(axes=axes))
         self._add(keys[1], heads[0].places["bias"])
+
+    def _is_nearest(self, path: tuple[str, ...]) -> bool:
+        """Whether no other model of the file is nearer to this path."""
+        own, *others = (shared(path, split(prefix)[:-1]) for prefix in (self._prefix, *self._beside))
+        return all(own > other for other in others)
 
     def sort_others(self, width: int) -> None:
         """Tells what is left by whether it may be the model's own. width: of its features."""
@@ -78,7 +83,7 @@ class Entries:
         """Keys that may be the model's: beside its layers, of a layer's form, or as wide as its features."""
         prefix = self._prefix
         inside = {key: header for key, header in others.items() if key.startswith(prefix)}
-        modules, _ = modules_of(inside, ordered=False)
+        modules = modules_of(inside, ordered=False)
         layers = {
             place.key
             for module in modules
@@ -91,7 +96,7 @@ class Entries:
         found = []
         for key, (shape, _) in inside.items():
             top, *_ = *_, last = split(key.removeprefix(prefix))
-            if _BOOKKEEPING.fullmatch(top) or _BOOKKEEPING.fullmatch(last):
+            if is_bookkeeping(top) or is_bookkeeping(last):
                 continue
             beside = top in tops or (numbered and top.isdecimal())
             if beside or key in layers or (width > 1 and width in shape):

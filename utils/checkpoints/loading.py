@@ -131,7 +131,7 @@ def read(path: Path, wanted: Wanted, custom: bool = True) -> Reading:
     contents = open_contents(path)
     family = wanted.variant.family if wanted.variant else wanted.family
     families = sorted(FAMILIES.values(), key=lambda each: each.name != family)
-    found, note = find(path, contents, families, wanted.weights, wanted.use_ema)
+    found, note = find(path, contents, families, wanted.weights, wanted.use_ema, family)
     if family not in (None, found.family.name):
         raise CheckpointError(
             f"{path}: this is a checkpoint of {found.family.title}, not {FAMILIES[family].title}. "
@@ -210,7 +210,7 @@ def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wa
         sizes = replace(row.architecture, classes=sizes.classes or row.architecture.classes)
     if not 0 < sizes.channels <= MAX_CHANNELS:
         raise CheckpointError(f"{path}: its images have {sizes.channels:,} channels; expected 1 to {MAX_CHANNELS:,}.")
-    activation, epsilon = family.layout.assumed(found.layout)
+    activation, epsilon = family.layout.assumed(found.framework_layout)
     if row and (activation, epsilon) == family.layout.assumed(next(iter(family.layout.MARKS))):
         activation, epsilon = row.architecture.activation, getattr(row.architecture, row.architecture.EPSILON)
     assumed = Recipe(
@@ -225,6 +225,12 @@ def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wa
     given = wanted.recipe.for_channels(sizes.channels, path.name)
     told = told_by(contents.args, sizes.channels, family.layout.trained_as)
     if not family.any_size:  # the number of tokens tells it
+        if not row and told.image_size and sizes.positions(told.image_size, told.image_size) != sizes.tokens:
+            raise CheckpointError(
+                f"{path}: its trainer says images of {told.image_size} pixels, but {sizes.tokens} tokens are patches "
+                f"of {sizes.patch_size} pixels for {sizes.image_size}: they overlap or have gaps. Models here have "
+                "patches side by side."
+            )
         given, told = replace(given, image_size=None), replace(told, image_size=sizes.image_size)
     trained = completed(given, told, assumed)
     return own_variant(

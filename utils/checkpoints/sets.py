@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.checkpoints.contents import MAX_ENTRIES, Contents
 from utils.errors import CheckpointError
-from utils.families.base import Family, Headers, Match, NoMatchError
-from utils.families.modules import modules_of, shown, split
+from utils.families.base import COUNTER, Family, Headers, Match, NoMatchError
+from utils.families.modules import modules_of, shown, split, words
+from utils.families.pairing import shared
 
-AVERAGE = re.compile(r"(^|[._/])ema($|[._/])|averaged?_model|swa_")  # in the name of a moving average of the weights
+_AVERAGE = {"ema", "swa", "avg", "average", "averaged", "shadow"}  # in the name of a moving average of the weights
 _FIRST = ("state_dict", "model", "params")  # where several sets lie side by side, the one that is meant
 # What an optimiser keeps looks like weights; where it keeps them too, they are under "target".
 _STATE = re.compile(
     r"opt|opt_state|optim\w*|mu|nu|trace|exp_avg\w*|momentum\w*|\w*scaler\w*|\w*scheduler\w*|callbacks|loops"
+)
+# What tools and trainers keep beside a model, none of which is computed with.
+_BOOKKEEPING = re.compile(
+    rf"total_ops|total_params|n_averaged|{COUNTER}|.*(loss|criterion|metric|accuracy|confmat|auroc|f1_?score).*", re.I
 )
 _MAX_SETS = 32  # of one file
 _MAX_SPLITS = 4  # how often a file is taken apart where it holds more than the model
@@ -27,7 +32,7 @@ class Found:
     """A model in a file.
 
     place: the set's name in `Contents`. prefix: what stands before the model's names in it. layout: as a `Source` has
-    it; "" for one found by form, in which `match` has the readings.
+    it; "" for one found by form, in which `match` has the readings. beside: prefixes of other models in the same place.
     """
 
     family: Family
@@ -35,6 +40,7 @@ class Found:
     prefix: str
     layout: str
     match: Match
+    beside: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -42,12 +48,20 @@ class Found:
         return "/".join(filter(None, (self.place, self.prefix.rstrip("./"))))
 
     @property
+    def framework_layout(self) -> str:
+        """The layout whose framework trained it; among unknown names, only Flax has "kernel" and "scale"."""
+        last = {split(place.key)[-1] for place in self.match.readings[0].values()}
+        return "flax" if {"kernel", "scale"} <= last else self.layout
+
+    @property
     def is_average(self) -> bool:
         """Whether it is a moving average of the weights."""
-        return bool(AVERAGE.search(self.name))
+        return not _AVERAGE.isdisjoint(words(self.name))
 
 
-def find(path: Path, contents: Contents, families: Sequence[Family], weights: str, use_ema: bool) -> tuple[Found, str]:
+def find(
+    path: Path, contents: Contents, families: Sequence[Family], weights: str, use_ema: bool, family: str | None = None
+) -> tuple[Found, str]:
     """The model that is meant, and a note on the sets that are not.
 
     Args:
@@ -56,38 +70,63 @@ def find(path: Path, contents: Contents, families: Sequence[Family], weights: st
         families: those that the model may be of, the likeliest first.
         weights: "auto", or the name of one of several sets.
         use_ema: whether to take the moving average of the weights.
+        family: whose model is meant where the file holds others too; None where any may be.
 
     Raises:
         CheckpointError: there is none, or which is meant cannot be told.
     """
     sets = {name: headers for name, headers in contents.sets.items() if not _is_state(split(name))}
     reasons: dict[str, NoMatchError] = {}
-    found = list(_by_names(path, sets, families)) or list(_by_form(path, sets, families, contents.ordered, reasons))
+    found = list(_by_names(path, sets, families))
+    # A student of unknown names may lie beside its teacher of known ones.
+    found += _by_form(path, _without(sets, found), families, contents.ordered, reasons, alone=not found)
     if not found:
         raise _nothing(path, sets, families, reasons)
-    average = [each for each in found if each.is_average]
-    if weights != "auto":
-        chosen = [each for each in found if weights in (each.name, split(each.name)[-1])]
-        if len(chosen) != 1:
-            raise CheckpointError(f"{path}: weights is {weights!r}; the file has {_names(found)}. Name one of them.")
-    elif use_ema:
-        chosen = average
-        if not chosen:
-            raise CheckpointError(
-                f"{path}: use_ema is True, and the file has no moving average of the weights; it has {_names(found)}. "
-                "Set use_ema to False, or give the trainer's own file."
-            )
-    else:
-        chosen = [each for each in found if not each.is_average] or average
-        first = [each for name in _FIRST for each in chosen if split(each.name)[0] == name]
-        chosen = first[:1] if first and len({split(each.name)[0] for each in first}) == len(first) else chosen
+    chosen = _chosen(path, found, weights, use_ema, family)
     if len(chosen) > 1:
         raise CheckpointError(
             f"{path}: it holds several sets of weights, and nothing says which is meant: {_names(chosen)}. Set weights "
             "to the name of one of them."
         )
     (taken,) = chosen
-    return taken, _note(path, taken, [each for each in found if each is not taken])
+    others = [each for each in found if each is not taken]
+    beside = tuple(each.prefix for each in others if each.place == taken.place)
+    return replace(taken, beside=beside), _note(path, taken, others)
+
+
+def _chosen(path: Path, found: list[Found], weights: str, use_ema: bool, family: str | None) -> list[Found]:
+    """Those that may be meant: one, if the parameters and the names in the file tell."""
+    if weights != "auto":
+        named = [each for each in found if each.name == weights] or [
+            each for each in found if weights in split(each.name)
+        ]
+        if len(named) != 1 or (use_ema and not named[0].is_average):
+            ema = ", and use_ema is True" if use_ema else ""
+            raise CheckpointError(
+                f"{path}: weights is {weights!r}{ema}; the file has {_names(found)}. Name one of them."
+            )
+        return named
+    found = [each for each in found if each.family.name == family] or found
+    average = [each for each in found if each.is_average]
+    if use_ema:
+        if not average:
+            raise CheckpointError(
+                f"{path}: use_ema is True, and the file has no moving average of the weights; it has {_names(found)}. "
+                "Set use_ema to False, or give the trainer's own file."
+            )
+        return average
+    chosen = [each for each in found if not each.is_average] or average
+    first = [each for name in _FIRST for each in chosen if split(each.name)[0] == name]
+    return first[:1] if first and len({split(each.name)[0] for each in first}) == len(first) else chosen
+
+
+def _without(sets: Mapping[str, Headers], found: Sequence[Found]) -> dict[str, Headers]:
+    """What is left of the sets beside these models."""
+    left = {}
+    for place, headers in sets.items():
+        prefixes = tuple(each.prefix for each in found if each.place == place)
+        left[place] = {key: header for key, header in headers.items() if not key.startswith(prefixes)}
+    return left
 
 
 def _note(path: Path, taken: Found, others: Sequence[Found]) -> str:
@@ -101,6 +140,11 @@ def _note(path: Path, taken: Found, others: Sequence[Found]) -> str:
 
 def _names(found: Sequence[Found]) -> str:
     return ", ".join(repr(each.name)[:200] for each in found[:10])
+
+
+def is_bookkeeping(part: str) -> bool:
+    """Whether a part of a name says that what is there is no model's own."""
+    return bool(_BOOKKEEPING.fullmatch(part))
 
 
 def _is_state(parts: Sequence[str]) -> bool:
@@ -159,43 +203,60 @@ def _by_form(
     families: Sequence[Family],
     ordered: bool,
     reasons: dict[str, NoMatchError],
+    alone: bool,
 ) -> Iterator[Found]:
+    """Models under unknown names; why there is none goes into `reasons`. alone: whether no model has known names."""
     for place, everything in sets.items():
-        if len(everything) > MAX_ENTRIES:
+        headers = {key: header for key, header in everything.items() if not _is_state(split(key))}
+        if len(headers) > MAX_ENTRIES:
+            if not alone:
+                continue
             raise CheckpointError(
-                f"{path}: {place or 'it'} has {len(everything):,} entries, more than the {MAX_ENTRIES:,} in which a "
+                f"{path}: {place or 'it'} has {len(headers):,} entries, more than the {MAX_ENTRIES:,} in which a "
                 "model of unknown names is looked for. Save the model's own state dict alone."
             )
-        headers = {key: header for key, header in everything.items() if not _is_state(split(key))}
         for family in families:
             try:
-                yield from _in_tree(family, place, "", headers, ordered, _MAX_SPLITS)
-                break
+                yield from _in_tree(family, place, "", headers, ordered, _MAX_SPLITS, alone)
             except NoMatchError as error:
                 reasons.setdefault(family.name, error)
 
 
-def _in_tree(family: Family, place: str, prefix: str, headers: Headers, ordered: bool, splits: int) -> list[Found]:
+def _in_tree(
+    family: Family, place: str, prefix: str, headers: Headers, ordered: bool, splits: int, alone: bool
+) -> list[Found]:
     """The model in a tree of names, or those in its branches, if it is none as a whole. NoMatchError for the whole."""
-    modules, _ = modules_of(headers, ordered)
+    own = {key: header for key, header in headers.items() if not is_bookkeeping(split(key.removeprefix(prefix))[0])}
     try:
-        return [Found(family, place, prefix, "", family.layout.match(modules))]
+        match = family.layout.match(modules_of(own, ordered))
+        return [Found(family, place, prefix if alone else _common_prefix(match), "", match)]
     except NoMatchError:
         found = []
         depth = len(split(prefix)) - 1
         branches: dict[str, dict] = {}
         for key, header in headers.items():
-            if len(parts := split(key)) > depth + 1:
-                branches.setdefault(key[: sum(map(len, parts[: depth + 1])) + depth + 1], {})[key] = header
+            if len(split(key)) > depth + 1:
+                branches.setdefault(_beginning(key, depth + 1), {})[key] = header
         for inner, each in branches.items() if splits else ():
             if len(each) > 4:  # fewer are no model
                 try:
-                    found += _in_tree(family, place, inner, each, ordered, splits - 1)
+                    found += _in_tree(family, place, inner, each, ordered, splits - 1, alone)
                 except NoMatchError:
                     continue
         if not found:
             raise
         return found
+
+
+def _common_prefix(match: Match) -> str:
+    """What the names of a model begin with, by which it is told from others in the same place."""
+    keys = [place.key for place in match.readings[0].values()]
+    return _beginning(keys[0], shared(*map(split, keys)))
+
+
+def _beginning(key: str, parts: int) -> str:
+    """The first parts of a key with the separators behind them."""
+    return key[: sum(map(len, split(key)[:parts])) + parts]
 
 
 def _nothing(

@@ -91,7 +91,9 @@ def told_by(args: Mapping[str, Any], channels: int, trained_as: Callable[[str], 
     words = {name: args.get(name) for name in ("mean", "std", "crop_pct", "interpolation")} | {"image_size": size}
     words = {name: value for name, value in words.items() if value not in (None, "", [], ())}
     model = args.get("model")
-    usual = (trained_as(model) if isinstance(model, str) else None) or Recipe()
+    # `--model-kwargs act_layer=...` makes another model of it.
+    changed = args.get("model_kwargs") not in (None, {})
+    usual = (trained_as(model) if isinstance(model, str) and not changed else None) or Recipe()
     # A word that is not understood leaves its field unknown: what the model usually has is not what was said.
     return replace(usual, **{name: _understood(name, value, channels) for name, value in words.items()})
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from utils.families.base import COUNTER, Headers, KerasNames, Match, NoMatchError, Place, Places, Shapes
 from utils.families.convmixer import ConvMixerArchitecture
@@ -17,11 +17,11 @@ from utils.families.modules import (
     DENSE,
     NORM,
     Module,
-    in_order,
+    form,
     listed,
-    pair,
     require_biases,
 )
+from utils.families.pairing import alike, in_order, is_first, is_next, numbered_before, pair, shared
 from utils.families.recipe import Recipe
 
 MARKS = {
@@ -107,22 +107,28 @@ def match(modules: Sequence[Module]) -> Match:
     ordered = in_order(depthwise), in_order(pointwise)
     if None in ordered:
         raise NoMatchError(f"Names do not tell the order of the blocks: {listed(depthwise)}.")
-    pairing = pair(convolutions, norms, lambda module: 0 if module in depthwise else 1 if module in pointwise else -1)
+    ranks = {stem: -1} | dict.fromkeys(depthwise, 0) | dict.fromkeys(pointwise, 1)
+    pairing = pair(convolutions, norms, ranks.__getitem__)
     if pairing.layers:
         raise NoMatchError(f"Which BatchNorm follows which convolution cannot be told: {listed(pairing.norms)}.")
-    readings = [_canonical(stem, *ordered, heads, dict(pairs)) for pairs in pairing.readings()]
-    question = "which BatchNorm follows which convolution, as in "
-    return Match(readings, question + listed(pairing.open[0][1]) if pairing.open else "")
+    readings = [dict(pairs) for pairs in pairing.readings()]
+    doubts = list(_doubts(stem, *ordered, readings[0]))
+    if pairing.open:
+        doubts.append(f"which BatchNorm follows which convolution, as in {listed(pairing.open[0][1])}")
+    return Match([_canonical(stem, *ordered, heads, norms) for norms in readings], "; ".join(doubts))
 
 
 def _by_form(convolutions: Sequence[Module]) -> tuple[Module, list[Module], list[Module]]:
     """Stem, depthwise and pointwise ones."""
-    pointwise = [each for each in convolutions if each.shape[0] == each.shape[1] and each.shape[2:] == (1, 1)]
-    depthwise = [each for each in convolutions if each.shape[1] == 1]
-    stem = [each for each in convolutions if each not in pointwise and each not in depthwise]
-    if not stem and len(depthwise) == len(pointwise) + 1:  # of one channel: it has a depthwise one's form
-        stem = _alone(depthwise)
-        depthwise = [each for each in depthwise if each not in stem]
+    stem, depthwise, pointwise = [], [], []
+    for each in convolutions:
+        is_pointwise = each.shape[0] == each.shape[1] and each.shape[2:] == (1, 1)
+        (pointwise if is_pointwise else depthwise if each.shape[1] == 1 else stem).append(each)
+    if not stem and abs(len(depthwise) - len(pointwise)) == 1:
+        # Of grey images it has a depthwise one's form; of patches of a pixel, perhaps a pointwise one's.
+        fewer, more = sorted((depthwise, pointwise), key=len)
+        stem = _alone(more, fewer)
+        more[:] = [each for each in more if each not in stem]
     dims = {each.shape[0] for each in convolutions}
     kernels = {each.shape for each in depthwise}
     if not pointwise or len(stem) != 1 or len(depthwise) != len(pointwise) or len(dims) > 1 or len(kernels) > 1:
@@ -134,12 +140,38 @@ def _by_form(convolutions: Sequence[Module]) -> tuple[Module, list[Module], list
     return stem[0], depthwise, pointwise
 
 
-def _alone(depthwise: Sequence[Module]) -> list[Module]:
-    """The first registered; else the one of another kernel than all others, if there are several others."""
-    if depthwise[0].position is not None:
-        return [min(depthwise, key=lambda module: module.position)]
-    counts = Counter(module.shape for module in depthwise)
-    return [module for module in depthwise if counts[module.shape] == 1] if len(depthwise) > 2 else []
+def _alone(convolutions: Sequence[Module], others: Sequence[Module]) -> list[Module]:
+    """The one that is in no block: of another kernel or path than all the rest, else the first; [] if none is known."""
+    if len(convolutions) > 2:
+        for key in (lambda each: each.shape, lambda each: form(each.path)):
+            counts = Counter(map(key, convolutions))
+            if len(counts) == 2 and min(counts.values()) == 1:
+                return [each for each in convolutions if counts[key(each)] == 1]
+    elif others:
+        depths = [shared(each.path, others[0].path) for each in convolutions]
+        if depths[0] != depths[1]:
+            return [convolutions[depths.index(min(depths))]]
+    return (in_order(convolutions) or [])[:1]
+
+
+def _doubts(
+    stem: Module, depthwise: Sequence[Module], pointwise: Sequence[Module], norms: dict[Module, Module]
+) -> Iterator[str]:
+    """What speaks for another architecture of the same tensors."""
+    first, second = depthwise[0], pointwise[0]
+    if is_first(second, first):
+        yield f"which comes first in a block, as {second.name} stands before {first.name}"
+    for layer, norm in norms.items():
+        if is_next(layer, norm) or numbered_before(norm, layer):
+            yield f"whether an activation comes between {layer.name} and {norm.name}"
+            break
+    norm = norms[stem]
+    follows = is_first(norm, first) if is_first(stem, first) else None
+    if follows is None:
+        depth = shared(stem.path, norm.path, first.path)
+        follows = alike(stem.path[depth:], norm.path[depth:]) > 0
+    if not follows:
+        yield f"whether {norm.name} comes after {stem.name} or before the pooling"
 
 
 def _canonical(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from utils.families.base import Headers, KerasNames, Match, NoMatchError, Place, Places, Shapes
@@ -19,11 +19,11 @@ from utils.families.modules import (
     NORM,
     Module,
     Path,
-    in_order,
+    form,
     listed,
-    pair,
     require_biases,
 )
+from utils.families.pairing import Pairing, alike, in_order, is_first, numbered_before, pair, shared
 from utils.families.recipe import Recipe
 
 MARKS = {
@@ -140,13 +140,22 @@ def _root(number: int) -> int:
 class _Branch:
     """An MLP: two dense layers, of which the first takes `width` numbers."""
 
-    path: Path
-    position: int | None
     first: Module
     second: Module
 
     @property
+    def path(self) -> Path:
+        """Of the first layer: the MLP may have no name of its own."""
+        return self.first.path
+
+    @property
+    def position(self) -> int | None:
+        """Of the first layer."""
+        return self.first.position
+
+    @property
     def width(self) -> int:
+        """Of tokens or channels."""
         return self.first.shape[1]
 
 
@@ -158,7 +167,7 @@ def match(modules: Sequence[Module]) -> Match:
         [module for module in modules if module.kind == kind] for kind in (CONVOLUTION, DENSE, NORM)
     )
     if not stems:
-        _, left = _branches(denses, norms[0].shape[0] if norms else 0)
+        _, left = _branches(denses)
         raise NoMatchError(
             "A Mixer begins with a convolution of patches, and there is none. If a dense layer embeds the patches, "
             f"the order of pixels and channels in it cannot be seen in a file; found {listed(left or denses)}."
@@ -167,34 +176,28 @@ def match(modules: Sequence[Module]) -> Match:
         raise NoMatchError(f"A Mixer has one convolution, of square patches; found {listed(stems)}.")
     require_biases(modules)
     hidden = stems[0].shape[0]
-    branches, heads = _branches(denses, hidden)
+    branches, heads = _branches(denses)
     if len(heads) > 1 or any(module.shape[1] != hidden for module in heads):
         raise NoMatchError(
             f"A Mixer has two pairs of dense layers in each block, and one layer behind them, the head, from its "
             f"{hidden} features; these are left: {listed(heads)}."
         )
-    tokens, channels, doubt = _by_role(branches, hidden)
+    tokens, channels = _by_role(branches, hidden)
     if len(norms) != 2 * len(tokens) + 1 or any(module.shape != (hidden,) for module in norms):
         raise NoMatchError(
             f"A Mixer of {len(tokens)} blocks has {2 * len(tokens) + 1} LayerNorms of {hidden} features, one of them "
             f"before the pooling; found {len(norms)}: {listed(norms)}."
         )
-    pairing = pair(branches, norms, lambda branch: 0 if branch in tokens else 1)
-    if pairing.layers and len(pairing.norms) == len(pairing.layers) + 1:  # all side by side: the last one is last
-        last = in_order(pairing.norms)
-        rest = pair(pairing.layers, last[:-1] if last else [], lambda branch: 0 if branch in tokens else 1)
-        pairing.pairs += rest.pairs
-        pairing.layers, pairing.norms = rest.layers, last[-1:] if last else []
-    if pairing.layers or len(pairing.norms) != 1:
-        raise NoMatchError(f"Which LayerNorm belongs to which MLP cannot be told: {listed(norms)}.")
-    ends = {"stem": stems[0], "pre_head_layer_norm": pairing.norms[0]} | dict(zip(("head",), heads, strict=False))
-    readings = [_named(ends, tokens, channels, dict(pairs)) for pairs in pairing.readings()]
+    pairing, last = _norms(branches, norms, dict.fromkeys(tokens, 0) | dict.fromkeys(channels, 1))
+    ends = {"stem": stems[0], "pre_head_layer_norm": last} | dict(zip(("head",), heads, strict=False))
+    readings = [dict(pairs) for pairs in pairing.readings()]
+    doubts = list(_doubts(stems[0], tokens[0], channels[0], readings[0], last))
     if pairing.open:
-        doubt = f"which LayerNorm belongs to which MLP, as in {listed(pairing.open[0][1])}"
-    return Match(readings, doubt)
+        doubts.append(f"which LayerNorm belongs to which MLP, as in {listed(pairing.open[0][1])}")
+    return Match([_named(ends, tokens, channels, norms) for norms in readings], "; ".join(doubts))
 
 
-def _branches(denses: Sequence[Module], hidden: int, depth: int = 0) -> tuple[list[_Branch], list[Module]]:
+def _branches(denses: Sequence[Module], depth: int = 0) -> tuple[list[_Branch], list[Module]]:
     """Pairs of layers of which one's output is as wide as the other's input, by shared path; and what is left."""
     found, left, groups = [], [], {}
     for module in denses:
@@ -203,38 +206,44 @@ def _branches(denses: Sequence[Module], hidden: int, depth: int = 0) -> tuple[li
         else:
             left.append(module)
     for group in groups.values():
-        inner, outer = _branches(group, hidden, depth + 1)
+        inner, outer = _branches(group, depth + 1) if len(group) > 1 else ([], group)
         found, left = found + inner, left + outer
-    there = in_order(left)
-    if depth == 0 and there and len(there) % 2:
-        there, behind = there[:-1], there[-1:]  # all side by side: the last one is the head
-    else:
-        there, behind = there or left, []
-    pairs = [_branch(*two, hidden, depth) for two in zip(there[::2], there[1::2], strict=False)]
-    if len(there) % 2 or None in pairs or (len(there) > 2 and in_order(left) is None):
-        return found, left
-    return found + pairs, behind
+    behind = []
+    if depth == 0 and len(left) % 2 and (there := in_order(left)):
+        left, behind = there[:-1], there[-1:]  # all side by side: the last one is the head
+    pairs = _pairs(left)
+    return (found, left + behind) if pairs is None else (found + pairs, behind)
 
 
-def _branch(one: Module, other: Module, hidden: int, depth: int) -> _Branch | None:
-    """Both as an MLP, in the order that file, names or widths tell; None for two that are no pair."""
-    if one.shape != other.shape[::-1]:
+def _pairs(denses: Sequence[Module]) -> list[_Branch] | None:
+    """Layers side by side two by two, as their order and their names tell; None where that is not known."""
+    alike_named: dict[Path, list[Module]] = {}
+    for module in denses:  # `token_fc1` goes with `token_fc2`
+        alike_named.setdefault(form(module.path), []).append(module)
+    ways = [[in_order(denses)], [in_order(group) for group in alike_named.values()]]
+    found = [_two_by_two(way) for way in ways]
+    first, second = (each if each is not None else other for each, other in zip(found, found[::-1], strict=True))
+    return first if first is not None and set(first) == set(second) else None
+
+
+def _two_by_two(lists: Sequence[list[Module] | None]) -> list[_Branch] | None:
+    """The layers of each list as MLPs; None where they are none."""
+    if any(each is None or len(each) % 2 for each in lists):
         return None
-    order = in_order([one, other])
-    if not order and (one.shape[0] == one.shape[1] or hidden not in one.shape):
-        return None
-    first, second = order or ((one, other) if one.shape[1] == hidden else (other, one))
-    positions = [module.position for module in (one, other) if module.position is not None]
-    return _Branch(one.path[:depth], min(positions, default=None), first, second)
+    found = [_Branch(*two) for each in lists for two in zip(each[::2], each[1::2], strict=True)]
+    return found if all(each.first.shape == each.second.shape[::-1] for each in found) else None
 
 
-def _by_role(branches: Sequence[_Branch], hidden: int) -> tuple[list[_Branch], list[_Branch], str]:
-    """The MLPs that mix tokens and those that mix channels, in the order of the blocks, and what is in doubt."""
+def _by_role(branches: Sequence[_Branch], hidden: int) -> tuple[list[_Branch], list[_Branch]]:
+    """The MLPs that mix tokens and those that mix channels, in the order of the blocks."""
     tokens = [branch for branch in branches if branch.width != hidden]
     channels = [branch for branch in branches if branch.width == hidden]
-    ordered = in_order(branches)
-    if not tokens and ordered:  # as many tokens as channels: only the order tells them apart
-        tokens, channels = ordered[::2], ordered[1::2]
+    if not tokens and (ordered := in_order(branches)):  # as many tokens as channels: only order and names tell them
+        kinds = list(dict.fromkeys(form(branch.path) for branch in ordered))
+        if len(kinds) == 2:
+            tokens, channels = ([each for each in ordered if form(each.path) == kind] for kind in kinds)
+        elif len(kinds) == 1:
+            tokens, channels = ordered[::2], ordered[1::2]
     if not tokens or len(tokens) != len(channels):
         shapes = ", ".join(f"{branch.first.name}" for branch in branches[:4])
         raise NoMatchError(
@@ -250,10 +259,37 @@ def _by_role(branches: Sequence[_Branch], hidden: int) -> tuple[list[_Branch], l
     in_turn = in_order(tokens), in_order(channels)
     if None in in_turn:
         raise NoMatchError(f"Names do not tell the order of the blocks: {listed([b.first for b in tokens])}.")
-    doubt = ""
-    if ordered and tokens[0].width != hidden and ordered.index(in_turn[0][0]) > ordered.index(in_turn[1][0]):
-        doubt = f"which comes first, as {channels[0].first.name} stands before {tokens[0].first.name}"
-    return *in_turn, doubt
+    return in_turn
+
+
+def _norms(branches: Sequence[_Branch], norms: Sequence[Module], ranks: dict[_Branch, int]) -> tuple[Pairing, Module]:
+    """Which LayerNorm belongs to which MLP, and the one before the pooling."""
+    pairing = pair(branches, norms, ranks.__getitem__)
+    if pairing.layers and len(pairing.norms) == len(pairing.layers) + 1 and (there := in_order(pairing.norms)):
+        rest = pair(pairing.layers, there[:-1], ranks.__getitem__)  # all side by side: the last one is last
+        rest.pairs, rest.open, rest.norms = pairing.pairs + rest.pairs, pairing.open + rest.open, there[-1:]
+        pairing = rest
+    if pairing.layers or len(pairing.norms) != 1:
+        raise NoMatchError(f"Which LayerNorm belongs to which MLP cannot be told: {listed(norms)}.")
+    return pairing, pairing.norms[0]
+
+
+def _doubts(
+    stem: Module, tokens: _Branch, channels: _Branch, norms: dict[_Branch, Module], last: Module
+) -> Iterator[str]:
+    """What speaks for another architecture of the same tensors. tokens, channels: of the first block."""
+    if is_first(channels, tokens):
+        yield f"which comes first, as {channels.first.name} stands before {tokens.first.name}"
+    for branch, norm in norms.items():
+        if numbered_before(branch, norm):
+            yield f"whether {norm.name} comes before or after {branch.first.name}"
+            break
+    early = is_first(last, tokens) if is_first(stem, last) else None
+    if early is None:
+        depth = shared(stem.path, last.path, tokens.path)
+        early = alike(form(stem.path[depth:]), form(last.path[depth:])) > 0
+    if early:
+        yield f"whether {last.name} comes after {stem.name} or before the pooling"
 
 
 def _named(
