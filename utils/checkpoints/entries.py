@@ -138,7 +138,8 @@ class Problems:
         A dtype that can be converted to float32 is left for `notes`, and so is what is no part of the model.
         """
         self._foreign, self._normalising = entries.foreign, entries.normalising
-        surplus = [entries.key(canonical) for canonical in entries.headers if canonical not in self.variant.shapes]
+        known = self.variant.shapes  # worked out each time that it is asked for
+        surplus = [entries.key(canonical) for canonical in entries.headers if canonical not in known]
         if surplus or entries.surplus:
             self._found["surplus"] += surplus + entries.surplus
         for canonical, expected_shape in wanted.items():

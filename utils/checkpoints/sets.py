@@ -79,7 +79,10 @@ def find(
     reasons: dict[str, NoMatchError] = {}
     found = list(_by_names(path, sets, families))
     # A student of unknown names may lie beside its teacher of known ones.
-    found += _by_form(path, _without(sets, found), families, contents.ordered, reasons, alone=not found)
+    left = {
+        place: _without(headers, [each for each in found if each.place == place]) for place, headers in sets.items()
+    }
+    found += _by_form(path, left, families, contents.ordered, reasons, alone=not found)
     if not found:
         raise _nothing(path, sets, families, reasons)
     chosen = _chosen(path, found, weights, use_ema, family)
@@ -120,13 +123,10 @@ def _chosen(path: Path, found: list[Found], weights: str, use_ema: bool, family:
     return first[:1] if first and len({split(each.name)[0] for each in first}) == len(first) else chosen
 
 
-def _without(sets: Mapping[str, Headers], found: Sequence[Found]) -> dict[str, Headers]:
-    """What is left of the sets beside these models."""
-    left = {}
-    for place, headers in sets.items():
-        prefixes = tuple(each.prefix for each in found if each.place == place)
-        left[place] = {key: header for key, header in headers.items() if not key.startswith(prefixes)}
-    return left
+def _without(headers: Headers, found: Sequence[Found]) -> Headers:
+    """What is left of a set beside these models of it."""
+    prefixes = tuple(each.prefix for each in found)
+    return {key: header for key, header in headers.items() if not key.startswith(prefixes)}
 
 
 def _note(path: Path, taken: Found, others: Sequence[Found]) -> str:
@@ -217,9 +217,12 @@ def _by_form(
             )
         for family in families:
             try:
-                yield from _in_tree(family, place, "", headers, ordered, _MAX_SPLITS, alone)
+                found = _in_tree(family, place, "", headers, ordered, _MAX_SPLITS, alone)
             except NoMatchError as error:
                 reasons.setdefault(family.name, error)
+                continue
+            yield from found
+            headers, alone = _without(headers, found), False
 
 
 def _in_tree(
