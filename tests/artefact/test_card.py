@@ -9,7 +9,7 @@ from manifests import GRADIENTS, NAME, ROW, TENSORS, TRAINING, manifest, own
 from utils.artefact.assumed import assumptions
 from utils.artefact.card import model_card
 from utils.artefact.manifest import packed_manifest
-from utils.families.variants import HEADS, VARIANTS
+from utils.families.variants import HEADS, VARIANTS, Preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLE = re.compile(r"# Module [\w-]+/[\w.-]+(/[\w.-]+)*/\d+")
@@ -114,6 +114,11 @@ CLAIMS = {
         ["private", "SYNTHETIC", "serving_image_bytes"],
     ),
     "image signatures": (manifest(signatures=THREE), ['["serving_image_bytes"](image_bytes='], []),
+    "ten channels": (
+        manifest(preprocessing=Preprocessing(50, 48, (0.0,) * 10, (1.0,) * 10)),
+        ["10-channel images"],
+        ["photographs into", "red, green and blue"],
+    ),
     "official": (official(), ["80.16 %", VARIANTS["convmixer_768_32"].sources[0].url], []),
     "features": (official(head="fe"), ["transfer learning"], ["80.16"]),
     "fine-tuned": (manifest(training=TRAINING), ["0.9321 in epoch 2 of 3", "trained model"], ["source model with"]),

@@ -146,6 +146,27 @@ def test_feature_extractor_gets_no_tflite_file(tmp_path):
     assert make_smaller(artefacts.publish(tmp_path, head="fe").tarball, KINDS[0]) is None
 
 
+def test_a_file_of_another_source_is_replaced_only_where_that_is_asked_for(folder, tmp_path, monkeypatch):
+    from utils.smaller import making
+
+    monkeypatch.setattr(making, "_make", lambda *_: pytest.fail("made"))
+    again = lambda **options: make_smaller(folder / CONVMIXER, "tflite-float32", tmp_path, **options)  # noqa: E731
+    for name in (FILES[0], beside := f"{FILES[0]}.json"):
+        shutil.copyfile(folder / name, tmp_path / name)
+    with pytest.raises(pytest.fail.Exception, match="made"):
+        again()
+    manifest = manifest_of(tmp_path / FILES[0])
+    manifest["source"]["sha256"] = "12" * 32
+    (tmp_path / beside).write_text(json.dumps(manifest))
+    with pytest.raises(PackagingError, match=rf"{FILES[0]} is there already.*{'12' * 32}.*--overwrite"):
+        again()
+    with pytest.raises(pytest.fail.Exception, match="made"):
+        again(overwrite=True)
+    (tmp_path / beside).unlink()
+    with pytest.raises(PackagingError, match="no artefact of this project"):
+        again()
+
+
 def test_same_artefact_gives_the_same_bytes_in_another_process(folder, tmp_path):
     """Alone and after another file, from the folder and from the tarball, with other orders of hashes."""
     for seed, sources in {"1": [CONVMIXER], "2": [f"{MIXER}.tar.gz", f"{CONVMIXER}.tar.gz"]}.items():

@@ -43,22 +43,41 @@ def require_same_source(output_dir: Path, manifest: Mapping[str, Any]) -> None:
     manifest: of what is to take its place, or an `outline`.
     """
     name = manifest["name"]
-    if not any(os.path.lexists(output_dir / each) for each in placed_names(name)):
+    if any(os.path.lexists(output_dir / each) for each in placed_names(name)):
+        there = _manifest_there(output_dir / f"{name}.json", output_dir / name / UNLISTED[0])
+        _require_same(
+            output_dir / name,
+            there,
+            manifest,
+            "Choose another name (name = '...'; with make: NAME=...) or another output_dir, or let this one replace it "
+            "(overwrite = True; with make: OVERWRITE=1).",
+        )
+
+
+def require_same_origin(lite: Path, manifest: Mapping[str, Any]) -> None:
+    """The same of a .tflite file that is to be made from the artefact of `manifest`."""
+    beside = lite.with_name(f"{lite.name}.json")
+    if os.path.lexists(lite) or os.path.lexists(beside):
+        advice = "Choose another folder (--output-dir), or let this one replace it (--overwrite)."
+        _require_same(lite, _manifest_there(beside), manifest, advice)
+
+
+def _require_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any], advice: str) -> None:
+    """PackagingError, which ends in `advice`, unless what lies at `path` was made from the same.
+
+    there: its manifest, {} if it has none. here: of what is to take its place.
+    """
+    if there and _source_of(there) == _source_of(here):
         return
-    there = _manifest_there(output_dir, name)
-    if there and _source_of(there) == _source_of(manifest):
-        return
-    found = _compared(there, manifest) if there else "it is no artefact of this project, or its manifest is damaged"
+    found = _compared(there, here) if there else "it is no artefact of this project, or its manifest is damaged"
     raise PackagingError(
-        f"{output_dir / name} is there already, and was not made from the same: {found}. Nothing was replaced. Choose "
-        "another name (name = '...'; with make: NAME=...) or another output_dir, or let this one replace it "
-        "(overwrite = True; with make: OVERWRITE=1)."
+        f"{path} is there already, and was not made from the same: {found}. Nothing was replaced. {advice}"
     )
 
 
-def _manifest_there(output_dir: Path, name: str) -> dict[str, Any]:
-    """The manifest beside the folder, or else in it, if this version can read it; else {}."""
-    for path in (output_dir / f"{name}.json", output_dir / name / UNLISTED[0]):
+def _manifest_there(*paths: Path) -> dict[str, Any]:
+    """The first manifest that is there and that this version can read; else {}."""
+    for path in paths:
         with suppress(PackagingError):
             manifest = read_manifest(path)
             architecture_of(manifest)
@@ -93,7 +112,7 @@ def _source_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "SHA-256": manifest["source"]["sha256"],
         "weights": manifest["weights"],
         "head": manifest["head"],
-        "labels": manifest["files"].get(LABELS),
+        "labels": manifest.get("derived_from", manifest)["files"].get(LABELS),
         **{key: value for part, values in kept.items() for key, value in _leaves(part, values)},
     }
 

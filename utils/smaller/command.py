@@ -21,10 +21,17 @@ from utils.verify.files import check_name
 KINDS = ("tflite-float32", "tflite-float16", "tflite-int8")
 
 
-def make_smaller(path: Path, kind: str, output_dir: Path | None = None) -> Path | None:
+def make_smaller(path: Path, kind: str, output_dir: Path | None = None, overwrite: bool = False) -> Path | None:
     """Makes one TFLite file of an artefact; returns its path, or None for a feature extractor.
 
-    kind: of `KINDS`. Raises PackagingError where the artefact is not whole or the file cannot be made.
+    Args:
+        path: The artefact's.
+        kind: One of `KINDS`.
+        output_dir: Where the files go; by default beside the artefact.
+        overwrite: As of `make_lite`.
+
+    Raises:
+        PackagingError: The artefact is not whole, or the file cannot be made.
     """
     with quiet_imports():
         from utils.smaller import making
@@ -35,7 +42,8 @@ def make_smaller(path: Path, kind: str, output_dir: Path | None = None) -> Path 
     if artefact.output != "logits":
         return None
     try:
-        return making.make_lite(artefact, kind.removeprefix("tflite-"), output_dir or path.resolve().parent)
+        folder = output_dir or path.resolve().parent
+        return making.make_lite(artefact, kind.removeprefix("tflite-"), folder, overwrite)
     except ConversionError as error:
         raise PackagingError(f"{artefact.name}, {kind}: {error}") from error
 
@@ -56,18 +64,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="(all)")
     parser.add_argument("--output-dir", type=Path, help="where the files go (beside the artefact)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that was made from something else")
     options = parser.parse_args(arguments)
     if len(options.artefacts) * len(options.kinds) > 1:
         # Each by a process of its own: TensorFlow numbers functions by process, and files should not depend on it.
         where = ["--output-dir", str(options.output_dir)] if options.output_dir else []
+        where += ["--overwrite"] if options.overwrite else []
         command, alone = [sys.executable, "-m", "utils.smaller"], itertools.product(options.artefacts, options.kinds)
         runs = [subprocess.run([*command, path, "--kinds", kind, *where], check=False) for path, kind in alone]
         return int(any(run.returncode for run in runs))
     try:
-        made = make_smaller(options.artefacts[0], options.kinds[0], options.output_dir)
+        made = make_smaller(options.artefacts[0], options.kinds[0], options.output_dir, options.overwrite)
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if made:
-        print(f"{made}: {_figures(made)}")
+    print(f"{made}: {_figures(made)}" if made else f"{options.artefacts[0]}: feature extractors get no TFLite file")
     return 0

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from utils.artefact import lite_file
+from utils.artefact.identity import require_same_origin
 from utils.artefact.manifest import check_manifest, installed_versions, manifest_text, packed_manifest
 from utils.artefact.opening import Pretrained
 from utils.artefact.placing import explained, make_folder
@@ -46,20 +47,30 @@ _OF_SAVED_MODELS = ("minimum_tensorflow", "platforms")
 _VERSIONS_OF_SAVED_MODELS = ("stablehlo_version", "calling_convention_version")
 
 
-def make_lite(artefact: Pretrained, storage: str, output_dir: Path) -> Path:
+def make_lite(artefact: Pretrained, storage: str, output_dir: Path, overwrite: bool = False) -> Path:
     """Publishes `<name>_<storage>.tflite` and its manifest, `….tflite.json`; returns the model's path.
 
-    storage: "float32", "float16" or "int8". Raises ParityError with the figures, and ConversionError for what TFLite
-    cannot express; then nothing is left.
+    Args:
+        artefact: what it is made from.
+        storage: "float32", "float16" or "int8".
+        output_dir: where the files go.
+        overwrite: take the place of a file of that name whatever that was made from.
+
+    Raises:
+        PackagingError: as `require_same_origin`.
+        ParityError: with the figures. ConversionError: TFLite cannot express the model. Then nothing is left.
     """
     name, output_dir = f"{artefact.name}_{storage}", Path(output_dir).expanduser().absolute()
+    path = output_dir / f"{name}.tflite"
+    if not overwrite:
+        require_same_origin(path, artefact.manifest)
     # The twin, what takes levels, the model, and the model packed.
     scratch, lock = make_folder(output_dir, f"{name}.tflite", needed_bytes=16 * artefact.manifest["parameters"])
     try:
         with explained(output_dir):
             packed, manifest = _make(artefact, storage, name, scratch)
             (scratch / "json").write_text(manifest, encoding="utf-8")
-            path, beside = output_dir / f"{name}.tflite", output_dir / f"{name}.tflite.json"
+            beside = output_dir / f"{name}.tflite.json"
             beside.unlink(missing_ok=True)  # where a manifest is, its model is
             os.replace(packed, path)
             os.replace(scratch / "json", beside)
