@@ -176,7 +176,8 @@ class Settings:
         some_text("weights", self.weights, "'auto' or the name of one of several sets of weights in the file")
         one_of("activation", self.activation, ("auto", *ACTIVATIONS))
         one_of("interpolation", self.interpolation, ("auto", *INTERPOLATIONS))
-        _number("epsilon", self.epsilon, 0, 0.1)
+        if self.epsilon:
+            _number("epsilon", self.epsilon, 1e-12, 0.1)  # less is lost in float32 beside any variance
         if self.crop_pct:
             _number("crop_pct", self.crop_pct, LEAST_CROP, 1)
         _levels("mean", self.mean), _levels("std", self.std)

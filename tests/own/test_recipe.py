@@ -9,7 +9,7 @@ import torch
 from own import definitions
 from own.definitions import convmixer, flax_mixer, mixer, replace, under
 from own.opening import assert_computes, opened
-from utils.errors import ConversionError
+from utils.errors import CheckpointError, ConversionError
 from utils.families import FAMILIES
 from utils.families.variants import Preprocessing
 
@@ -150,3 +150,30 @@ def test_what_makes_no_sense_is_assumed_or_refused(tmp_path, field):
         assert len(conversion.preprocessing.std) == 3, value
         if field in ("mean", "std", "interpolation"):
             assert conversion.variant.origins[field] == "assumed", value
+
+
+@pytest.mark.parametrize("pool", ["max", "avgmax"])
+def test_other_pooling_that_the_trainer_tells_is_refused(tmp_path, pool):
+    with pytest.raises(CheckpointError, match=f"'{pool}'"):
+        opened(with_args(tmp_path, argparse.Namespace(gp=pool))[1])
+    opened(with_args(tmp_path, argparse.Namespace(gp="avg"))[1])
+
+
+def test_model_kwargs_leave_open_what_the_name_of_a_model_would_tell(tmp_path):
+    args = {"model": TOLD["model"], "model_kwargs": {"act_layer": "silu"}}
+    assert origins(opened(with_args(tmp_path, argparse.Namespace(**args))[1]))["activation"] == "assumed"
+
+
+def test_size_that_contradicts_the_tokens_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="40 pixels"):
+        opened(with_args(tmp_path, argparse.Namespace(img_size=40), mixer)[1])
+
+
+def test_images_smaller_than_a_patch_are_refused(tmp_path):
+    with pytest.raises(ConversionError, match="image_size"):
+        opened(with_args(tmp_path, argparse.Namespace())[1], image_size=1)
+
+
+def test_channels_and_patch_of_a_dense_embedding_are_said_to_be_assumed(tmp_path):
+    notes = opened(mixer(definitions.package).save(tmp_path, "pt")).notes
+    assert any("1.weight" in note and "3 channels" in note for note in notes)

@@ -5,11 +5,12 @@ Reading trusts nothing: every missing, surplus, misshapen, wrongly typed or non-
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -185,7 +186,8 @@ def _reading(
     # Before anything big is unpacked.
     problems.raise_if_any([row.name for row in relatives if sizes and row.shapes == entries.shapes])
     _require_memory(path, variant)
-    return Reading(path, variant, entries, problems, (*notes, *problems.notes()), wanted.head)
+    notes = (*notes, *problems.notes(), *(_of_dense_patches(path, entries, sizes) if sizes else ()))
+    return Reading(path, variant, entries, problems, notes, wanted.head)
 
 
 def _classes(entries: Entries, family: Family) -> int:
@@ -210,10 +212,30 @@ def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wa
         sizes = replace(row.architecture, classes=sizes.classes or row.architecture.classes)
     if not 0 < sizes.channels <= MAX_CHANNELS:
         raise CheckpointError(f"{path}: its images have {sizes.channels:,} channels; expected 1 to {MAX_CHANNELS:,}.")
+    _require_mean_pooling(path, contents.args)
+    given = wanted.recipe.for_channels(sizes.channels, path.name)
+    told = told_by(contents.args, sizes.channels, family.layout.trained_as)
+    if not family.any_size:  # the number of tokens tells it
+        if not row:
+            _require_side_by_side(path, sizes, told.image_size)
+        given, told = replace(given, image_size=None), replace(told, image_size=sizes.image_size)
+    trained = completed(given, told, _assumed(found, sizes, row))
+    return own_variant(
+        family.name,
+        **({"name": row.name} if row else {}),
+        architecture=trained.of(sizes),
+        preprocessing=trained.preprocessing,
+        origins=trained.origins,
+    )
+
+
+def _assumed(found: Found, sizes: Patches, row: Variant | None) -> Recipe:
+    """The recipe of a model of which nobody tells any: its layout's, its row's, its family's."""
+    family = found.family
     activation, epsilon = family.layout.assumed(found.framework_layout)
     if row and (activation, epsilon) == family.layout.assumed(next(iter(family.layout.MARKS))):
         activation, epsilon = row.architecture.activation, getattr(row.architecture, row.architecture.EPSILON)
-    assumed = Recipe(
+    return Recipe(
         activation=activation,
         epsilon=epsilon,
         image_size=row.image_size if row else 224,
@@ -222,24 +244,33 @@ def _as_trained(path: Path, contents: Contents, found: Found, sizes: Patches, wa
         mean=_by_channel(family.mean, sizes.channels),
         std=_by_channel(family.std, sizes.channels),
     )
-    given = wanted.recipe.for_channels(sizes.channels, path.name)
-    told = told_by(contents.args, sizes.channels, family.layout.trained_as)
-    if not family.any_size:  # the number of tokens tells it
-        if not row and told.image_size and sizes.positions(told.image_size, told.image_size) != sizes.tokens:
-            raise CheckpointError(
-                f"{path}: its trainer says images of {told.image_size} pixels, but {sizes.tokens} tokens are patches "
-                f"of {sizes.patch_size} pixels for {sizes.image_size}: they overlap or have gaps. Models here have "
-                "patches side by side."
+
+
+def _require_mean_pooling(path: Path, args: Mapping[str, Any]) -> None:
+    """CheckpointError if timm's trainer was told to pool otherwise, which no tensor shows."""
+    if (pool := args.get("gp")) not in (None, "", "avg", "fast", "fastavg"):
+        raise CheckpointError(f"{path}: its trainer pooled by {pool!r} (gp). Models here pool by the mean.")
+
+
+def _require_side_by_side(path: Path, sizes: Patches, image_size: int | None) -> None:
+    """CheckpointError if there are more or fewer tokens than an image of the trainer's size has patches."""
+    if image_size and sizes.positions(image_size, image_size) != sizes.tokens:
+        raise CheckpointError(
+            f"{path}: its trainer says images of {image_size} pixels, but {sizes.tokens} tokens are patches of "
+            f"{sizes.patch_size} pixels for {sizes.image_size}: they overlap or have gaps. Models here have patches "
+            "side by side."
+        )
+
+
+def _of_dense_patches(path: Path, entries: Entries, sizes: Patches) -> Iterator[str]:
+    """A note on what the columns of a dense layer leave open: channels and patch."""
+    for place in entries.places.values():
+        if place.shape and len(place.shape) == 4:
+            yield (
+                f"{path.name}: {place.key} takes {math.prod(place.shape[1:])} numbers a patch. ASSUMED are "
+                f"{sizes.channels} channels, so patches of {sizes.patch_size} pixels and images of {sizes.image_size}; "
+                "more channels and smaller patches would have the same form. `reference` tells."
             )
-        given, told = replace(given, image_size=None), replace(told, image_size=sizes.image_size)
-    trained = completed(given, told, assumed)
-    return own_variant(
-        family.name,
-        **({"name": row.name} if row else {}),
-        architecture=trained.of(sizes),
-        preprocessing=trained.preprocessing,
-        origins=trained.origins,
-    )
 
 
 def _by_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -251,7 +282,7 @@ def _require_memory(path: Path, variant: Variant) -> None:
     """CheckpointError before anything is allocated that would not fit."""
     import psutil
 
-    needed = _COPIES * 4 * sum(map(prod, variant.shapes.values()))
+    needed = _COPIES * 4 * sum(map(math.prod, variant.shapes.values()))
     available = psutil.virtual_memory().available
     if needed > available:
         raise CheckpointError(
