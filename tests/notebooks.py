@@ -117,19 +117,3 @@ def assert_full_size(folder, notebook, name, variant):
     assert "parity passed" in shown
     assert shown.count("SYNTHETIC WEIGHTS") >= 2
     return manifest
-
-
-def with_fault(notebook, folder, line, fault):
-    """A copy of `notebook` in `folder` with `fault`, lines of code, in front of the line that starts with `line`."""
-    content = json.loads((ROOT / notebook).read_text(encoding="utf-8"))
-    planted = 0
-    for cell in content["cells"]:
-        lines = "".join(cell["source"]).split("\n")
-        for position, found in enumerate(lines):
-            if found.startswith(line):
-                cell["source"] = "\n".join([*lines[:position], *fault, *lines[position:]])
-                planted += 1
-    assert planted == 1, f"{notebook} has {planted} lines that start with {line!r}"
-    path = folder / "faulty.ipynb"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return path

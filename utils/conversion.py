@@ -94,6 +94,7 @@ class Conversion:
         self.family = FAMILIES[self.variant.family]
         settings.check_family(self.family.name)
         settings.check_size(self.variant)
+        self.labels = labels.class_labels(settings.labels, self.variant.labels, self.variant.architecture.classes)
         self.output = OUTPUTS[settings.head]
         self.image_size = settings.size(self.variant)
         self.preprocessing = preprocessing_for(self.variant, self.image_size)
@@ -146,7 +147,6 @@ class Conversion:
             self.names = loaded.reading.names if self._reading else {}
             architecture = self.variant.architecture
             self.source = self._models.build(architecture, loaded.arrays, settings.head)
-            self.labels = labels.class_labels(settings.labels, self.variant.labels, architecture.classes)
             self.name = artefact_name(self.stem, settings.head, self.checkpoint.weights, settings.operations)
         formats = formats_of(settings.formats)
         needed = 4 * (3 + len(formats)) * self.source.parameters

@@ -295,6 +295,9 @@ def test_what_cannot_be_evaluated_is_refused(run, model_of, folder, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == {"name": "a manifest"}
     with pytest.raises(EvaluationError, match="was fine-tuned here"):
         find_checkpoint(SimpleNamespace(manifest={"training": {}}, name="tuned"), "official")
+    own = SimpleNamespace(manifest={}, name="mine", variant=SimpleNamespace(name="own"))
+    with pytest.raises(EvaluationError, match="path of that file"):
+        find_checkpoint(own, "official")
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,11 @@ import torch
 from own import definitions
 from own.definitions import convmixer, flax_mixer, mixer, replace, under
 from own.opening import assert_computes, opened
+from utils.conversion import Conversion
 from utils.errors import CheckpointError, ConversionError
 from utils.families import FAMILIES
 from utils.families.variants import Preprocessing
+from utils.settings import Settings
 
 FIELDS = ("activation", "epsilon", "image_size", "crop_pct", "interpolation", "mean", "std")
 TOLD = {"mean": (0.5, 0.4, 0.3), "std": [0.2, 0.2, 0.4], "interpolation": "bilinear", "crop_pct": 0.9, "img_size": 48,
@@ -177,3 +179,10 @@ def test_images_smaller_than_a_patch_are_refused(tmp_path):
 def test_channels_and_patch_of_a_dense_embedding_are_said_to_be_assumed(tmp_path):
     notes = opened(mixer(definitions.package).save(tmp_path, "pt")).notes
     assert any("1.weight" in note and "3 channels" in note for note in notes)
+
+
+def test_another_number_of_labels_is_told_before_anything_is_loaded(tmp_path):
+    _, path = with_args(tmp_path, argparse.Namespace())
+    (tmp_path / "names.txt").write_text("cat\ndog\n", encoding="utf-8")
+    with pytest.raises(ConversionError, match="names 2 classes"):
+        Conversion(Settings("own", checkpoint=str(path), labels=str(tmp_path / "names.txt"))).check()

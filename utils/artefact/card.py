@@ -90,15 +90,9 @@ def _loss(manifest: Manifest) -> str:
     if manifest.get("training"):
         known = "softmax, by the fine-tuning below"
     if not known:
-        return (
-            "The loss of its training is not known here; after another than softmax, these are not its probabilities."
-        )
-    text = f"The model's loss: {known}."
-    if known.startswith("sigmoid"):
-        text += (
-            " With that loss each class has a probability of its own, sigmoid(logit), and they need not add up to 1."
-        )
-    return text
+        return "Which loss it was trained with is not known: after any but softmax cross-entropy they mean little."
+    of_its_own = " With it, each class has a probability of its own, sigmoid(logit); these need not add up to 1."
+    return f"The model's loss: {known}.{of_its_own if known.startswith('sigmoid') else ''}"
 
 
 def _template() -> jinja2.Template:

@@ -14,7 +14,9 @@ from utils.checkpoints.loading import Checkpoint, Wanted, load, resolve
 from utils.errors import EvaluationError, PackagingError
 from utils.families import FAMILIES
 from utils.families.recipe import Recipe
+from utils.families.variants import OWN
 from utils.machine.quiet import quiet_imports
+from utils.settings import KEYWORDS
 
 Predict = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, C], normalised -> float32 logits [B, classes]
 
@@ -56,6 +58,10 @@ def find_checkpoint(model: Pretrained, checkpoint: str) -> Checkpoint:
     if "training" in model.manifest:
         raise EvaluationError(
             f"{model.name} was fine-tuned here, so no source framework has its weights. Leave --checkpoint out."
+        )
+    if model.variant.name == OWN and checkpoint in KEYWORDS:
+        raise EvaluationError(
+            f"{model.name} was made from a checkpoint of its maker's. Set --checkpoint to the path of that file."
         )
     return resolve(model.variant, checkpoint, model.manifest.get("settings", {}).get("seed", 0))
 
