@@ -91,7 +91,7 @@ def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(not
 def test_files_reach_the_notebook_as_absolute_paths_and_defaults_stay_its_own(notebook, tmp_path, monkeypatch):
     notebook("pass")
     shutil.copyfile(tiny.GOLDEN / "convmixer_tiny.timm.pth.tar", tmp_path / "own.pth")
-    (tmp_path / "own.txt").write_text("cat\n")
+    (tmp_path / "own.txt").write_text("cat\ndog\n" * 5)
     monkeypatch.chdir(tmp_path)
     executed = Mock(side_effect=ConversionError)
     monkeypatch.setattr(convert.execution, "executed", executed)
