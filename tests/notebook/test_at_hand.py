@@ -1,15 +1,16 @@
-"""The model of a notebook whose `model` is "auto": the newest, the published one, or a tiny one made on the spot."""
+"""The model of a notebook whose `model` is "auto": the newest, the published one, or one made on the spot."""
 
+import json
 import os
 import shutil
-import subprocess
+from contextlib import nullcontext
 from unittest.mock import Mock
 
 import extractors
 import pytest
 from server import folder_server
 
-from utils.errors import ConversionError
+from utils.errors import CheckpointUnavailable, ConversionError
 from utils.notebook import at_hand as module
 from utils.notebook.at_hand import at_hand
 
@@ -26,7 +27,7 @@ def put(kind, folder, written):
 
 @pytest.mark.slow
 def test_the_newest_of_the_head_is_taken_from_all_folders_and_broken_ones_do_not_count(tmp_path):
-    assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "")  # named ones are taken as they are
+    assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "", False)  # named ones are taken as they are
     one, other = tmp_path / "one", tmp_path / "other"
     put("convmixer", one, 2000)
     newest = put("xla", other, 3000)
@@ -52,14 +53,39 @@ def test_else_the_published_one_is_fetched(tmp_path, monkeypatch):
     assert "the published one was fetched" in found.notice
 
 
-def test_else_a_tiny_one_is_converted_and_said_to_recognise_nothing(tmp_path, monkeypatch):
-    ran = Mock(return_value=subprocess.CompletedProcess([], 0, "", ""))
-    monkeypatch.setattr(module.subprocess, "run", ran)
+@pytest.fixture
+def converted(monkeypatch):
+    """Notes the variant and checkpoint of each conversion in place of converting."""
+    asked = []
+    monkeypatch.setattr(module, "_converted", lambda *given: asked.append(given[:3]) or given[3] / given[0])
+    return asked
+
+
+def test_else_the_official_checkpoint_is_converted(tmp_path, monkeypatch, converted):
+    monkeypatch.setattr(module, "fetch", Mock())
+    put("convmixer", tmp_path, 2000)
+    (manifest,) = tmp_path.glob("*.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"weights": "synthetic"}))
+    found = at_hand("auto", "fe", str(tmp_path), release=NOWHERE)
+    assert converted == [("convmixer_768_32", "fe", "official")]
+    assert not found.random
+    assert "SYNTHETIC" not in found.notice
+
+
+def test_else_random_weights_are_taken_and_said_to_recognise_nothing(tmp_path, monkeypatch, converted):
+    monkeypatch.setattr(module, "fetch", Mock(side_effect=CheckpointUnavailable("no network")))
     found = at_hand("auto", "fe", str(tmp_path), "exports", release=NOWHERE)
-    assert found.model.endswith(os.path.join("exports", "convmixer_tiny_fe_synthetic"))
+    assert converted == [("convmixer_tiny", "fe", "synthetic")]
+    assert found.random
     assert "SYNTHETIC WEIGHTS" in found.notice
-    assert "could not be fetched" in found.notice
-    assert ran.call_args.args[0][1:5] == ["-m", "utils.convert", "--variant", "convmixer_tiny"]
-    ran.return_value = subprocess.CompletedProcess([], 1, "", "error: no space is left")
-    with pytest.raises(ConversionError, match=r"could not be converted: error: no space is left Give the path"):
-        at_hand("auto", "fe", str(tmp_path), release=NOWHERE)
+    assert "make convert CHECKPOINT=official HEAD=fe" in found.notice
+
+
+@pytest.mark.parametrize(("code", "status"), [("print('cell 1 of 2')", 0), ("raise SystemExit('error: disk full')", 1)])
+def test_a_conversion_on_the_spot_ends_as_the_command_ends(code, status, tmp_path, monkeypatch):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "convert.py").write_text(code)
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    with pytest.raises(ConversionError, match="disk full") if status else nullcontext():
+        made = module._converted("mixer_tiny", "fe", "synthetic", tmp_path)
+        assert made == tmp_path / "mixer_tiny_fe_synthetic"

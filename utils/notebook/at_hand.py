@@ -1,10 +1,12 @@
 """The model of a notebook whose `model` is "auto".
 
-The newest artefact in some folders, else the one that was published, else a tiny one, converted on the spot.
+The newest artefact in some folders that has real weights, else the published one, else the official checkpoint,
+converted on the spot; only where none of them can be had, random weights.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,19 +15,27 @@ from typing import NamedTuple
 
 from utils.artefact.contents import read_manifest
 from utils.artefact.opening import open_model
-from utils.errors import ConversionError, PackagingError
-from utils.families.variants import artefact_name
+from utils.checkpoints.download import fetch
+from utils.errors import CheckpointUnavailable, ConversionError, PackagingError
+from utils.families.variants import artefact_name, get_variant
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIANT, TINY = "convmixer_768_32", "convmixer_tiny"  # the published one that is taken; the one that is converted
-RELEASE = "https://github.com/mixers-to-tensorflow/mixers-to-tensorflow/releases/latest/download"
+VARIANT, TINY = "convmixer_768_32", "convmixer_tiny"  # with the official weights, and with random ones
+REPOSITORY = "https://github.com/mixers-to-tensorflow/mixers-to-tensorflow"
+RELEASE = f"{REPOSITORY}/releases/latest/download"
+NOTEBOOK = f"{REPOSITORY}/blob/main/conversion_convmixer.ipynb"
+_CELL = re.compile(r"cell (\d+) of (\d+)$")  # what `--progress lines` prints
 
 
 class AtHand(NamedTuple):
-    """What `model` is taken to be, and what whoever runs the notebook must be told, or nothing."""
+    """What `model` is taken to be.
+
+    notice: what the notebook shows of the choice; "" where `model` was given. random: whether `auto` found no real one.
+    """
 
     model: str
     notice: str
+    random: bool = False
 
 
 def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtHand:
@@ -34,43 +44,77 @@ def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtH
     Args:
         model: a notebook's parameter.
         head: of the artefact, "classification" or "fe".
-        folders: where conversions are looked for; a tiny one is left in the last.
+        folders: where conversions are looked for; one that is made is left in the last.
         release: the address under which tarballs are published.
 
     Raises:
-        ConversionError: no model can be had.
+        ConversionError: the official checkpoint, or a tiny model, could not be converted.
     """
     if model != "auto":
         return AtHand(model, "")
     places, named = [Path(folder).expanduser().absolute() for folder in folders], " or ".join(folders)
-    if newest := _newest(places, head):
+    if newest := _newest(places, head, real=True):
         return AtHand(str(newest), f"model = auto: {newest.name}, the newest in {newest.parent.name}")
     address = f"{release}/{artefact_name(VARIANT, head, 'official')}.tar.gz"
     try:
         open_model(address)  # TF Hub keeps what it fetches: the notebook opens it from there
-    except PackagingError as error:
-        reason = str(error).splitlines()[0]
-    else:
-        return AtHand(address, f"model = auto: there is none in {named}, so the published one was fetched: {address}")
-    # In a process of its own: this one may have a GPU in use, and conversions take the CPU.
-    options = ["--variant", TINY, "--head", head, "--checkpoint", "synthetic", "--output-dir", str(places[-1])]
-    command = [sys.executable, "-m", "utils.convert", *options, "--progress", "lines"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConversionError(
-            f"model is 'auto', and a tiny one could not be converted: {done.stderr.strip()[-2000:]} Give the path of a "
-            "model."
+        return AtHand(address, f"model = auto: {named} has no model, so the published one was fetched: {address}")
+    except PackagingError:
+        pass  # the official checkpoint is another way to the same model
+    try:
+        fetch(get_variant(VARIANT))
+    except CheckpointUnavailable:
+        made = _newest(places, head, real=False) or _converted(TINY, head, "synthetic", places[-1])
+        return AtHand(
+            str(made),
+            f"SYNTHETIC WEIGHTS: {made.name} has random weights and recognises nothing. {named} has no real model, and "
+            "neither a published one nor the official checkpoint could be fetched. Where there is a network, make one "
+            f"with `make convert CHECKPOINT=official HEAD={head}` or {NOTEBOOK}",
+            random=True,
         )
-    made = places[-1] / artefact_name(TINY, head, "synthetic")
+    made = _converted(VARIANT, head, "official", places[-1])
     return AtHand(
-        str(made),
-        f"model = auto: there is none in {named}, and {reason} So {made.name} was converted, a tiny model of "
-        "SYNTHETIC WEIGHTS, random numbers, which recognises nothing. Convert or download a real one for real answers.",
+        str(made), f"model = auto: {named} has no model, and none is published, so the authors' {VARIANT} was converted"
     )
 
 
-def _newest(folders: Sequence[Path], head: str) -> Path | None:
-    """The SavedModel or tarball of the manifest that was written last; broken ones do not count."""
+def _converted(variant: str, head: str, checkpoint: str, folder: Path) -> Path:
+    """Converts, with a bar over the notebook's cells. ConversionError with what the command said if it fails.
+
+    In a process of its own: this one may have a GPU in use, and conversions take the CPU.
+    """
+    from tqdm.auto import tqdm
+
+    options = ["--variant", variant, "--head", head, "--checkpoint", checkpoint, "--output-dir", str(folder)]
+    command = [sys.executable, "-m", "utils.convert", *options, "--progress", "lines"]
+    said = []
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        tqdm(desc=f"converting {variant}", unit="cell", file=sys.stdout) as bar,
+    ):
+        try:
+            for line in process.stdout:
+                if done := _CELL.match(line):
+                    bar.total = int(done[2])
+                    bar.update(int(done[1]) - bar.n)
+                else:
+                    said.append(line)
+        except KeyboardInterrupt:
+            process.terminate()  # it cleans up, then ends
+            raise
+    if process.returncode:
+        reason = "".join(said).strip()[-2000:]
+        raise ConversionError(
+            f"model is 'auto', and {variant} could not be converted: {reason} Give the path of a model."
+        )
+    return folder / artefact_name(variant, head, checkpoint)
+
+
+def _newest(folders: Sequence[Path], head: str, real: bool) -> Path | None:
+    """The SavedModel or tarball of the manifest that was written last; broken ones do not count.
+
+    real: whether its weights are to be real ones, or synthetic.
+    """
     manifests = [path for folder in folders for path in folder.glob("*.json")]
     for path in sorted(manifests, key=_written, reverse=True):
         try:
@@ -78,7 +122,8 @@ def _newest(folders: Sequence[Path], head: str) -> Path | None:
         except PackagingError:
             continue
         found = [place for place in (path.with_suffix(""), path.with_suffix(".tar.gz")) if place.exists()]
-        if manifest["head"] == head and manifest["name"] == path.stem and found:
+        right = manifest["head"] == head and (manifest["weights"] != "synthetic") == real
+        if right and manifest["name"] == path.stem and found:
             return found[0]
     return None
 

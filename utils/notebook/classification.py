@@ -67,7 +67,8 @@ class Classification:
         synthetic = [name for name, each in self.models.items() if each.weights == "synthetic"]
         self.weights_note = f"Made from SYNTHETIC WEIGHTS, random numbers: {', '.join(synthetic)}" if synthetic else ""
         assumed = [f"{name}: {text}" for name, each in self.models.items() for text in assumptions(each.manifest)]
-        self.notices = [*(each.notice for each in chosen), self.weights_note, *assumed]
+        said = any(each.random for each in chosen)  # in that box; two would say the same
+        self.notices = [*(each.notice for each in chosen), "" if said else self.weights_note, *assumed]
         return {
             name: f"{each.manifest['parameters']:,} parameters, {each.weights} weights, "
             f"{f'{len(each.names):,} classes' if each.names else 'features'}"
