@@ -54,6 +54,11 @@ def test_each_variant_stands_in_the_table_with_its_size_accuracy_and_file(varian
     assert f"| {variant.parameters:,} |" in row
     assert f"({variant.sources[0].url})" in row
     assert variant.top1 is None or f"| {variant.top1:.2f} % |" in row
+    (row,) = [line for line in PROSE[ROOT / "README.md"].splitlines() if f"`{variant.name}`" in line and "|" in line]
+    _, _, names, sizes, top1, *_ = (cell.strip().split(", ") for cell in row.split("|"))
+    place = names.index(f"`{variant.name}`")
+    assert sizes[place] == f"{variant.parameters / 1e6:.0f}"
+    assert [top1[place]] == [f"{variant.top1:.2f}"] if variant.top1 else top1[-1] in ("none", "not confirmed")
 
 
 @text

@@ -122,7 +122,12 @@ def test_the_card_begins_with_what_the_hub_reads(tmp_path, whole, hub):
     assert run("huggingface", tmp_path, "--send") == run("huggingface", whole, "--send") == 0
     card = hub.files(REPOSITORY)["README.md"].decode()
     _, header, body = card.split("---\n", 2)
-    assert yaml.safe_load(header) == {
+    header = yaml.safe_load(header)
+    (result,) = header.pop("model-index")[0]["results"]
+    assert result["dataset"]["type"] == "imagenet-1k"
+    assert result["metrics"][0]["value"] == VARIANT.top1
+    assert result["source"]["url"] in VARIANT.top1_source
+    assert header == {
         **{"license": "mit", "library_name": "keras", "pipeline_tag": "image-classification"},
         **{"base_model": "timm/convmixer_768_32.in1k", "base_model_relation": "quantized", "datasets": ["imagenet-1k"]},
         "tags": ["tensorflow", "saved-model", "convmixer"],
@@ -131,7 +136,7 @@ def test_the_card_begins_with_what_the_hub_reads(tmp_path, whole, hub):
         assert part in body
     header = yaml.safe_load(hub.files(f"{OWNER}/mixer_b16_sam_fe")["README.md"].decode().split("---\n")[1])
     assert (header["license"], header["pipeline_tag"]) == ("apache-2.0", "image-feature-extraction")
-    assert "base_model" not in header
+    assert {"base_model", "model-index"}.isdisjoint(header)
 
 
 def test_publishing_anew_takes_away_what_is_no_longer_there(whole, hub, tmp_path):

@@ -113,10 +113,18 @@ def hub_card(manifest: Manifest, repository: str, words: str = "") -> str:
 
 def hub_header(manifest: Manifest) -> str:
     """The YAML. Of weights that are not official it names neither data nor origin. ParameterError as `get_variant`."""
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
-    model, mirrors, labels = manifest["model"], [], None
+    model, mirrors, labels, reported = manifest["model"], [], None, {}
     if manifest["weights"] == "official" and not manifest.get("training"):
+        if manifest["head"] == "classification" and model["top1"]:
+            said, _, address = model["top1_source"].rpartition(", ")
+            data = {"dataset_type": _HUB_DATASETS["imagenet1k"], "dataset_name": "ImageNet-1k"}
+            figure = {"metric_type": "accuracy", "metric_name": "top-1, as its authors report", "source_name": said}
+            result = EvalResult(
+                "image-classification", **data, **figure, metric_value=model["top1"], source_url=address
+            )
+            reported = {"model_name": manifest["name"], "eval_results": [result]}
         mirrors = [source.repository for source in get_variant(manifest["variant"]).sources if source.repository]
         labels = model["labels"]
     return ModelCardData(
@@ -128,6 +136,7 @@ def hub_header(manifest: Manifest) -> str:
         # Of the four relations that the Hub knows, that of conversions. Without it, the Hub takes it for fine-tuned.
         base_model_relation="quantized" if mirrors else None,
         tags=["tensorflow", "saved-model", FAMILIES[model["family"]].title.lower()],
+        **reported,
     ).to_yaml()
 
 

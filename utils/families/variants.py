@@ -225,7 +225,7 @@ def _testing(name: str, family: str, architecture: Patches) -> Variant:
     return _row(name, family, architecture, None, f"none: {random}", image_size=48, **facts)
 
 
-_CONVMIXER_README = "https://github.com/locuslab/convmixer#evaluation"
+_CONVMIXER_README = "the authors' README, https://github.com/locuslab/convmixer#evaluation"
 _CONVMIXER_PAPER = "ConvMixer paper, results on ImageNet-1k, https://arxiv.org/abs/2201.09792"
 _PAPER_1K = "MLP-Mixer paper, trained on ImageNet for 300 epochs at 224 pixels, https://arxiv.org/abs/2105.01601"
 _NO_21K = "none published: this head has ImageNet-21k's classes; the paper reports fine-tuned models only"
