@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_MEMBERS = 10_000  # a SavedModel has about ten files, and one more per asset; the largest checkpoint has 470 members
 MAX_TAR_BYTES = 8 << 30  # nearly ten times the largest model here
 # Weights hardly shrink and graphs about tenfold; deflate's limit, which a bomb goes for, is a thousandfold.
-_MAX_RATIO, _SMALL = 50, 64 << 20
+MAX_RATIO, SMALL = 50, 64 << 20
 _CHUNK = 1 << 20
 _MAX_PAX = (
     1 << 10
@@ -78,6 +78,7 @@ def open_zip(
     refusal: Refusal,
     limits: Mapping[str, int] | None = None,
     required: Collection[str] | None = None,
+    most: int | None = None,
 ) -> Iterator[zipfile.ZipFile]:
     """Opens a zip file and checks its directory; unpacks nothing.
 
@@ -87,18 +88,20 @@ def open_zip(
         limits: The most bytes that each member may unpack to, by name; no other member is allowed. Without it, any name
             and size passes: then the caller must use neither names as paths nor sizes unchecked.
         required: The members that must be there. All in `limits` by default.
+        most: How many members it may have; `MAX_MEMBERS` by default.
 
     Raises:
         ConversionError: The class that `refusal` has; for a damaged or encrypted archive, for members that occur twice,
-            are compressed by anything but deflate, are more than `MAX_MEMBERS`, or break `limits` or `required`.
+            are compressed by anything but deflate, are more than `most`, or break `limits` or `required`.
     """
     with refusal, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         counts = Counter(member.filename for member in members)
         if repeated := [name for name, count in counts.items() if count > 1]:
             raise ArchiveError(f"it holds {_listed(repeated)} more than once")
-        if len(members) > MAX_MEMBERS:
-            raise ArchiveError(f"it has {len(members):,} members, more than the {MAX_MEMBERS:,} that are allowed")
+        most = most or MAX_MEMBERS
+        if len(members) > most:
+            raise ArchiveError(f"it has {len(members):,} members, more than the {most:,} that are allowed")
         for member in members:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ArchiveError(f"{member.filename!r} is compressed by method {member.compress_type}, not deflate")
@@ -188,7 +191,7 @@ def read_tarball(path: Path, refusal: Refusal, visit: Callable[[PurePosixPath, I
     """
     seen: set[PurePosixPath] = set()
     with refusal, _BoundedReader(path) as reader:
-        reader.limit = min(MAX_TAR_BYTES, max(_SMALL, _MAX_RATIO * path.stat().st_size))
+        reader.limit = min(MAX_TAR_BYTES, max(SMALL, MAX_RATIO * path.stat().st_size))
         with tarfile.open(
             fileobj=reader, mode="r|", tarinfo=_Member
         ) as tar:  # one pass: going back would decompress anew

@@ -55,6 +55,11 @@ def read_folder(folder: Path) -> Labelled:
         ) from error
 
 
+def is_litter(folder: Path) -> bool:
+    """Whether it is hidden, or one that a system leaves: no class."""
+    return folder.name.startswith(".") or folder.name.casefold() in _LITTER
+
+
 class _Reader:
     def __init__(self) -> None:
         self.left_out: Counter[str] = Counter()
@@ -118,8 +123,7 @@ class _Reader:
                 yield from self._files(path)
 
     def _is_litter(self, path: Path) -> bool:
-        litter = path.name.startswith(".") or path.name.casefold() in _LITTER
-        if litter:
+        if litter := is_litter(path):
             self.left_out[path.name] += 1
         return litter
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import BinaryIO
 
 from utils.errors import ParameterError
 from utils.images.photographs import sample_files
@@ -37,24 +38,40 @@ def read_image_file(image: str) -> tuple[str, io.BytesIO]:
 
 
 def _downloaded(url: str) -> io.BytesIO:
-    import requests
-
     content = io.BytesIO()
+    download(url, content, MAX_BYTES, f"image {url!r}")
+    content.seek(0)
+    return content
+
+
+def download(url: str, file: BinaryIO, limit: int, what: str) -> None:
+    """Writes what an http or https address answers with to a file, with a bar where it is long.
+
+    Args:
+        url: The address.
+        file: Open for writing.
+        limit: The most bytes that are taken.
+        what: Begins the message of a ParameterError: no answer, a bad one, or one that is longer.
+    """
+    import requests
+    from tqdm.auto import tqdm
+
     try:
         with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
             response.raise_for_status()
-            for piece in response.iter_content(_CHUNK_BYTES):
-                content.write(piece)
-                if content.tell() > MAX_BYTES:
-                    raise ParameterError(f"image {url!r} has more than {MAX_BYTES >> 20} MiB. Pass a smaller copy.")
-    except (requests.RequestException, ValueError) as error:
+            total = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=total, unit="B", unit_scale=True, disable=total < MAX_BYTES) as bar:
+                for piece in response.iter_content(_CHUNK_BYTES):
+                    file.write(piece)
+                    bar.update(len(piece))
+                    if file.tell() > limit:
+                        raise ParameterError(f"{what} has more than {limit >> 20:,} MiB. Pass a smaller one.")
+    except (requests.RequestException, ValueError, OSError) as error:
         if isinstance(error, ParameterError):
             raise
         raise ParameterError(
-            f"image {url!r} could not be fetched: {error}. Check the address, or save the image and pass its path."
+            f"{what} could not be fetched: {error}. Check the address, or save the file and pass its path."
         ) from error
-    content.seek(0)
-    return content
 
 
 def _uploaded() -> tuple[str, io.BytesIO]:

@@ -1,4 +1,4 @@
-"""Labelled images for fine-tuning: `tf_flowers` (TFDS), `digits` (scikit-learn), or a folder with a folder per class.
+"""Labelled images for fine-tuning: `tf_flowers` (TFDS), `digits` (scikit-learn), or a folder (or zip) of class folders.
 
 "auto" is the first of the first two that is available. A folder with `train` and `val` is used as it is split.
 
@@ -23,6 +23,7 @@ from utils.files import hash_file
 from utils.images.folders import TEST, TRAIN, VALIDATION, Labelled, read_folder
 from utils.images.photographs import SUFFIXES, load_image
 from utils.images.tfds import is_within_reach, open_tfds, read_tfds
+from utils.images.zipped import Unpacked, is_zip
 from utils.text import printed
 
 VALIDATION_SHARE = 0.2
@@ -71,13 +72,14 @@ class LabelledImages:
     fingerprint: str
     skipped: tuple[str, ...] = ()
     notice: str = ""
+    unpacked: Unpacked | None = None
 
 
 def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str = "refuse") -> LabelledImages:
     """The data set that the notebook's `dataset` names, split into training and validation.
 
     Args:
-        dataset: a folder, a name, or "auto".
+        dataset: a folder, a zip file's path or URL, a name, or "auto".
         batch_size: images in a batch.
         seed: of the split.
         corrupt_images: "refuse", or "skip" to leave out files that cannot be decoded.
@@ -92,6 +94,8 @@ def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str =
         images = _digits(seed)
     elif dataset == "tf_flowers":
         images = _tfds("tf_flowers", seed)
+    elif is_zip(dataset):
+        images = _zip(dataset, seed, corrupt_images)
     else:
         images = _folder(Path(dataset).expanduser(), seed, corrupt_images)
     if len(images.train) < batch_size:
@@ -196,6 +200,15 @@ def _folder(folder: Path, seed: int, corrupt_images: str) -> LabelledImages:
     ]
     skipped = tuple(file.path.relative_to(folder).as_posix() for file in corrupt)
     return replace(images, skipped=skipped, notice="\n".join(filter(None, notices)))
+
+
+def _zip(dataset: str, seed: int, corrupt_images: str) -> LabelledImages:
+    unpacked = Unpacked(dataset)
+    try:
+        images = _folder(unpacked.folder, seed, corrupt_images)
+    except ParameterError as error:
+        raise ParameterError(str(error).replace(str(unpacked.folder), printed(dataset))) from error
+    return replace(images, name=printed(unpacked.name), unpacked=unpacked)
 
 
 def _chosen_parts(folder: Path, labelled: Labelled) -> tuple[str, str]:

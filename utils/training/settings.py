@@ -14,6 +14,7 @@ from typing import Any
 from utils.artefact.opening import is_keras
 from utils.errors import ParameterError
 from utils.families.variants import check_name
+from utils.images.zipped import is_zip
 from utils.settings import check_output_dir, one_of, some_text, whole_number
 
 DATASETS = ("auto", "tf_flowers", "digits")
@@ -25,7 +26,7 @@ class TrainingSettings:
 
     Attributes:
         model: a SavedModel folder, a tarball, a `.keras` file or a TF Hub handle; "auto" for what there is.
-        dataset: one of DATASETS, or a folder with one sub-folder per class.
+        dataset: one of DATASETS, or a folder with one sub-folder per class, also as a zip file: its path or URL.
         image_size: in pixels; 0 for the size that the model was made for.
         clip_norm: of all gradients together; 0 for no clipping.
         corrupt_images: "refuse" or "skip" files that cannot be decoded.
@@ -60,9 +61,9 @@ class TrainingSettings:
         "0" or "false" is Keras 3, and anything else, or nothing, tf_keras.
         """
         some_text("model", self.model, "a SavedModel folder, a tarball, a .keras file or a TF Hub handle")
-        folder = "the path of a folder with one sub-folder of images per class"
+        folder = "the path of a folder with one sub-folder of images per class, or of such a folder as a .zip file"
         some_text("dataset", self.dataset, f"{', '.join(DATASETS)}, or {folder}")
-        if self.dataset not in DATASETS and not Path(self.dataset).expanduser().is_dir():
+        if self.dataset not in DATASETS and not (is_zip(self.dataset) or Path(self.dataset).expanduser().is_dir()):
             raise ParameterError(
                 f"dataset is {self.dataset!r}, which is no folder; expected {', '.join(DATASETS)}, or {folder}"
             )
