@@ -4,6 +4,8 @@ VENV ?= .venv
 PYTHON ?=# looked for when empty
 # PyTorch's CPU build: the same version without gigabytes of CUDA. Only Linux needs to be told, only PyTorch comes from it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# GPU=1: TensorFlow's CUDA, too, for training on an NVIDIA GPU; Linux only.
+GPU ?=
 
 VARIANT ?= convmixer_768_32
 HEAD ?= classification
@@ -54,7 +56,7 @@ name = $(if $(findstring command,$(origin NAME)),$(NAME))
 help:
 	@echo 'Each target sets up .venv by itself; only the first time takes minutes.'
 	@echo
-	@echo 'make setup       .venv: PYTHON=/path/to/python3.12 (3.11 to 3.13), TORCH_INDEX= for CUDA'
+	@echo 'make setup       .venv: PYTHON=/path/to/python3.12 (3.11 to 3.13); GPU=1 for training on a GPU'
 	@echo 'make convert     one model to a verified SavedModel tarball:'
 	@echo '                   VARIANT=convmixer_768_32 HEAD=classification|fe [IMAGE_SIZE= SEED= OPERATIONS=]'
 	@echo '                   CHECKPOINT=auto|official|synthetic|<path> OUTPUT_DIR=exports'
@@ -77,7 +79,7 @@ help:
 	@echo 'make clean       removes .venv and caches; exports and downloaded checkpoints stay'
 
 setup:
-	@sh .ci/setup $(call quote,$(VENV)) $(call quote,$(PYTHON)) $(call quote,$(TORCH_INDEX))
+	@sh .ci/setup $(call quote,$(VENV)) $(call quote,$(PYTHON)) $(call quote,$(TORCH_INDEX)) $(call quote,$(GPU))
 
 convert: setup
 	@$(call quote,$(python)) -m utils.convert --variant $(call quote,$(VARIANT)) --head $(call quote,$(HEAD)) \

@@ -157,6 +157,17 @@ def test_on_linux_pytorch_alone_comes_from_the_index_of_its_cpu_build_if_that_an
     assert ("PyTorch comes from the default index" in done.stdout) == (not answers)
 
 
+def test_cuda_for_tensorflow_is_installed_where_it_is_asked_for_and_stays(checkout):
+    set_up(checkout)
+    assert "and-cuda" not in str(installs(checkout))
+    assert set_up(checkout, "GPU=1").returncode == 0
+    (asked,) = [line for line in installs(checkout) if "and-cuda" in line]
+    assert re.search(r" tensorflow\[and-cuda\]==[\d.]+ -r requirements\.txt .* -c constraints\.txt$", asked)
+    before = installs(checkout)
+    assert set_up(checkout).returncode == 0
+    assert installs(checkout) == before
+
+
 def test_setup_that_was_cut_off_is_begun_anew(checkout):
     (checkout / "log.fail").touch()
     assert set_up(checkout).returncode != 0
