@@ -212,3 +212,17 @@ def test_tensorflow_hub_is_imported_where_setuptools_has_no_pkg_resources(run_wi
 def test_missing_tensorflow_hub_is_an_error_that_says_what_to_do(run_with_hub):
     said = run_with_hub(IMPORT, hidden="tensorflow_hub").stderr
     assert "ConversionError: tensorflow-hub is not installed. Install it: pip install" in said
+
+
+def test_colab_offers_files_and_other_places_nothing(monkeypatch, tmp_path):
+    shown, fetched = [], []
+    button = lambda **given: SimpleNamespace(**given, on_click=lambda act: shown.append((given["description"], act)))  # noqa: E731
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(Button=button))
+    colab.offer_downloads(tmp_path / "a.tar.gz")
+    assert shown == []
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "google.colab.files", SimpleNamespace(download=fetched.append))
+    colab.offer_downloads(tmp_path / "a.tar.gz", tmp_path / "b.keras")
+    for _, press in shown:
+        press(None)
+    assert fetched == [str(tmp_path / "a.tar.gz"), str(tmp_path / "b.keras")]

@@ -1,4 +1,4 @@
-"""Sets up Colab for a notebook: installs what Colab lacks, leaves alone what it has, and says what is unknown.
+"""Colab: installs what it lacks and leaves alone what it has, says what is unknown, and offers downloads.
 
 Installs with the standard library alone, because nothing else need be there yet.
 """
@@ -37,6 +37,21 @@ def set_up() -> None:
     installed = install_missing()
     print(f"Installed: {', '.join(installed) or 'nothing'}. What was there stays as it is.")
     print(version_report(installed_versions(), known_versions()))
+
+
+def offer_downloads(*files: Path) -> None:
+    """In Colab a button for each file, by which the browser fetches it; elsewhere nothing."""
+    try:
+        from google.colab.files import download
+    except ImportError:
+        return
+    import ipywidgets
+    from IPython.display import display
+
+    for file in files:
+        button = ipywidgets.Button(description=f"Download {file.name}", layout={"width": "auto"})
+        button.on_click(lambda _, path=str(file): download(path))
+        display(button)
 
 
 def install_missing() -> list[str]:
