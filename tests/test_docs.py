@@ -1,6 +1,7 @@
 """README.md and docs/: links lead somewhere, each variant is in its table, commands are there."""
 
 import importlib.util
+import json
 import re
 from collections import Counter
 
@@ -55,9 +56,12 @@ def test_each_variant_stands_in_the_table_with_its_size_accuracy_and_file(varian
     assert f"({variant.sources[0].url})" in row
     assert variant.top1 is None or f"| {variant.top1:.2f} % |" in row
     (row,) = [line for line in PROSE[ROOT / "README.md"].splitlines() if f"`{variant.name}`" in line and "|" in line]
-    _, _, names, sizes, top1, *_ = (cell.strip().split(", ") for cell in row.split("|"))
+    _, _, names, sizes, top1, times, *_ = (cell.strip().split(", ") for cell in row.split("|"))
     place = names.index(f"`{variant.name}`")
     assert sizes[place] == f"{variant.parameters / 1e6:.0f}"
+    latency = json.loads((ROOT / "assets/tables/release_latency.json").read_text("utf-8"))["samples"]
+    (seconds,) = [s["seconds"] for s in latency if s["name"].startswith(f"{variant.name}_classification_synth")]
+    assert abs(int(times[place]) - 1000 * seconds) < 1
     assert [top1[place]] == [f"{variant.top1:.2f}"] if variant.top1 else top1[-1] in ("none", "not confirmed")
 
 
