@@ -116,13 +116,14 @@ def _style(axes: Axes, rows: Sequence[Row], passed: bool) -> None:
         spine.set_visible(False)
     verdict = "passed" if passed else "FAILED"
     colour = _TEXT if passed else _FAIL
-    axes.set_title(f"Parity {verdict}", loc="left", color=colour, fontsize=11, fontweight="bold")
+    axes.set_title(f"Parity {verdict}", loc="left", color=colour, fontsize=11, fontweight="bold", pad=20)
 
 
 def _mark_worst(axes: Axes, lanes: Sequence[tuple[tuple[str, str, int], list[Row]]], worst: Row) -> None:
     y = next(index for index, (case, _) in enumerate(lanes) if case == worst.case)
     what = f"{worst.figure:.1e}" if math.isfinite(worst.figure) else worst.reason
     label = f"worst: {what}" + (f", {worst.variable}" if worst.variable else "")
-    # In the title's line, because in its lane it would cover what it is about.
-    axes.set_title(drawn(label), loc="right", fontsize=9, color=_PASS if worst.passed else _FAIL)
+    # Below the title, because in its lane it would cover what it is about.
+    place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 6), "textcoords": "offset points"}
+    axes.annotate(drawn(label), **place, fontsize=9, color=_PASS if worst.passed else _FAIL)
     axes.scatter(_shown(worst.figure), y, s=200, edgecolors=_TEXT, facecolors="none", clip_on=False)
