@@ -21,7 +21,7 @@ from utils.images.photographs import load_image, pillow_preprocess, sample_photo
 from utils.images.source import read_image_file
 from utils.machine.quiet import quiet_imports
 from utils.notebook.at_hand import at_hand
-from utils.notebook.display import Notice, plot_predictions, plot_similarities, softmax
+from utils.notebook.display import Notice, percent, plot_predictions, plot_similarities, softmax
 from utils.settings import check_output_dir, whole_number
 from utils.text import printed
 
@@ -95,6 +95,13 @@ class Classification:
     def call(self, model: Pretrained) -> np.ndarray:
         """What a SavedModel gives for the photograph, through TF Hub's layer."""
         return np.asarray(self._functions[model.name](self.batch(model)))
+
+    def summary(self, model: Pretrained, outputs: Any) -> str:
+        """What outputs [1, units] say of the photograph: the best class, or how many features there are."""
+        if model.output != "logits":
+            return f"{np.asarray(outputs).shape[1]} features"
+        (first,) = best(softmax(np.asarray(outputs))[0], model.names, 1)
+        return f"{first['name']}, {percent(first['probability'])}"
 
     def jpeg(self) -> bytes:
         """The photograph as a JPEG file."""
