@@ -226,10 +226,10 @@ def plot_answers(
     return figure
 
 
-def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray], note: str = "") -> Figure:
+def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray]) -> Figure:
     """A matrix of cosine similarities, [N, N] between `titles`, for each model's title, with its numbers written in."""
     size = 1.6 + 0.75 * len(titles)
-    figure, axes = new_figure(1, len(similarities), size * len(similarities), size, note)
+    figure, axes = new_figure(1, len(similarities), size * len(similarities), size)
     for axis, (model, matrix) in zip(axes[0], similarities.items(), strict=True):
         axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         axis.set_title(*lettered([model]), fontsize=10)
