@@ -49,6 +49,9 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 # From the command line alone: systems, such as WSL, have a NAME of their own in the environment.
 name = $(if $(findstring command,$(origin NAME)),$(NAME))
+# There is no conversion without a SavedModel, so FORMATS=keras can mean one thing only.
+comma = ,
+formats = $(if $(filter-out saved_model%,$(firstword $(FORMATS))),saved_model$(comma) )$(FORMATS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup convert release verify.pyz test test-full bench compat lint clean
@@ -64,11 +67,11 @@ help:
 	@echo '                   your own checkpoint: VARIANT=own CHECKPOINT=<path> LABELS=<file, a class name per line>'
 	@echo '                   NAME= ACTIVATION=gelu|gelu_tanh|relu EPSILON= MEAN=0.5,0.5,0.5 STD= IMAGE_SIZE='
 	@echo '                   INTERPOLATION= CROP_PCT= REFERENCE=<npz> WEIGHTS= USE_EMA=1 OVERWRITE=1'
-	@echo '                   FORMATS="saved_model, keras, onnx": files for Keras 3 and (ConvMixer) ONNX, too'
+	@echo '                   FORMATS="keras, onnx": files for Keras 3 and (ConvMixer) ONNX, too'
 	@echo 'make release     many models, resumable:'
 	@echo '                   VARIANTS="all|convmixer|mixer|<names>" HEADS=all|classification|fe JOBS=1'
 	@echo '                   CHECKPOINT=official|synthetic OPERATIONS=xla|plain|all OUTPUT_DIR=exports'
-	@echo '                   FORMATS="saved_model, keras, onnx" MEMORY_MB= BATCH_ARGS=--dry-run'
+	@echo '                   FORMATS="keras, onnx" MEMORY_MB= BATCH_ARGS=--dry-run'
 	@echo 'make verify.pyz  the verifier of downloads as one file, for Python and TensorFlow alone'
 	@echo 'make test        the tests, in minutes; PYTEST_ARGS="tests/test_make.py -k cut_off" for some'
 	@echo 'make test-full   those that take longer: full-size models, notebooks, whole trainings'
@@ -86,7 +89,7 @@ convert: setup
 	  --checkpoint $(call quote,$(CHECKPOINT)) --output-dir $(call quote,$(OUTPUT_DIR)) \
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--labels,$(LABELS)) $(if $(USE_EMA),--use-ema) \
-	  $(call option,--formats,$(FORMATS)) $(call option,--name,$(name)) $(if $(OVERWRITE),--overwrite) \
+	  $(call option,--formats,$(formats)) $(call option,--name,$(name)) $(if $(OVERWRITE),--overwrite) \
 	  $(call option,--weights,$(WEIGHTS)) $(call option,--activation,$(ACTIVATION)) \
 	  $(call option,--epsilon,$(EPSILON)) $(call option,--mean,$(MEAN)) $(call option,--std,$(STD)) \
 	  $(call option,--interpolation,$(INTERPOLATION)) $(call option,--crop-pct,$(CROP_PCT)) \
@@ -102,7 +105,7 @@ release: setup
 	  --checkpoint $(call quote,$(if $(filter auto,$(CHECKPOINT)),official,$(CHECKPOINT))) \
 	  --output-dir $(call quote,$(OUTPUT_DIR)) --jobs $(call quote,$(JOBS)) \
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--memory-mb,$(MEMORY_MB)) \
-	  $(call option,--seed,$(SEED)) $(call option,--formats,$(FORMATS)) $(BATCH_ARGS)
+	  $(call option,--seed,$(SEED)) $(call option,--formats,$(formats)) $(BATCH_ARGS)
 
 # A file's tests share what they make, so a file stays in one process. In their own order: xdist's leaves files with few
 # tests to the end, such as the notebooks, which take longest.

@@ -13,8 +13,11 @@ from utils.parity.golden import make_golden, write_golden
 from utils.parity.report import Report
 
 
-def publish(folder, name="convmixer_tiny", head="classification", operations="xla", signatures=None):
-    """Folder, tarball and manifest of `name` in `folder`; the golden outputs come from PyTorch or Flax."""
+def publish(folder, name="convmixer_tiny", head="classification", operations="xla", signatures=None, **changes):
+    """Folder, tarball and manifest of `name` in `folder`; the golden outputs come from PyTorch or Flax.
+
+    changes: of the manifest.
+    """
     exported, source = tiny.mixer(head, operations) if name == "mixer_tiny" else _convmixer(name, head)
     artefact = f"{name}_{head}" + ("_plain" if operations == "plain" else "")
     with Staging(folder, artefact) as staging:
@@ -38,6 +41,7 @@ def publish(folder, name="convmixer_tiny", head="classification", operations="xl
                 parameters=get_variant(name).parameters,
                 signatures=saved_model.describe_signatures(reloaded),
                 parity=report.to_json(),
+                **changes,
             )
         )
 

@@ -114,6 +114,6 @@ def assert_full_size(folder, notebook, name, variant):
     assert len(labels_of(folder, name)) == record.architecture.classes
     shown = text_of(notebook)
     assert manifest["parity"]["sentence"] in shown.replace("&#x27;", "'")
-    assert "parity passed" in shown
+    assert "Passed: " in shown
     assert shown.count("SYNTHETIC WEIGHTS") >= 2
     return manifest

@@ -83,7 +83,7 @@ def test_success_leaves_the_executed_notebook_and_prints_where_everything_is(not
     printed, said = capfd.readouterr()
     assert "IPKernelApp" not in said  # the kernel's own log is no news
     made = [str(tmp_path / "out" / each) for each in (name, f"{name}.tar.gz", f"{name}.json", f"{name}.ipynb")]
-    for shown in (*made, "3.5e-07", "parity passed", "SYNTHETIC"):
+    for shown in (*made, "3.5e-07", "Passed: ", "SYNTHETIC"):
         assert shown in printed
     assert left_in(tmp_path / "tmp") == []
 

@@ -48,6 +48,16 @@ def test_every_page_and_every_table_of_a_benchmark_can_be_reached():
     assert [path.name for path in (*PAGES, *WRITTEN) if path not in linked] == []
 
 
+@text
+def test_figures_in_a_paragraph_that_links_to_a_benchmark_s_table_stand_there(path):
+    wrong = []
+    for paragraph in PROSE[path].split("\n\n"):
+        tables = "".join(file.read_text("utf-8") for file, _ in links(path, paragraph) if file in WRITTEN)
+        figures = set(re.findall(r"(?<![\d.])\d+\.\d+(?:e-\d+)?\b|\b\d+e-\d+\b", paragraph)) if tables else ()
+        wrong += [figure for figure in figures if not re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", tables)]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("variant", [v for v in VARIANTS.values() if not v.testing], ids=lambda variant: variant.name)
 def test_each_variant_stands_in_the_table_with_its_size_accuracy_and_file(variant):
     page = PROSE[ROOT / "docs" / "conversion.md"]

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from utils.errors import ConversionError
+from utils.errors import ConversionError, ParameterError
 
 PARENT_VARIABLE = "MIXERS_PARENT"  # environment: the process without which this one is to end
 
@@ -31,6 +31,10 @@ def run_command(work: Callable[[], str], interrupted: str) -> int:
         print(work())
     except ConversionError as error:
         print(f"\nerror: {error}", file=sys.stderr)
+        if isinstance(error, ParameterError) and "MAKELEVEL" in os.environ:  # it was make that started this
+            print(
+                "With make, a parameter's name is in upper case, and True is 1: CHECKPOINT=synthetic", file=sys.stderr
+            )
         return 1
     except KeyboardInterrupt as error:
         print(f"\n{error.args[0] if error.args else interrupted}", file=sys.stderr)

@@ -69,11 +69,12 @@ def planned(*variants, **options):
         (["mixer_b16_sam,convmixer_1024_20"], lambda variant: variant.name in ("mixer_b16_sam", "convmixer_1024_20")),
     ],
 )
-def test_all_families_patterns_and_lists_choose_each_variant_once_and_tiny_ones_by_name_alone(variants, chosen):
+def test_all_families_patterns_and_lists_choose_each_variant_once_and_tiny_ones_where_they_are_meant(variants, chosen):
     official = [variant for variant in VARIANTS.values() if not variant.testing]
     wanted = [f"{variant.name}_fe" for variant in official if chosen(variant)]
     assert [*planned(*variants, heads="fe", checkpoint="official")] == wanted != []
     assert [*planned("mixer_tiny", heads="fe")] == [FEATURES]
+    assert [*planned("mixer_t*", heads="fe")] == [FEATURES]
 
 
 def test_heads_and_operations_multiply_and_a_convmixer_has_one_kind_of_operations_only():

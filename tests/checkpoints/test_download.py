@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -110,6 +111,17 @@ def test_lasting_fault_is_told_and_leaves_nothing(server, tmp_path, answer, mess
         fetch(server.variant())
     assert server.paths() == asked
     assert files(tmp_path) == []
+
+
+def test_without_a_network_hosts_and_reason_are_said_once(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(CheckpointUnavailable) as caught:
+        fetch(get_variant("convmixer_768_32"))
+    assert "github.com and huggingface.co could not be reached (name resolution)" in str(caught.value)
+    assert "https://" not in str(caught.value)
 
 
 def replaced(handler):

@@ -27,7 +27,7 @@ def put(kind, folder, written):
 
 @pytest.mark.slow
 def test_the_newest_of_the_head_is_taken_from_all_folders_and_broken_ones_do_not_count(tmp_path):
-    assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "", False)  # named ones are taken as they are
+    assert at_hand("a, b", "fe", str(tmp_path)) == ("a, b", "")  # named ones are taken as they are
     one, other = tmp_path / "one", tmp_path / "other"
     put("convmixer", one, 2000)
     newest = put("xla", other, 3000)
@@ -68,7 +68,6 @@ def test_else_the_official_checkpoint_is_converted(tmp_path, monkeypatch, conver
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"weights": "synthetic"}))
     found = at_hand("auto", "fe", str(tmp_path), release=NOWHERE)
     assert converted == [("convmixer_768_32", "fe", "official")]
-    assert not found.random
     assert "SYNTHETIC" not in found.notice
 
 
@@ -76,7 +75,6 @@ def test_else_random_weights_are_taken_and_said_to_recognise_nothing(tmp_path, m
     monkeypatch.setattr(module, "fetch", Mock(side_effect=CheckpointUnavailable("no network")))
     found = at_hand("auto", "fe", str(tmp_path), "exports", release=NOWHERE)
     assert converted == [("convmixer_tiny", "fe", "synthetic")]
-    assert found.random
     assert "SYNTHETIC WEIGHTS" in found.notice
     assert "make convert CHECKPOINT=official HEAD=fe" in found.notice
 

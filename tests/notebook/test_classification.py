@@ -12,6 +12,7 @@ from PIL import Image
 from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
 from utils.images.photographs import sample_photographs
+from utils.notebook import display
 
 NOTEBOOK = "classification.ipynb"
 
@@ -43,7 +44,11 @@ def test_several_models_see_the_same_photograph(tmp_path):
     assert "427 x 640 pixels" in shown  # turned
     assert "SYNTHETIC WEIGHTS" in shown
     assert shown.count("image/png") == 3  # the photograph, the bars, the similarities
-    assert "logits, probabilities; largest difference" in shown
+    best = written["models"][mixer.folder.name]["best"][0]
+    said = f"{best['name']}, {display.percent(best['probability'])}"
+    for way in ("Keras 3", "TF Hub"):  # the same batch
+        assert f"{way}: {said}" in shown
+    assert f"TensorFlow alone: {best['name']}, " in shown
 
 
 @pytest.mark.slow

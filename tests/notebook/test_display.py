@@ -26,6 +26,14 @@ def test_every_class_has_a_bar_of_its_own_under_a_name_of_its_own():
     assert labels == ["\\x1b[31m", "Ba\\$\\$in", "crane (1)", "crane (0)"]
 
 
+def test_a_warning_of_any_length_is_no_wider_than_its_picture():
+    note = "Made from SYNTHETIC WEIGHTS, random numbers: " + ", ".join(["CONVMIXER_768_32_SYNTHETIC"] * 9)
+    figure = drawn_without_warning(
+        display.plot_predictions({"a": PICTURE}, {"m": np.eye(1, 9)}, {"m": ["x"] * 9}, note=note)
+    )
+    assert figure._suptitle.get_window_extent().width < figure.bbox.width
+
+
 @pytest.mark.filterwarnings("error")
 def test_letters_without_a_font_are_named_once_and_stay_different(monkeypatch, capsys):
     monkeypatch.setattr(display, "_letters", lambda: frozenset(map(chr, range(128))))

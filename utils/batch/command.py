@@ -32,6 +32,7 @@ from utils.files import user_path
 from utils.parity.references import FOLDER_VARIABLE
 from utils.release.index import BATCH
 from utils.settings import Settings
+from utils.tables import aligned
 
 CONVERT = (sys.executable, "-m", "utils.convert")
 _PASSED_ON = ("variant", "head", "checkpoint", "output_dir", "seed", "operations", "formats")  # options of it
@@ -197,9 +198,18 @@ def _main(options: argparse.Namespace, command: str) -> str:
     this = {"command": command, "seconds": round(time.monotonic() - started, 1)}
     this |= {"jobs": options.jobs, "memory_mb": round(memory_mb)}
     print(batch_report.text(outcomes))  # before the report, which may be impossible to write
-    print(f"\n{batch_report.write(folder, outcomes, this)}")
+    batch_report.write(folder, outcomes, this)
     if signals:
         raise KeyboardInterrupt
     if failed := [outcome.name for outcome in outcomes if outcome.state == "failed"]:
         raise ConversionError(f"{', '.join(failed)} failed. What the conversions said is in {folder / BATCH}.")
-    return ""
+    where = shlex.quote(str(options.output_dir))
+    publish = "synthetic weights are not published"
+    if options.checkpoint == "official":
+        publish = f"python -m utils.publish huggingface {where}   # shows what would be sent"
+    rows = [
+        ("look at", str(folder / "models.html")),
+        ("verify", f"python -m utils.verify {where}"),
+        ("publish", publish),
+    ]
+    return f"\n{aligned(rows)}"

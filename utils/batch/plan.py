@@ -54,7 +54,8 @@ def plan(variants: Sequence[str], heads: str, operations: str, formats: str, **c
     """The conversions in order, those of one variant together.
 
     Args:
-        variants: names, patterns such as "mixer_*_gsam", "convmixer", "mixer" (families), "all"; tiny ones by name.
+        variants: names, patterns such as "mixer_*_gsam", "convmixer", "mixer" (families), "all"; tiny ones where
+            nothing else has such a name.
         heads: one of them, or "all".
         operations: one of them, or "all"; a family of one kind has that kind.
         formats: as `formats_of` takes them. Each conversion gets those that its family has, and of twins one gets more
@@ -88,18 +89,21 @@ def _variants(wanted: Sequence[str]) -> list[Variant]:
     words = [word for text in wanted for word in re.split(r"[,\s]+", text) if word]
     if not words:
         raise ParameterError("variants is empty; expected all, convmixer, mixer, or names of variants")
-    chosen = {word: {v.name for v in VARIANTS.values() if _matches(v, word)} for word in words}
+    chosen = {word: _named(word) for word in words}
     if unknown := [word for word, names in chosen.items() if not names]:
         raise ParameterError(
-            f"variants has {unknown[0]!r}, which no variant is called; expected all, convmixer, mixer, a pattern such "
-            f"as 'mixer_*_gsam', or some of {', '.join(VARIANTS)}"
+            f"variants has {unknown[0]!r}, which is the name of no variant and a pattern of none; expected all, "
+            f"convmixer, mixer, a pattern such as 'mixer_*_gsam', or some of {', '.join(VARIANTS)}"
         )
     return [variant for variant in VARIANTS.values() if variant.name in set().union(*chosen.values())]
 
 
-def _matches(variant: Variant, word: str) -> bool:
-    anything = word in ("all", variant.family) or fnmatchcase(variant.name, word)
-    return word == variant.name or (anything and not variant.testing)
+def _named(word: str) -> set[str]:
+    """The variants that a word stands for; tiny ones, which have no official weights, where it stands for no others."""
+    found = [
+        variant for variant in VARIANTS.values() if word in ("all", variant.family) or fnmatchcase(variant.name, word)
+    ]
+    return {variant.name for variant in found if not variant.testing} or {variant.name for variant in found}
 
 
 def look(settings: Settings) -> tuple[Mapping[str, Any], str]:

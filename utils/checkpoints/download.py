@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from utils.checkpoints.contents import open_contents, why_not_checkpoint
-from utils.checkpoints.http import FileAbsent, NoAnswer, hub_file, transfer
+from utils.checkpoints.http import UNKNOWN_HOST, FileAbsent, NoAnswer, hub_file, transfer
 from utils.errors import CheckpointError, CheckpointUnavailable, ParameterError
 from utils.families import FAMILIES
 from utils.families.variants import Source, Variant
@@ -96,7 +96,7 @@ def fetch(variant: Variant) -> Checkpoint:
     for source, target in targets.items():
         if target.exists() and (found := _checked(target, source)):
             return found
-    reasons, silent = [], set()
+    reasons, silent, unknown = [], set(), []
     for source, target in targets.items():
         host = urlsplit(source.url).netloc
         if host in silent:
@@ -104,9 +104,14 @@ def fetch(variant: Variant) -> Checkpoint:
         try:
             return _download(source, target)
         except NoAnswer as error:
-            reasons.append(f"{source.url}: {' '.join(str(error).split())}")
             if not isinstance(error, FileAbsent):
                 silent.add(host)
+            if str(error) == UNKNOWN_HOST:  # with no network, of each host
+                unknown.append(host)
+            else:
+                reasons.append(f"{source.url}: {' '.join(str(error).split())}")
+    if unknown:
+        reasons.append(f"{' and '.join(unknown)} could not be reached ({UNKNOWN_HOST})")
     raise CheckpointUnavailable(
         f"The official checkpoint of {variant.name} could not be fetched. {'; '.join(reasons)}. Check the network "
         "connection, or download the file elsewhere and set checkpoint to its path, "

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ CHUNK_BYTES = 1 << 20  # what a dropped connection can lose
 MAX_BYTES = 4 << 30  # four times the largest official file; a server need not say where it ends
 LEAST_BYTES_PER_SECOND, SLOW_SECONDS = 1000, 60  # a server that gives less for so long is not waited for
 
+UNKNOWN_HOST = "name resolution"  # the reason where no address of a host was found
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _ABSENT_STATUS = {404, 410}
 
@@ -62,10 +64,22 @@ def hub_file(repository: str, name: str) -> tuple[str, str]:
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise FileAbsent("no such file on the Hub") from error
     except Exception as error:  # the library's own, those of its HTTP client, and offline mode's
-        raise NoAnswer(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+        raise NoAnswer(_why(error)) from error
     if not re.fullmatch(r"[0-9a-f]{64}", metadata.etag or ""):  # of big files the ETag is the SHA-256 (Git LFS)
         raise NoAnswer("the answer names no SHA-256 (a login or error page, perhaps)")
     return hf_hub_url(repository, name, revision=metadata.commit_hash, endpoint=endpoint), metadata.etag
+
+
+def _why(error: BaseException) -> str:
+    """What went wrong, without the address, which libraries repeat at each of their levels."""
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, socket.gaierror):
+            return UNKNOWN_HOST
+        cause = cause.__cause__ or cause.__context__
+    inner = getattr(error.args[0], "reason", None) if error.args else None
+    text = str(inner).rpartition(": ")[2] if inner else str(error).strip().partition("\n")[0]
+    return text or type(error).__name__
 
 
 def transfer(url: str, file: BinaryIO, sha256: str | None = None) -> None:
@@ -87,7 +101,7 @@ def transfer(url: str, file: BinaryIO, sha256: str | None = None) -> None:
             if isinstance(error, CheckpointError):
                 raise
             status = error.response.status_code if isinstance(error, requests.HTTPError) else None
-            reason = f"HTTP {status} {error.response.reason}" if status else str(error)
+            reason = f"HTTP {status} {error.response.reason}" if status else _why(error)
             if status in _ABSENT_STATUS:
                 raise FileAbsent(reason) from error
             if status == 416:  # what we hold is not a beginning of what the server has

@@ -28,14 +28,10 @@ _CELL = re.compile(r"cell (\d+) of (\d+)$")  # what `--progress lines` prints
 
 
 class AtHand(NamedTuple):
-    """What `model` is taken to be.
-
-    notice: what the notebook shows of the choice; "" where `model` was given. random: whether `auto` found no real one.
-    """
+    """What `model` is taken to be; and what the notebook shows of the choice, "" where `model` was given."""
 
     model: str
     notice: str
-    random: bool = False
 
 
 def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtHand:
@@ -70,7 +66,6 @@ def at_hand(model: str, head: str, *folders: str, release: str = RELEASE) -> AtH
             f"SYNTHETIC WEIGHTS: {made.name} has random weights and recognises nothing. {named} has no real model, and "
             "neither a published one nor the official checkpoint could be fetched. Where there is a network, make one "
             f"with `make convert CHECKPOINT=official HEAD={head}` or {NOTEBOOK}",
-            random=True,
         )
     made = _converted(VARIANT, head, "official", places[-1])
     return AtHand(

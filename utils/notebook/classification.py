@@ -21,7 +21,7 @@ from utils.images.photographs import load_image, pillow_preprocess, sample_photo
 from utils.images.source import read_image_file
 from utils.machine.quiet import quiet_imports
 from utils.notebook.at_hand import at_hand
-from utils.notebook.display import Notice, plot_predictions, plot_similarities, softmax
+from utils.notebook.display import Notice, notices, percent, plot_predictions, plot_similarities, softmax
 from utils.settings import check_output_dir, whole_number
 from utils.text import printed
 
@@ -58,6 +58,8 @@ class Classification:
 
     def open(self) -> dict[str, str]:
         """Opens the models, by name in `models`; returns a line on each. ParameterError for one without photographs."""
+        if "auto" in self._paths:
+            print("Looking for a model; where there is none, one is fetched or made, which takes a minute or two.")
         with quiet_imports():
             chosen = [at_hand(path, "classification", self._output_dir, "exports") for path in self._paths]
             self.models = open_models([each.model for each in chosen])
@@ -65,10 +67,10 @@ class Classification:
                 each.preprocessing.check_photographs(name)
             self._functions = {name: _function(each) for name, each in self.models.items()}
         synthetic = [name for name, each in self.models.items() if each.weights == "synthetic"]
+        # Shown above each picture, where it cannot be overlooked.
         self.weights_note = f"Made from SYNTHETIC WEIGHTS, random numbers: {', '.join(synthetic)}" if synthetic else ""
         assumed = [f"{name}: {text}" for name, each in self.models.items() for text in assumptions(each.manifest)]
-        said = any(each.random for each in chosen)  # in that box; two would say the same
-        self.notices = [*(each.notice for each in chosen), "" if said else self.weights_note, *assumed]
+        self.notices = [*(each.notice for each in chosen), *assumed]
         return {
             name: f"{each.manifest['parameters']:,} parameters, {each.weights} weights, "
             f"{f'{len(each.names):,} classes' if each.names else 'features'}"
@@ -97,6 +99,13 @@ class Classification:
         """What a SavedModel gives for the photograph, through TF Hub's layer."""
         return np.asarray(self._functions[model.name](self.batch(model)))
 
+    def summary(self, model: Pretrained, outputs: Any) -> str:
+        """What outputs [1, units] say of the photograph: the best class, or how many features there are."""
+        if model.output != "logits":
+            return f"{np.asarray(outputs).shape[1]} features"
+        (first,) = best(softmax(np.asarray(outputs))[0], model.names, 1)
+        return f"{first['name']}, {percent(first['probability'])}"
+
     def jpeg(self) -> bytes:
         """The photograph as a JPEG file."""
         self.photograph.save(file := io.BytesIO(), "JPEG", quality=95)
@@ -117,7 +126,8 @@ class Classification:
         if not bars:
             return Notice("No classifier was chosen: feature extractors are compared below.")
         self._write({"image": self.title, "models": results})
-        return plot_predictions({self.title: self.photograph}, bars, names, self._top_k, note=self.weights_note)
+        notices(self.weights_note)
+        return plot_predictions({self.title: self.photograph}, bars, names, self._top_k)
 
     def _write(self, content: Mapping[str, Any]) -> None:
         path = Path(self._output_dir).expanduser() / "classification.json"
@@ -138,7 +148,8 @@ class Classification:
                 found[name] = cosine_similarities(np.asarray(self._functions[name](np.stack(batch))))
         if not found:
             return Notice("No feature extractor was chosen: add one to `model`, such as a folder that ends in _fe.")
-        return plot_similarities(list(photographs), found, note=self.weights_note)
+        notices(self.weights_note)
+        return plot_similarities(list(photographs), found)
 
 
 def _function(model: Pretrained) -> Callable[[np.ndarray], Any]:

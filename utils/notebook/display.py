@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#8172b3")
 _LONGEST_NAME = 28  # letters of a class's name beside its bar
+_LETTERS_AN_INCH = 9  # bold, of 11 points; capitals are wider than most
 
 
 # Of those that are installed, the first that has a letter draws it, after matplotlib's own.
@@ -91,6 +93,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def percent(probability: float) -> str:
+    """Such as "62.2 %"."""
+    return f"{100 * probability:.1f} %"
+
+
 def new_figure(rows: int, columns: int, width: float, height: float, note: str = "") -> tuple[Figure, np.ndarray]:
     """A figure and its axes, [rows, columns].
 
@@ -99,7 +106,7 @@ def new_figure(rows: int, columns: int, width: float, height: float, note: str =
         columns: of axes.
         width: of the figure, in inches.
         height: of the figure, in inches.
-        note: stands above the axes, as a warning does.
+        note: stands above the axes, as a warning does, in as many lines as it needs.
     """
     from matplotlib import pyplot as plt
 
@@ -107,6 +114,8 @@ def new_figure(rows: int, columns: int, width: float, height: float, note: str =
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained")
     plt.close(figure)  # the caller shows it; pyplot would show it again
     if note:
+        # A line wider than the figure would widen the picture, and shrink all that is in it.
+        note = textwrap.fill(note, int(_LETTERS_AN_INCH * width))
         figure.suptitle(*lettered([note]), fontsize=11, color="#c44e52", weight="bold")
     return figure, axes
 
@@ -176,7 +185,7 @@ def _bars(axis: Any, probabilities: np.ndarray, names: Sequence[str], top_k: int
     # At numeric positions: bars by name would lie on each other if names are equal.
     bars = axis.barh(range(len(best)), probabilities[best], color=colour)
     axis.set_yticks(range(len(best)), lettered(short_names({int(i): names[i] for i in best}, _LONGEST_NAME)))
-    axis.bar_label(bars, [f"{p:.4f}" for p in probabilities[best]], fontsize=8, padding=3)
+    axis.bar_label(bars, [percent(p) for p in probabilities[best]], fontsize=8, padding=3)
     axis.set_xlim(0, max(0.05, 1.25 * probabilities[best].max()))  # with room for the number
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= 1])
     axis.tick_params(labelsize=8)
@@ -217,10 +226,10 @@ def plot_answers(
     return figure
 
 
-def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray], note: str = "") -> Figure:
+def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray]) -> Figure:
     """A matrix of cosine similarities, [N, N] between `titles`, for each model's title, with its numbers written in."""
     size = 1.6 + 0.75 * len(titles)
-    figure, axes = new_figure(1, len(similarities), size * len(similarities), size, note)
+    figure, axes = new_figure(1, len(similarities), size * len(similarities), size)
     for axis, (model, matrix) in zip(axes[0], similarities.items(), strict=True):
         axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         axis.set_title(*lettered([model]), fontsize=10)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from utils.parity.report import Report
 
 _PASS, _FAIL, _GATE, _TEXT, _SOURCE = "#2f6fb2", "#d6392f", "#8a8f98", "#30343b", "#e39a2d"
+_BELOW = 0.2  # of a lane: the export stands below its middle, the source above, where there are both
 _FLOOR, _CEILING = 1e-9, 1e2  # float32 resolves 6e-8; what lies outside, zero and NaN too, is drawn here
 
 
@@ -59,9 +60,11 @@ def _draw_lane(axes: Axes, y: int, rows: Sequence[Row]) -> None:
     for index, row in enumerate(sorted(rows, key=lambda row: row.passed)):
         offset = ((index * 0.618) % 1 - 0.5) * 0.3 if many else 0  # spread, so that many dots stay visible
         if row.source is not None:
-            offset += 0.2  # the export below, the source above
+            offset += _BELOW
             size, alpha = (3, 0.45) if many else (5, 1)
-            axes.plot(_shown(row.source), y + offset - 0.4, "D", markersize=size, alpha=alpha, color=_SOURCE, **look)
+            axes.plot(
+                _shown(row.source), y + offset - 2 * _BELOW, "D", markersize=size, alpha=alpha, color=_SOURCE, **look
+            )
         size, alpha = (4, 0.45 if row.passed else 1) if many else (7, 1)
         marker, color = "o" if math.isfinite(row.figure) else "X", _PASS if row.passed else _FAIL
         axes.plot(_shown(row.figure), y + offset, marker, markersize=size, alpha=alpha, color=color, **look)
@@ -116,13 +119,15 @@ def _style(axes: Axes, rows: Sequence[Row], passed: bool) -> None:
         spine.set_visible(False)
     verdict = "passed" if passed else "FAILED"
     colour = _TEXT if passed else _FAIL
-    axes.set_title(f"Parity {verdict}", loc="left", color=colour, fontsize=11, fontweight="bold")
+    axes.set_title(f"Parity {verdict}", loc="left", color=colour, fontsize=11, fontweight="bold", pad=20)
 
 
 def _mark_worst(axes: Axes, lanes: Sequence[tuple[tuple[str, str, int], list[Row]]], worst: Row) -> None:
     y = next(index for index, (case, _) in enumerate(lanes) if case == worst.case)
     what = f"{worst.figure:.1e}" if math.isfinite(worst.figure) else worst.reason
     label = f"worst: {what}" + (f", {worst.variable}" if worst.variable else "")
-    # In the title's line, because in its lane it would cover what it is about.
-    axes.set_title(drawn(label), loc="right", fontsize=9, color=_PASS if worst.passed else _FAIL)
+    # Below the title, because in its lane it would cover what it is about.
+    place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 6), "textcoords": "offset points"}
+    axes.annotate(drawn(label), **place, fontsize=9, color=_PASS if worst.passed else _FAIL)
+    y += 0 if worst.source is None else _BELOW
     axes.scatter(_shown(worst.figure), y, s=200, edgecolors=_TEXT, facecolors="none", clip_on=False)

@@ -19,11 +19,12 @@ _RIGHT = range(2, 10)  # columns of numbers
 _WORST = 5  # of the variables of a model, about 170, in tables
 _IN_ERROR = 10  # lines of an error message
 _COLOURS = {True: "color:#2e9e5b", False: "color:#e0433a;font-weight:bold"}
-_NOTE = (
+_OWN = (
     "error: |error| / |truth| in the L2 norm, the truth being the source model in float64; source's: the same of the "
-    "source framework's own float32; times: the one over the other. Where there is no source's: max |error| / "
-    "max(1, max |reference|). top-1: of images whose best class the reference tells apart by more than is allowed."
+    "source framework's own float32; times: the one over the other."
 )
+_REFERENCE = "error: max |error| / max(1, max |reference|)."
+_TOP1 = "top-1: of images whose best class the reference tells apart by more than is allowed."
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,15 @@ class Report:
     def table(self) -> str:
         """The figures as aligned text, a line per output and input; of many variables, the worst."""
         head, *lines = aligned([_HEADINGS, *(cells for cells, _ in self._lines())], right=_RIGHT).splitlines()
-        return "\n".join([head, "-" * max(map(len, [head, *lines])), *lines, "", self._verdict()])
+        return "\n".join([head, "-" * max(map(len, [head, *lines])), *lines, "", " ".join(self._verdict()).strip()])
 
     def _repr_html_(self) -> str:
         def cells(tag: str, texts: Sequence[str], style: str = "") -> str:
             # Lest 1e-07 breaks at its sign. The verdict, last, has a colour that can be read on white and on black.
-            styles = ["right;white-space:nowrap" if index in _RIGHT else "left" for index in range(len(texts) - 1)]
+            numbers = ["right;white-space:nowrap"] * len(_RIGHT)
+            styles = ["left;overflow-wrap:anywhere", "left;min-width:8em", *numbers]
             return "".join(
-                f'<{tag} style="text-align:{align};padding:2px 8px">{html.escape(text)}</{tag}>'
+                f'<{tag} style="text-align:{align};padding:2px 6px">{html.escape(text)}</{tag}>'
                 for index, (text, align) in enumerate(zip(texts, [*styles, f"left;{style}"], strict=True))
                 if index in used
             )
@@ -131,22 +133,32 @@ class Report:
         lines = list(self._lines())
         used = [index for index in range(len(_HEADINGS)) if any(texts[index] for texts, _ in lines)]
         rows = "".join(f"<tr>{cells('td', texts, _COLOURS[passed])}</tr>" for texts, passed in lines)
+        verdict, figures = map(html.escape, self._verdict())
         return (
-            f'<div><b style="{_COLOURS[self.passed]}">{html.escape(self._verdict())}</b>'
+            f'<div><b style="{_COLOURS[self.passed]}">{verdict}</b> {figures}'
             f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
             f"<thead><tr>{cells('th', _HEADINGS)}</tr></thead><tbody>{rows}</tbody></table>"
-            f'<small style="opacity:0.7">{html.escape(_NOTE)}</small></div>'
+            f'<small style="opacity:0.7">{html.escape(self._note())}</small></div>'
         )
 
-    def _verdict(self) -> str:
+    def _verdict(self) -> tuple[str, str]:
+        """What to see at once, and the figures behind it."""
         if not self.rows:
-            return "parity FAILED: nothing was compared"
-        worst = worst_first(self.rows)[0]
+            return "FAILED: nothing was compared.", ""
+        worst, count = f"Worst: {describe(worst_first(self.rows)[0])}", len(self.rows)
+        passed = sum(row.passed for row in self.rows)
         if not self.passed:
-            failed = sum(not row.passed for row in self.rows)
-            return f"parity FAILED in {failed} of {len(self.rows)} comparisons; worst: {describe(worst)}"
-        sentence = f"{self.sentence} " if self.sentence else ""
-        return f"parity passed in all {len(self.rows)} comparisons. {sentence}Worst: {describe(worst)}"
+            return f"FAILED: {count - passed} of {count} comparisons.", worst
+        return f"Passed: {count} of {count} comparisons.", f"{self.sentence} {worst}".strip()
+
+    def _note(self) -> str:
+        measures = {row.source is not None for row in self.rows if row.tolerance > EXACT}
+        own = [_OWN] if True in measures else []
+        if own and False in measures:
+            reference = [f"Where there is no source's: {_REFERENCE.removeprefix('error: ')}"]
+        else:
+            reference = [_REFERENCE] if False in measures else []
+        return " ".join([*own, *reference, *([_TOP1] if any(row.top1 is not None for row in self.rows) else [])])
 
     def _lines(self) -> Iterator[tuple[tuple[str, ...], bool]]:
         """Cells of each line, and whether what it shows passed; of many variables a summary and the worst."""

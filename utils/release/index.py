@@ -49,6 +49,8 @@ class IndexEntry(TypedDict):
     parameters: Size
     bytes: Size
     files: Annotated[dict[str, Sha256], Must(lambda files: all(map(_FILE.fullmatch, files)), "plain names of files")]
+    top1: NotRequired[float | None]
+    image_size: NotRequired[Size]
     operations: NotRequired[str | None]
     source: NotRequired[dict[str, str | None] | None]
     derived_from: NotRequired[str | None]
@@ -91,6 +93,9 @@ def entry(
     return {
         **{key: manifest[key] for key in ("name", "variant", "head", "weights", "parameters")},
         "family": manifest["model"]["family"],
+        # What the authors report is of their weights and their classifier; 0 stands for any size.
+        "top1": manifest["model"].get("top1") if (manifest["weights"], output) == ("official", "logits") else None,
+        "image_size": next(iter(manifest["signatures"]["serving_default"]["inputs"].values()))["shape"][1] or 0,
         "operations": manifest.get("operations"),
         "source": manifest["source"],
         "derived_from": manifest.get("derived_from", {}).get("name"),

@@ -29,7 +29,7 @@ from utils.release.index import VERIFIER, IndexEntry, megabytes, times
 _HEADS = {"classification": "classifier", "fe": "feature extractor"}
 _FORMS = {"gz": "SavedModel", "tflite": "TFLite"} | BESIDE  # by ending
 _BESIDE = {"json": "manifest", "md": "model card"}
-_NUMBERS = ("Parameters", "Download", "Output error", "Gradients’ error", "Latency")  # columns sorted as such
+_NUMBERS = ("Top-1", "Parameters", "Download", "Output error", "Gradients’ error", "Latency")  # columns sorted as such
 _COLUMNS = ("Model", "Weights", *_NUMBERS, "TensorFlow", "Licence")
 _POLICY = "default-src 'none'; style-src $style; script-src $script; base-uri 'none'; form-action 'none'"
 
@@ -61,7 +61,7 @@ def page(entries: Sequence[IndexEntry], folder: str = "") -> str:
     files = {model: [file for entry in found for file in _downloads(entry, folder)] for model, found in models.items()}
     every = [file for found in files.values() for file in found]
     style, script = _text("page.css"), _text("page.js")
-    size = sum(file.bytes for file in every) / 1e9
+    size = sum(file.bytes for file in every)
     return _fill(
         _text("page.html"),
         policy=_fill(_POLICY, style=_source(style), script=_source(script)),
@@ -70,13 +70,17 @@ def page(entries: Sequence[IndexEntry], folder: str = "") -> str:
         repository=REPOSITORY,
         ratio=f"{RATIO:g}",
         verifier=_link(_address(VERIFIER, folder), VERIFIER) if folder else _fill("<code>$file</code>", file=VERIFIER),
-        count=f"Models: {len(models)}, files: {len(every)}, {size:,.1f} GB",
+        count=f"Models: {len(models)}, files: {len(every)}, {_gigabytes(size)}",
         warning=_warning([model for model, *_ in models.values()]),
         headings=_join(
             _fill('<th scope="col"$number>$name</th>', name=name, number=_number(name)) for name in _COLUMNS
         ),
         models=_join((_model(found[0], files[model]) for model, found in models.items()), "\n"),
     )
+
+
+def _gigabytes(size: int) -> str:
+    return megabytes(size) if size < 1e9 else f"{size / 1e9:,.1f} GB"
 
 
 def _text(name: str) -> Html:
@@ -184,13 +188,16 @@ def _figures(entry: IndexEntry) -> Iterator[tuple[str, Any]]:
     """What stands in the cell of each column, and what it is sorted by: None or "" for last."""
     family = FAMILIES[entry["family"]].title if entry["family"] in FAMILIES else entry["family"]
     plain = ", ordinary operations" if entry.get("operations") == "plain" else ""
-    about = f"{family}, {_HEADS.get(entry['head'], entry['head'])}{plain}"
+    pixels = {None: "", 0: ", any size"}.get(size := entry.get("image_size"), f", {size} px")
+    about = f"{family}, {_HEADS.get(entry['head'], entry['head'])}{plain}{pixels}"
     words = _join((_fill("$word", word=word) for word in re.split(r"(?<=_)", entry["name"])), "<wbr>")
     yield _fill("<code>$words</code><small>$about</small>", words=words, about=about), entry["name"]
     official = entry["weights"] == "official"
     loud = "weights" if official else "weights loud"
     weights = entry["weights"] if official else entry["weights"].upper()
     yield _fill('<span class="$loud">$weights</span>', loud=loud, weights=weights), entry["weights"]
+    top1 = entry.get("top1")
+    yield "—" if top1 is None else f"{top1:.2f} %", top1
     yield f"{entry['parameters']:,}", entry["parameters"]
     yield megabytes(entry["bytes"]), entry["bytes"]
     for figure, output in (("output_error", entry.get("output")), ("gradients_error", "gradients")):

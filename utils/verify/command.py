@@ -1,9 +1,9 @@
 """Verifies downloaded models: `python -m utils.verify FILE ...`, or as one file, `python verify.pyz FILE ...`.
 
-A FILE is a .tar.gz, .tflite, .keras or .onnx of this project, or a SavedModel's folder. Needs TensorFlow and nothing
-else; for a .onnx, ONNX Runtime instead. Looks at the file's hash, what is in it, each file against the manifest inside,
-the signatures; then computes the golden outputs that the file carries, and compares. Nothing is run before every file
-is known to be the one that was published.
+A FILE is a .tar.gz, .tflite, .keras or .onnx of this project, a SavedModel's folder, or a folder with such files, as a
+release is. Needs TensorFlow and nothing else; for a .onnx, ONNX Runtime instead. Looks at the file's hash, what is in
+it, each file against the manifest inside, the signatures; then computes the golden outputs that the file carries, and
+compares. Nothing is run before every file is known to be the one that was published.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import itertools
 import os
 import sys
 import tempfile
@@ -25,8 +26,17 @@ from utils.verify import files, numbers
 from utils.verify.files import Check
 
 MACHINE = "machine"  # the check that fails where the system refuses something, or TensorFlow is missing
+PATH = "path"  # the check that fails where there is nothing
+ENDINGS = (".tar.gz", ".tgz", ".tflite", *numbers.NATIVE)
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 _WORDS = {True: "ok", False: "FAIL", None: "-"}
+
+
+def artefacts(path: Path) -> list[Path]:
+    """The files to verify: those in the folder of a release, or else what was given."""
+    there = sorted(path.glob("[!.]*"))
+    files = [each for each in there if each.name.endswith(ENDINGS) and each.is_file()]
+    return files if files and path / "saved_model.pb" not in there else [path]
 
 
 def verify(path: Path) -> Iterator[Check]:
@@ -50,6 +60,10 @@ def verify(path: Path) -> Iterator[Check]:
 
 
 def _checks(path: Path) -> Iterator[Check]:
+    if not path.exists():
+        known = "a .tar.gz, .tflite, .keras or .onnx file, a SavedModel's folder, or a folder with such files"
+        yield Check(PATH, False, f"there is no such file or folder. Look at the path; give {known}")
+        return
     if path.is_file():
         yield files.check_sum(path)
     if path.is_file() and path.suffix in numbers.NATIVE:
@@ -86,9 +100,13 @@ def verdict(checks: list[Check], ending: str = "") -> str:
     """What the checks come to, right, wrong or not checked, in a sentence. ending: of the file."""
     failed = {check.name for check in checks if check.passed is False}
     if is_right(checks):
-        unknown = "" if is_published(checks) else " Nothing beside it says that it is what was published."
-        return f"This copy gives the right numbers here: {numbers.this_machine(ending)}.{unknown}"
-    if MACHINE in failed or not failed:
+        unknown = (
+            " They are those that it carries itself. Nothing beside it says that it is what was published: where it "
+            "comes from was not checked."
+        )
+        right = f"This copy gives the right numbers here: {numbers.this_machine(ending)}."
+        return right if is_published(checks) else right + unknown
+    if failed & {MACHINE, PATH} or not failed:
         return "NOT CHECKED, which says nothing about this copy: see above what could not be done here."
     runtime = "ONNX Runtime" if ending == ".onnx" else "TensorFlow"
     if not failed <= {"load", "numbers", "signatures"}:
@@ -116,11 +134,11 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(prog=_program(), description=__doc__.splitlines()[0], epilog=main.__doc__)
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras, .onnx or folder"
+        "files", nargs="+", metavar="FILE", type=Path, help="a .tar.gz, .tflite, .keras, .onnx, or a folder"
     )
     right = True
     try:
-        for path in parser.parse_args(arguments).files:
+        for path in itertools.chain.from_iterable(map(artefacts, parser.parse_args(arguments).files)):
             print(printed(str(path)), flush=True)
             checks = []
             for check in verify(path):

@@ -66,7 +66,7 @@ def unpack(path: Path, folder: Path) -> Path:
     if path.is_dir():
         return path
     if not path.is_file():
-        raise PackagingError(f"{path}: there is no such file. Give a .tar.gz, a .tflite or a SavedModel's folder.")
+        raise PackagingError(f"{path} is neither a file nor a folder.")
     with path.open("rb") as file:
         start = file.read(8)
     if start.startswith(b"\x1f\x8b"):

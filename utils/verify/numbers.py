@@ -28,6 +28,7 @@ from utils.families.base import COUNTER
 from utils.families.variants import Preprocessing
 from utils.keras_models import archive
 from utils.keras_models.candidate import load_candidate
+from utils.machine.quiet import quiet_imports
 from utils.parity.comparison import compare_outputs
 from utils.parity.golden import GOLDEN, Golden, read_golden
 from utils.parity.report import describe
@@ -42,7 +43,8 @@ DEFAULT, IMAGES, BYTES = "serving_default", "serving_image", "serving_image_byte
 def import_tensorflow() -> ModuleType:
     """TensorFlow, computing in float32 also where a GPU would take TensorFloat-32. PackagingError without it."""
     try:
-        import tensorflow as tf
+        with quiet_imports():
+            import tensorflow as tf
     except ImportError as error:
         raise PackagingError(f"TensorFlow cannot be imported ({error}). Install it: pip install tensorflow") from error
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -137,7 +139,8 @@ def check_native(path: Path) -> Iterator[Check]:
     yield Check("contents", True, f"{what}, with its record")
     yield check_name(path, record)
     try:
-        run = load_candidate(path, record["model"]["family"]) if path.suffix == ".keras" else session
+        with quiet_imports():
+            run = load_candidate(path, record["model"]["family"]) if path.suffix == ".keras" else session
     except PackagingError as error:
         if isinstance(error.__cause__, ImportError):
             raise
@@ -192,7 +195,12 @@ def lite_function(path: Path, preprocessing: Preprocessing) -> Callable[[np.ndar
     interpreter, _ = lite_runtime()
     runner = interpreter(str(path)).get_signature_runner(DEFAULT)
     mean, std = np.float64(preprocessing.mean), np.float64(preprocessing.std)
-    return lambda inputs: dict(runner(images=(inputs * std + mean).astype(np.float32)))
+
+    def run(inputs: np.ndarray) -> dict[str, np.ndarray]:
+        with quiet_imports():  # the first run says that there is XNNPACK
+            return dict(runner(images=(inputs * std + mean).astype(np.float32)))
+
+    return run
 
 
 def _check_batches(
