@@ -14,7 +14,7 @@ from utils.errors import PackagingError, ParameterError
 from utils.families.variants import get_variant
 from utils.images.labels import Label
 from utils.images.photographs import SAMPLES, load_image, pillow_preprocess
-from utils.predict import answers, command, model as models
+from utils.predict import command, run as running
 from utils.predict.command import predict
 
 PREPROCESSING = get_variant("convmixer_tiny").preprocessing
@@ -53,7 +53,7 @@ def loaded(monkeypatch):
         opened=opened, sha256="a", run=lambda x: batches.append(x.shape) or of_colours(x), batches=[]
     )
     batches = found.batches
-    monkeypatch.setattr(models, "load_model", lambda _: found)
+    monkeypatch.setattr(running, "load_model", lambda _: found)
     return found
 
 
@@ -132,7 +132,6 @@ def test_a_data_set_of_tfds_is_read_as_its_files(tmp_path, loaded, monkeypatch):
 
 def test_a_stopped_run_goes_on_and_another_is_refused(photographs, loaded, monkeypatch):
     predict("m", ["photos"], "whole.parquet", batch_size=2)
-    monkeypatch.setattr(answers, "PART", 3)
     run, calls = loaded.run, []
 
     def stopping(inputs):
@@ -143,14 +142,14 @@ def test_a_stopped_run_goes_on_and_another_is_refused(photographs, loaded, monke
 
     loaded.run = stopping
     with pytest.raises(KeyboardInterrupt):
-        predict("m", ["photos"], "out.parquet", batch_size=2)
+        predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
     assert sorted(path.name for path in photographs.parent.glob("out.parquet.parts/*.parquet")) == ["000000.parquet"]
     loaded.sha256 = "b"
     with pytest.raises(ParameterError, match="another model"):
-        predict("m", ["photos"], "out.parquet", batch_size=2)
+        predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
     loaded.sha256 = "a"
     done = len(calls)
-    predict("m", ["photos"], "out.parquet", batch_size=2)
+    predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
     assert len(calls) - done == 3  # of the two parts that were left: two batches and one
     assert rows_of("out.parquet") == rows_of("whole.parquet")
     assert not (photographs.parent / "out.parquet.parts").exists()
@@ -181,7 +180,6 @@ def test_a_full_disk_leaves_the_parts_that_are_whole(photographs, loaded, monkey
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(answers, "PART", 4)
     write = pq.write_table
     with monkeypatch.context() as patched:
         patched.setattr(
@@ -190,8 +188,8 @@ def test_a_full_disk_leaves_the_parts_that_are_whole(photographs, loaded, monkey
             lambda table, file: write(table, file) if table["path"][0].as_py() < "photos/b" else full(),
         )
         with pytest.raises(PackagingError, match="No space"):
-            predict("m", ["photos"], "out.csv")
-    predict("m", ["photos"], "out.csv")
+            predict("m", ["photos"], "out.csv", part=4)
+    predict("m", ["photos"], "out.csv", part=4)
     assert len((photographs.parent / "out.csv").read_text().splitlines()) == 8
 
 

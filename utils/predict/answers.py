@@ -1,6 +1,6 @@
 """The table of answers: a row for each photograph, in parts until all are there, then one file.
 
-A part of `PART` rows gets its name when it is whole; the same run, begun again, goes on after the last one. Beside them
+A part gets its name when it is whole; the same run, begun again, goes on after the last one. Beside them
 lies what they belong to, the model and the list of photographs: another run is refused.
 """
 
@@ -22,7 +22,6 @@ from utils.files import write_text, written_whole
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART = 10_000  # rows
 ENDINGS = (".parquet", ".csv", ".jsonl")
 Row = Mapping[str, Any]
 
