@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.artefact.contents import architecture_of, differences, manifest_of, preprocessing_of, published_hash
+from utils.artefact.lite_file import LABELS, MODEL, unpack_lite
 from utils.artefact.manifest import UNLISTED
 from utils.artefact.record import check_record
 from utils.artefact.tarball import extract_tarball
@@ -121,6 +122,11 @@ def open_keras(path: Path) -> Pretrained:
         )
     record = read_record(path)
     check(path)
+    return open_recorded(path, record)
+
+
+def open_recorded(path: Path, record: Mapping[str, Any]) -> Pretrained:
+    """A `.keras` or `.onnx` file by the record that was read from it. PackagingError unless both are what they say."""
     check_record(record, path.name)
     published, found = published_hash(path, record["name"]), hash_file(path)
     if published not in (None, found):
@@ -134,10 +140,18 @@ def open_keras(path: Path) -> Pretrained:
         output=record["output"],
         units=record["units"],
         preprocessing=preprocessing_of(record),
-        labels=[Label(*label) for label in record["labels"]] if record["labels"] else None,
+        labels=[Label(*label) for label in record["labels"]] if record.get("labels") else None,
         hashes={path.name: found},
-        keras_file=path.absolute(),
+        keras_file=path.absolute() if path.suffix == ".keras" else None,
     )
+
+
+def open_lite(path: Path) -> Pretrained:
+    """Unpacks a `.tflite` file, whose model is `lite_file.MODEL` in the folder then. Raises as `open_model`."""
+    if not path.is_file():
+        raise ParameterError(f"model '{path}': there is no such file. Make one with `python -m utils.smaller`.")
+    temporary = tempfile.TemporaryDirectory(prefix="model-")
+    return _opened(unpack_lite(path, Path(temporary.name) / "model"), temporary)
 
 
 def open_model(model: str) -> Pretrained:
@@ -193,7 +207,7 @@ def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pret
         raise PackagingError(f"{faults}. Fetch or convert it again.")
     preprocessing = preprocessing_of(manifest)
     output, units = _interface(manifest, preprocessing.channels)
-    labels = folder / "assets.extra" / "labels.tsv"
+    labels = folder / (LABELS if (folder / MODEL).is_file() else "assets.extra/labels.tsv")
     return Pretrained(
         folder=folder,
         manifest=manifest,
@@ -209,8 +223,9 @@ def _opened(folder: Path, temporary: tempfile.TemporaryDirectory | None) -> Pret
 def _interface(manifest: Mapping[str, Any], channels: int) -> tuple[str, int]:
     """Name and number of what the model gives, where its default signature is that of a model of ours."""
     signature, output = manifest["signatures"]["serving_default"], OUTPUTS[manifest["head"]]
+    taken = "images" if manifest.get("format") == "tflite" else "inputs"
     try:
-        _, *sizes, found = signature["inputs"]["inputs"]["shape"]
+        _, *sizes, found = signature["inputs"][taken]["shape"]
         *_, units = signature["outputs"][output]["shape"]
         counts = [units, *(size for size in sizes if size is not None)]  # None: any height or width
         fits = len(sizes) == 2 and found == channels and all(type(count) is int and count > 0 for count in counts)
@@ -218,7 +233,7 @@ def _interface(manifest: Mapping[str, Any], channels: int) -> tuple[str, int]:
         fits = False
     if not fits:
         raise PackagingError(
-            f"{UNLISTED[0]}: serving_default is {signature}; expected images [B, height, width, {channels}] as inputs, "
-            f"and {output} [B, units]. Fetch or convert it again."
+            f"{UNLISTED[0]}: serving_default is {signature}; expected {taken} [B, height, width, {channels}] and "
+            f"{output} [B, units]. Fetch or convert it again."
         )
     return output, units

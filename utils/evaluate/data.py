@@ -13,11 +13,9 @@ import io
 import json
 import re
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +27,7 @@ from utils.images.folders import ByClass, Labelled, read_folder
 from utils.images.labels import Label
 from utils.images.photographs import SUFFIXES, load_image, pillow_preprocess
 from utils.images.tfds import open_tfds, read_tfds
-from utils.machine.cores import usable_cores
+from utils.machine.ahead import made_ahead
 from utils.text import printed
 
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
@@ -249,7 +247,6 @@ def _plain(name: str) -> str:
     return " ".join(_exact(name).replace("_", " ").casefold().split())
 
 
-_AHEAD = 3  # batches in preparation
 Prepared = tuple[np.ndarray, np.ndarray]  # the model's input float32 [crop, crop, C], the decoded image uint8 [H, W, 3]
 
 
@@ -281,21 +278,10 @@ def batches(
     Raises:
         EvaluationError: names the corrupt files of a batch, unless `skip_corrupt`, and any file that cannot be read.
     """
-    examples = data.examples(start)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-
-        def begin() -> list[tuple[Example, Future]]:
-            return [
-                (example, pool.submit(_prepare, example, preprocessing)) for example in islice(examples, batch_size)
-            ]
-
-        waiting = deque(begin() for _ in range(_AHEAD))
-        try:
-            while begun := waiting.popleft():
-                waiting.append(begin())
-                yield _batch([(example, future.result()) for example, future in begun], skip_corrupt)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # of a stopped evaluation, nothing more is needed
+    prepare = functools.partial(_prepare, preprocessing=preprocessing)
+    with closing(made_ahead(data.examples(start), prepare, batch_size)) as prepared:
+        for each in prepared:
+            yield _batch(each, skip_corrupt)
 
 
 def _prepare(example: Example, preprocessing: Preprocessing) -> Prepared | str:

@@ -50,9 +50,23 @@ def read_folder(folder: Path) -> Labelled:
     try:
         return Labelled(reader.parts(folder), reader.left_out)
     except OSError as error:
-        raise ParameterError(
-            f"{printed(str(error.filename))} cannot be read ({error.strerror}). Change its permissions, or remove it."
-        ) from error
+        raise _unreadable(error) from error
+
+
+def read_images(folder: Path) -> tuple[list[Path], str]:
+    """The image files below a folder, without classes; and what was not read, in a line, or ""."""
+    reader = _Reader()
+    try:
+        files = [path for path in reader.files(folder) if reader.is_image(path)]
+        return files, Labelled({}, reader.left_out).notice
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> ParameterError:
+    return ParameterError(
+        f"{printed(str(error.filename))} cannot be read ({error.strerror}). Change its permissions, or remove it."
+    )
 
 
 def is_litter(folder: Path) -> bool:
@@ -93,7 +107,7 @@ class _Reader:
         """Those of parts or classes; files beside them belong to no class, and are counted."""
         entries = _entries(folder)
         for path in entries:
-            if not path.is_dir() and self._is_image(path):
+            if not path.is_dir() and self.is_image(path):
                 self.left_out[f"{path.suffix.lower()} in no folder of a class"] += 1
         return [path for path in entries if path.is_dir() and not self._is_litter(path)]
 
@@ -103,14 +117,14 @@ class _Reader:
             name = _class_name(folder)
             if name in found:
                 raise ParameterError(f"{_shown(folder.parent)}: two folders are called {name!r}. Join or rename them.")
-            found[name] = [path for path in self._files(folder) if self._is_image(path)]
+            found[name] = [path for path in self.files(folder) if self.is_image(path)]
             if len(split := [path for path in _entries(folder) if _part(path) and path.is_dir()]) > 1:
                 raise ParameterError(
                     f"{_shown(folder)} holds {_names(split)}. Put these outside, and the folders of classes into them."
                 )
         return found
 
-    def _files(self, folder: Path) -> Iterator[Path]:
+    def files(self, folder: Path) -> Iterator[Path]:
         """All below it, in order. What was read already is left out: linked images would count twice, or for ever."""
         if (place := folder.resolve()) in self._seen:
             self.left_out["folders that were read already"] += 1
@@ -120,14 +134,15 @@ class _Reader:
             if not path.is_dir():
                 yield path
             elif not self._is_litter(path):
-                yield from self._files(path)
+                yield from self.files(path)
 
     def _is_litter(self, path: Path) -> bool:
         if litter := is_litter(path):
             self.left_out[path.name] += 1
         return litter
 
-    def _is_image(self, path: Path) -> bool:
+    def is_image(self, path: Path) -> bool:
+        """Whether it is one to read; what is not is counted."""
         ending = path.suffix.lower()
         if path.name.startswith("."):
             kind = "hidden"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -75,6 +76,7 @@ def _unpack(file: Path, folder: Path, where: str) -> None:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             with (folder / path).open("xb") as written:
                 written.write(read_member(archive, member.filename) if path in images else b"")
+            os.utime(folder / path, ns=(0, member.CRC))  # unpacked again, they are the same files
         refusal.member = None
 
 
