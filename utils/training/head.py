@@ -106,7 +106,7 @@ def _fits(
     copies, images, units = features.shape
     rows = features.reshape(copies * images, units).astype(np.float64)
     mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    scale[scale <= 1e-6 * np.abs(rows).max()] = np.inf  # of a constant feature there is rounding alone
+    scale[scale <= 1e-6 * np.abs(rows).max(axis=0)] = np.inf  # a constant feature varies by rounding alone
     rows = (rows - mean) / scale
     truth = np.tile(labels, copies)
     counts = weights[truth] / weights[truth].mean()
