@@ -116,11 +116,16 @@ def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, way):
 
 
 def test_the_head_is_kept_if_no_epoch_surpasses_it_and_the_manifest_says_so(images, tmp_path):
-    run = built("convmixer", images, tmp_path, from_head=True, epochs=1)
-    before = run.learning.trainable.arrays()
-    assert "surpassed" in run.learning.train()["kept"]
-    assert run.learning.state.history["val_accuracy"][0] < 1
-    assert all(np.array_equal(before[name], array) for name, array in run.learning.trainable.arrays().items())
+    run = built("convmixer", images, tmp_path, from_head=True, epochs=1, learning_rate=1.0)
+    before, learning = run.learning.trainable.arrays(), run.learning
+    start = learning.trainable.model.evaluate(learning.validation(), verbose=0)
+    assert start[0] < learning.head_scores.loss  # as sure as the smoothed labels are
+    assert start[1] == learning.head_scores.accuracy == 1
+    assert "surpassed" in learning.train()["kept"]
+    assert learning.state.history["val_accuracy"][0] < 1
+    keys = FAMILIES["convmixer"].head_keys
+    expected = before | dict(zip(keys, (learning.head.kernel, learning.head.bias), strict=True))
+    assert all(np.array_equal(expected[name], array) for name, array in learning.trainable.arrays().items())
     run.save()
     run.compare()
     training = open_model(str(run.publish().folder)).manifest["training"]

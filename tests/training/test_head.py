@@ -91,3 +91,11 @@ def test_many_classes_and_images_are_fitted_in_a_bounded_number_of_steps(monkeyp
     found = head.fit_head(features, labels, np.ones(20), 0)
     assert not found.converged
     assert np.isfinite(found.kernel).all()
+
+
+def test_a_scaled_head_chooses_the_same_classes_less_surely():
+    features, labels = task()
+    found = head.fit_head(features, labels, np.ones(3), 0)
+    logits, scaled = found(features[0]), found.scaled(0.25)(features[0])
+    np.testing.assert_allclose(scaled, logits / 4, rtol=1e-4, atol=1e-4)
+    assert (found.scaled(1)(features[0]) == logits).all()

@@ -243,7 +243,7 @@ class Family:
     hub_architecture: str = "other"
     head_keys: tuple[str, str] = ("head.weight", "head.bias")
     crop: float = 0.875
-    # Of MLP-Mixer's authors: vit_jax/configs/common.py of google-research/vision_transformer.
+    # Of MLP-Mixer's authors, vit_jax/configs/common.py of google-research/vision_transformer. ConvMixer's have none.
     sgd_rate: tuple[float, int] = (0.03, 512)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,10 @@ class Head:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Logits, float32 [images, classes], of features, float32 [images, units]."""
         return features @ self.kernel + self.bias
+
+    def scaled(self, factor: float) -> Head:
+        """The same classes, more or less surely."""
+        return replace(self, kernel=self.kernel * np.float32(factor), bias=self.bias * np.float32(factor))
 
 
 def fit_head(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> Head:

@@ -91,7 +91,7 @@ class Learning:
         with self._stages("head"):
             self.head = head.fit_head(found.train, images.train.labels, weights, settings.seed)
             self.cross_validated = self._cross_validated(weights)
-        self.trainable.head.set_weights([self.head.kernel, self.head.bias])
+        self._set_head(self.head)
         logits = self.head(found.validation)
         self.head_scores = scores.of_logits(logits, images.validation.labels, settings.label_smoothing)
         count = found.train[..., 0].size + len(found.validation)
@@ -177,8 +177,18 @@ class Learning:
         folder = self._folder / f".{self._name}.training-{self.settings.digest(**facts)}"
         self.state = TrainingState(folder, self.trainable.model)
         if not self.state.epochs_done:
+            self._set_head(self._softened())
             self.state.begin({"val_accuracy": self.head_scores.accuracy, "val_loss": self.head_scores.loss})
         return self.state.epochs_done
+
+    def _set_head(self, found: head.Head) -> None:
+        self.trainable.head.set_weights([found.kernel, found.bias])
+
+    def _softened(self) -> head.Head:
+        """The head as sure as the smoothed labels are: else the first steps, against its sureness, spoil the rest."""
+        features, labels = self._features.train[0], self.images.train.labels
+        heads = [self.head.scaled(2.0**-halvings) for halvings in range(12)]
+        return min(heads, key=lambda one: scores.of_logits(one(features), labels, self.settings.label_smoothing).loss)
 
     def _batch_norm(self) -> str:
         """What it normalises by, and why that is not what was asked for."""
@@ -210,6 +220,8 @@ class Learning:
                 verbose=0,
             )
         state.restore_best()
+        if state.best_epoch < 0:
+            self._set_head(self.head)
 
     def _tell_time(self, epochs: int) -> None:
         if not self._clock.rate:  # the features were read, or are few
