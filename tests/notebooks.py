@@ -65,8 +65,9 @@ def text_of(notebook):
 
 
 def manifest_of(folder, name, *more):
-    """The manifest of an artefact in `folder`'s exports, which hold nothing else but files with `more` endings."""
-    assert set(os.listdir(folder / "exports")) == {name, *(f"{name}{end}" for end in (".json", ".tar.gz", *more))}
+    """The manifest of an artefact in `folder`'s exports, which hold nothing else but features and `more` endings."""
+    there = {path for path in os.listdir(folder / "exports") if not path.startswith(".features-")}
+    assert there == {name, *(f"{name}{end}" for end in (".json", ".tar.gz", *more))}
     return json.loads((folder / "exports" / f"{name}.json").read_text(encoding="utf-8"))
 
 

@@ -125,7 +125,7 @@ def test_training_images_are_made_grey_and_shown_as_rgb():
     augmented = batches.augment(tf.constant(orange), GENTLE, GREY.preprocessing, tf.constant([1, 2]))
     flat = (np.asarray(Image.fromarray(orange).convert("L"))[0, 0] - 110.0) / 55
     np.testing.assert_allclose(augmented, np.full((32, 32, 1), flat), atol=1e-6)
-    shown, _ = batches.augmented_examples(images, GREY.preprocessing, 6, 0)
+    shown, _ = batches.shown_examples(images, GREY.preprocessing, 6, 0, True)
     assert shown.shape == (6, 32, 32, 3)
     assert 0 <= shown.min() < shown.max() <= 1
 
@@ -133,15 +133,16 @@ def test_training_images_are_made_grey_and_shown_as_rgb():
 @pytest.mark.slow
 @pytest.mark.parametrize("keras", ["tf_keras", "keras_3"])
 def test_a_grey_extractor_is_fine_tuned(grey_extractor, tmp_path, keras):
-    values = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "train_backbone": True, "image_size": 0}
+    values = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "train": "all"}
     settings = TrainingSettings(str(grey_extractor.folder), "digits", **values, output_dir=str(tmp_path), seed=0,
                                 keras=keras)  # fmt: skip
     run = FineTuning(settings.checked())
     run.open()
     with patch("utils.training.fine_tuning.load_dataset", return_value=labelled.coloured_images()):
         run.read()
-    run.build()
-    run.train()
+    run.learning.build()
+    run.learning.fit_head()
+    run.learning.train()
     run.save()
     assert run.compare().passed
     published = run.publish()

@@ -40,7 +40,7 @@ def test_a_zip_file_is_the_same_data_as_its_folder(tmp_path, images, wrap):
     others = (f"{wrap}.DS_Store", f"{wrap}notes.txt", f"{wrap}cat/a.mov", "__MACOSX/cat/._0.png")
     members = {f"{wrap}{name}": data for name, data in images.items()} | dict.fromkeys(others, b"x")
     path = packed(tmp_path / "pets.zip", members)
-    found, expected = load_dataset(path, 2, 0), load_dataset(str(tmp_path / "images"), 2, 0)
+    found, expected = load_dataset(path, 0), load_dataset(str(tmp_path / "images"), 0)
     assert (found.name, found.classes) == ("pets", ("cat", "dog"))
     assert found.fingerprint == expected.fingerprint
     np.testing.assert_array_equal(found.train.read(0), expected.train.read(0))
@@ -52,10 +52,10 @@ def test_an_address_is_fetched_and_nothing_of_it_stays(tmp_path, images, monkeyp
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(zipped.tempfile, "tempdir", str(tmp_path / "temporary"))
     with folder_server(tmp_path) as address:
-        found = load_dataset(f"{address}/pets.zip?download=1", 2, 0)
+        found = load_dataset(f"{address}/pets.zip?download=1", 0)
         assert len(found.train) == 8
         with pytest.raises(ParameterError, match=r"none\.zip could not be fetched: 404"):
-            load_dataset(f"{address}/none.zip", 2, 0)
+            load_dataset(f"{address}/none.zip", 0)
     del found
     assert os.listdir(tmp_path / "temporary") == []
 
@@ -79,7 +79,7 @@ def test_a_hostile_zip_file_is_refused_and_named(tmp_path, members, said):
         for name, data in members.items():
             archive.writestr(name, data)
     with pytest.raises(ParameterError, match=said) as caught:
-        load_dataset(str(tmp_path / "bad.zip"), 2, 0)
+        load_dataset(str(tmp_path / "bad.zip"), 0)
     assert str(tmp_path / "bad.zip") in str(caught.value)
 
 

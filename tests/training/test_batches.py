@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
@@ -101,8 +102,10 @@ def test_digits_are_cropped_gently_and_not_mirrored():
     assert area.min() > 0.6
 
 
-def test_augmented_examples_can_be_shown():
-    pixels, names = batches.augmented_examples(images_of(), PREPROCESSING, 6, seed=0)
+@pytest.mark.parametrize("augmented", [True, False])
+def test_examples_can_be_shown_with_their_classes(augmented):
+    images = images_of()
+    pixels, names = batches.shown_examples(images, PREPROCESSING, 6, 0, augmented)
     assert pixels.shape == (6, SIDE, SIDE, 3)
-    assert 0 <= pixels.min() < 0.01 < 0.99 < pixels.max() <= 1  # a red of 0, and full blue
-    assert set(names) == {"a", "b"}
+    assert 0 <= pixels.min() < 0.01 < 0.99 < pixels.max() <= 1  # blue, and no green
+    assert [names[i] for i in range(6)] == ["ab"[round(red * 25.5) % 2] for red in pixels[:, 0, 0, 0]]

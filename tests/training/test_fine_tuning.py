@@ -19,13 +19,19 @@ from utils.families import FAMILIES
 from utils.keras_models import saving
 from utils.keras_models.archive import read_record
 from utils.machine import devices
+from utils.notebook.display import softmax
 from utils.training import model, state
 from utils.training.batches import validation_batches
 from utils.training.fine_tuning import fine_tuned_name
 from utils.verify.command import verify
 
-# Of a ConvMixer: Keras, and the kind of extractor.
-WAYS = [("tf_keras", "convmixer"), *(tiny.slow(("keras_3", kind)) for kind in ("convmixer native", "convmixer"))]
+# Of a ConvMixer: Keras, the kind of extractor, and what BatchNorm is asked to normalise by.
+WAYS = [
+    ("tf_keras", "convmixer", "moving"),
+    tiny.slow(("tf_keras", "convmixer", "batch")),
+    *(tiny.slow(("keras_3", "convmixer native", batch_norm)) for batch_norm in ("moving", "batch")),
+    tiny.slow(("keras_3", "convmixer", "batch")),  # TFSMLayer, which cannot
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +42,30 @@ def images():
 @pytest.fixture(scope="module", params=WAYS, ids=", ".join)
 def trained(request, images, tmp_path_factory):
     """A whole run on the ConvMixer, uninterrupted."""
-    keras, kind = request.param
-    run = built(kind, images, tmp_path_factory.mktemp("whole"), keras=keras)
-    run.train()
-    return SimpleNamespace(run=run, again={"kind": kind, "images": images, "keras": keras})
+    keras, kind, batch_norm = request.param
+    again = {"kind": kind, "images": images, "keras": keras, "batch_norm": batch_norm}
+    run = built(output_dir=tmp_path_factory.mktemp("whole"), **again)
+    run.learning.train()
+    return SimpleNamespace(run=run, again=again, by_batch=batch_norm == "batch" and run.learning.trainable.batch_norm)
 
 
-def test_every_weight_moves_and_statistics_do_unless_the_layer_cannot(trained):
-    run, after = trained.run, trained.run.trainable.arrays()
-    assert run.state.history["loss"][-1] < run.state.history["loss"][0]
-    assert all(len(values) == EPOCHS and np.isfinite(values).all() for values in run.state.history.values())
+def test_every_weight_moves_and_statistics_do_only_by_batch(trained):
+    run, after = trained.run, trained.run.learning.trainable.arrays()
+    assert run.learning.state.history["loss"][-1] < run.learning.state.history["loss"][0]
+    assert all(len(values) == EPOCHS and np.isfinite(values).all() for values in run.learning.state.history.values())
     statistics = {name for name in after if name.endswith(("running_mean", "running_var"))}
     weights = set(after) - statistics - set(FAMILIES["convmixer"].head_keys)
     assert statistics
-    assert moved(run) == (weights if run.trainable.layer == "TFSMLayer" else weights | statistics)
+    assert moved(run) == (weights | statistics if trained.by_batch else weights)
+    assert trained.by_batch == (trained.again["batch_norm"] == "batch" and run.learning.trainable.layer != "TFSMLayer")
 
 
 def test_the_best_epoch_is_what_is_left(trained):
-    run, history = trained.run, trained.run.state.history
+    run, history = trained.run, trained.run.learning.state.history
     batches = validation_batches(run.images, run.extractor.preprocessing, BATCH)
-    loss, accuracy = run.trainable.model.evaluate(batches, verbose=0)
+    loss, accuracy = run.learning.trainable.model.evaluate(batches, verbose=0)
     assert accuracy == pytest.approx(max(history["val_accuracy"]))
-    assert loss == pytest.approx(history["val_loss"][run.state.best_epoch], rel=1e-5)
+    assert loss == pytest.approx(history["val_loss"][run.learning.state.best_epoch], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -67,41 +75,63 @@ def test_a_stopped_run_goes_on_with_the_losses_of_an_uninterrupted_one(trained, 
     with monkeypatch.context() as patch:
         patch.setattr(state.tqdm, "update", update)
         with pytest.raises(KeyboardInterrupt):
-            stopped.train()
+            stopped.learning.train()
     resumed = built(output_dir=tmp_path, **trained.again)
-    assert resumed.state.epochs_done == 2
-    resumed.train()
-    for name, values in trained.run.state.history.items():
-        np.testing.assert_allclose(resumed.state.history[name], values, rtol=1e-5, err_msg=name)
-    found = resumed.trainable.arrays()
-    for name, value in trained.run.trainable.arrays().items():
+    assert resumed.learning.state.epochs_done == 2
+    resumed.learning.train()
+    for name, values in trained.run.learning.state.history.items():
+        np.testing.assert_allclose(resumed.learning.state.history[name], values, rtol=1e-5, err_msg=name)
+    found = resumed.learning.trainable.arrays()
+    for name, value in trained.run.learning.trainable.arrays().items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_a_finished_run_is_not_trained_again_other_settings_start_anew_and_a_damaged_state_is_named(trained, tmp_path):
-    earlier = trained.run.state
+    earlier = trained.run.learning.state
     again = built(output_dir=earlier.folder.parent, **trained.again)
-    again.trainable.model.fit = None  # would be called
-    again.train()
-    assert again.state.history == earlier.history
+    again.learning.trainable.model.fit = None  # would be called
+    again.learning.train()
+    assert again.learning.state.history == earlier.history
     other = built(output_dir=earlier.folder.parent, learning_rate=0.01, **trained.again)
-    assert other.state.epochs_done == 0
+    assert other.learning.state.epochs_done == 0
 
     damaged = shutil.copytree(earlier.folder, tmp_path / "state")
     (index,) = (damaged / "latest").glob("*.index")
     index.write_bytes(b"damaged")
     with pytest.raises(PackagingError, match="Remove it"):
-        state.TrainingState(damaged, trained.run.trainable.model)
+        state.TrainingState(damaged, trained.run.learning.trainable.model)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=", ".join)
 def test_the_head_alone_leaves_the_backbone_as_it_was(images, tmp_path, way):
-    keras, kind = way
-    run = built(kind, images, tmp_path, keras=keras, train_backbone=False, epochs=1)
-    run.train()
+    keras, kind, _ = way
+    run = built(kind, images, tmp_path, keras=keras, train="head")
+    run.learning.train()
     assert moved(run) == set()
-    kernel, _ = FAMILIES["convmixer"].head_keys
-    assert np.abs(run.trainable.arrays()[kernel]).max() > 0
+    kernel, bias = FAMILIES["convmixer"].head_keys
+    np.testing.assert_array_equal(run.learning.trainable.arrays()[kernel], run.learning.head.kernel)
+    np.testing.assert_array_equal(run.learning.trainable.arrays()[bias], run.learning.head.bias)
+    found = run.learning.trainable.model.predict(run.learning.validation(), verbose=0)
+    np.testing.assert_allclose(run.learning.predict(), softmax(found), atol=1e-5)
+
+
+def test_the_head_is_kept_if_no_epoch_surpasses_it_and_the_manifest_says_so(images, tmp_path):
+    run = built("convmixer", images, tmp_path, from_head=True, epochs=1, learning_rate=1.0)
+    before, learning = run.learning.trainable.arrays(), run.learning
+    start = learning.trainable.model.evaluate(learning.validation(), verbose=0)
+    assert start[0] < learning.head_scores.loss  # as sure as the smoothed labels are
+    assert start[1] == learning.head_scores.accuracy == 1
+    assert "surpassed" in learning.train()["kept"]
+    assert learning.state.history["val_accuracy"][0] < 1
+    keys = FAMILIES["convmixer"].head_keys
+    expected = before | dict(zip(keys, (learning.head.kernel, learning.head.bias), strict=True))
+    assert all(np.array_equal(expected[name], array) for name, array in learning.trainable.arrays().items())
+    run.save()
+    run.compare()
+    training = open_model(str(run.publish().folder)).manifest["training"]
+    assert (training["train"], training["results"]["kept"], training["best_epoch"]) == ("all", "head", 0)
+    assert training["val_accuracy"] == training["results"]["head_val_accuracy"] == 1
+    assert (training["dataset"]["training_images"], training["dataset"]["classes"]) == (16, 3)
 
 
 KINDS = [
@@ -118,19 +148,19 @@ KINDS = [
 def test_what_is_published_is_the_trained_model_and_can_be_trained_again(images, tmp_path, keras, kind):
     options = {"optimizer": "adamw", "label_smoothing": 0.1, "clip_norm": 0.0} if kind == "plain" else {}
     run = built(kind, images, tmp_path, keras=keras, epochs=2, learning_rate=0.003, **options)
-    run.train()
-    assert run.state.history["loss"][1] < run.state.history["loss"][0]
+    run.learning.train()
+    assert run.learning.state.history["loss"][1] < run.learning.state.history["loss"][0]
     run.save()
     assert run.compare().passed
     published = run.publish()
-    assert not run.state.folder.exists()
+    assert not run.learning.state.folder.exists()
 
     opened = open_model(str(published.tarball))
     assert opened.names == images.classes
     assert opened.manifest["training"]["settings"]["keras"] == keras
     exported = saved_model.load_model(opened.folder)
     inputs = np.random.default_rng(2).standard_normal((5, 48, 48, 3), dtype=np.float32)
-    expected = np.asarray(run.trainable.model(inputs, training=False))
+    expected = np.asarray(run.learning.trainable.model(inputs, training=False))
     np.testing.assert_allclose(exported(inputs).numpy(), expected, atol=1e-5)
     gradients = saved_model.Candidate(exported).gradients(inputs, training=True)
     assert all(gradient is not None and np.isfinite(gradient).all() for gradient in gradients.values())
@@ -159,7 +189,7 @@ def test_what_is_published_is_the_trained_model_and_can_be_trained_again(images,
 @pytest.mark.parametrize(("keras", "kind"), [tiny.slow(*way) for way in KINDS[1:]] + [KINDS[0]])
 def test_adamw_decays_kernels_and_neither_biases_nor_normalisations(images, tmp_path, keras, kind):
     run = built(kind, images, tmp_path, keras=keras, optimizer="adamw", learning_rate=1.0)
-    trainable, optimizer = run.trainable.model.trainable_variables, run.trainable.model.optimizer
+    trainable, optimizer = run.learning.trainable.model.trainable_variables, run.learning.trainable.model.optimizer
     before = [np.asarray(variable) for variable in trainable]
     for _ in range(3):  # the learning rate begins at zero
         optimizer.apply_gradients((variable * 0, variable) for variable in trainable)
@@ -169,17 +199,18 @@ def test_adamw_decays_kernels_and_neither_biases_nor_normalisations(images, tmp_
 
 @pytest.mark.slow
 def test_another_image_size_is_the_published_classifier_s_too(images, tmp_path):
-    run = built("convmixer any size", images, tmp_path, epochs=1, image_size=64, train_backbone=False)
-    run.train()
+    same = {"image_size": 64, "train": "head"}
+    run = built("convmixer any size", images, tmp_path, **same)
+    run.learning.train()
     run.save()
     assert run.compare().passed
     preprocessing = open_model(str(run.publish().folder)).preprocessing
     assert (preprocessing.resize, preprocessing.crop) == (67, 64)
-    same = {"epochs": 1, "image_size": 64, "train_backbone": False}
     built("convmixer any size", images, tmp_path, **same)
-    with pytest.raises(PackagingError, match=r"training\.settings\.learning_rate is 0\.02 there, and 0\.01 here"):
-        built("convmixer any size", images, tmp_path, **same | {"learning_rate": 0.01})
-    built("convmixer any size", images, tmp_path, **same | {"learning_rate": 0.01, "name": "mine"})
+    built("convmixer any size", images, tmp_path, **same, learning_rate=0.01)  # which the head does not use
+    with pytest.raises(PackagingError, match=r"training\.train is 'head' there, and 'all' here"):
+        built("convmixer any size", images, tmp_path, **same | {"train": "all"})
+    built("convmixer any size", images, tmp_path, **same | {"class_weight": "balanced", "name": "mine"})
     with pytest.raises(PackagingError, match=r"training\.dataset\.sha256 is"):
         built("convmixer any size", replace(images, fingerprint="of other pictures"), tmp_path, **same)
 
@@ -197,19 +228,19 @@ def test_a_classifier_of_ones_own_name_takes_no_other_one_s_place_and_says_what_
 def test_a_classifier_that_is_not_the_trained_model_is_not_published(images, tmp_path):
     run = built("convmixer native", images, tmp_path, keras="keras_3")
     run.save()
-    head = run.trainable.model.get_layer("head")
+    head = run.learning.trainable.model.get_layer("head")
     head.set_weights([array + 1e-3 for array in head.get_weights()])
     assert not run.compare().passed
     assert not run.keras_reports["tensorflow"].passed
     with pytest.raises(ParityError, match="variables"):
         run.publish()
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.iterdir() if path.name[0] != "."] == []
 
 
 def test_gradients_are_clipped_all_together_and_the_rate_warms_up_for_a_tenth_and_ends_at_zero(trained):
     run = trained.run
-    assert run.trainable.model.optimizer.global_clipnorm == run.settings.clip_norm > 0
-    schedule = model.learning_rate_schedule(run.trainable.keras, 0.5, 100)
+    assert run.learning.trainable.model.optimizer.global_clipnorm == run.settings.clip_norm > 0
+    schedule = model.learning_rate_schedule(run.learning.trainable.keras, 0.5, 100)
     assert [float(schedule(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0], abs=1e-6)
 
 
@@ -219,9 +250,9 @@ def test_a_scaled_loss_trains_too(images, tmp_path, monkeypatch, keras):
     """As with float16 on a GPU: here in float32, which the rewrite does not change on a CPU."""
     monkeypatch.setattr(devices, "gains_from_float16", lambda: True)
     run = built("plain", images, tmp_path, keras=keras, epochs=1)
-    run.train()
+    run.learning.train()
     devices.set_mixed_precision(False)
-    assert all(np.isfinite(value).all() for value in run.trainable.arrays().values())
+    assert all(np.isfinite(value).all() for value in run.learning.trainable.arrays().values())
     assert moved(run)
 
 
@@ -234,7 +265,7 @@ def test_a_keras_file_with_other_weights_is_not_trained(images, tmp_path):
     arrays["stem.0.bias"] = np.nextafter(arrays["stem.0.bias"], np.float32(1))
     saving.write(path, run.extractor.variant, arrays, "fe", 48, record)
     with pytest.raises(PackagingError, match=r"other\.keras has other weights than"):
-        model.build(run.settings, replace(run.extractor, keras_file=path), 3, 1)
+        model.build(run.settings, replace(run.extractor, keras_file=path), 3)
 
 
 NAMES = {

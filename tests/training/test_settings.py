@@ -11,7 +11,7 @@ GOOD = {
     "epochs": 3,
     "batch_size": 16,
     "learning_rate": 0.03,
-    "train_backbone": True,
+    "train": "all",
     "image_size": 0,
     "output_dir": "exports",
     "seed": 0,
@@ -32,7 +32,11 @@ def check(**changed):
         ("learning_rate", 0),
         ("learning_rate", float("nan")),
         ("learning_rate", "0.1"),
-        ("train_backbone", "yes"),
+        ("epochs", "5"),
+        ("learning_rate", -1),
+        ("train", "foo"),
+        ("batch_norm", "layer"),
+        ("class_weight", True),
         ("image_size", -1),
         ("output_dir", __file__),
         ("seed", -1),
@@ -50,6 +54,20 @@ def check(**changed):
 def test_an_impossible_value_is_named(name, value):
     with pytest.raises(ParameterError, match=f"{name} is "):
         check(**{name: value})
+
+
+@pytest.mark.parametrize("train", ["auto", "head", "all"])
+@pytest.mark.parametrize("name", ["epochs", "learning_rate"])
+def test_zero_epochs_and_a_rate_of_zero_are_refused_in_every_mode(train, name):
+    with pytest.raises(ParameterError, match=f'{name} is 0; expected "auto" or '):
+        check(train=train, **{name: 0})
+    assert getattr(check(train=train, **{name: "auto"}), name) == "auto"
+
+
+def test_a_parameter_of_an_earlier_version_is_refused_with_its_new_name():
+    with pytest.raises(ParameterError, match=r'train_backbone is no parameter any more.*train = "all"'):
+        TrainingSettings(**GOOD).checked({"train_backbone": True, "model": "x"})
+    TrainingSettings(**GOOD).checked({"model": "x"})
 
 
 @pytest.mark.parametrize(
@@ -77,6 +95,13 @@ def test_a_run_is_another_one_when_anything_that_changes_its_steps_does():
     digest = check().digest(data="x")
     assert digest == check(output_dir="elsewhere").digest(data="x")
     assert check(clip_norm=1).digest(data="x") == digest  # 1 and 1.0 are one setting
-    others = [{"learning_rate": 0.04}, {"seed": 1}, {"epochs": 4}, {"train_backbone": False}, {"keras": "keras_3"}]
+    others = [
+        {"learning_rate": 0.04},
+        {"seed": 1},
+        {"epochs": 4},
+        {"train": "head"},
+        {"batch_norm": "batch"},
+        {"keras": "keras_3"},
+    ]
     assert digest not in [check(**other).digest(data="x") for other in others]
     assert digest != check().digest(data="y")

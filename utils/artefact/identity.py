@@ -18,7 +18,7 @@ from utils.families.variants import Preprocessing, Variant
 from utils.images.labels import FILE as LABELS, Label, labels_text
 
 # Of a manifest's `settings` and `training`: what is no part of the source. Synthetic weights tell the seed by SHA-256.
-_NO_SOURCE = ("seed", "history", "best_epoch")
+_NO_SOURCE = ("seed", "history", "best_epoch", "val_accuracy", "results")
 
 
 def outline(

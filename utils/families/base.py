@@ -223,6 +223,7 @@ class Family:
         hub_architecture: TF Hub's tag `network-architecture`.
         head_keys: weight and bias of the classifier.
         crop: share of the shorter side that is kept.
+        sgd_rate: the learning rate at which SGD with momentum fine-tunes pretrained weights, and the batch it is for.
         mean, std: by channel, in levels of 0 to 255; by default ImageNet's, as torchvision has them.
         licence, licence_url, upstream_url: of the official weights.
     """
@@ -242,6 +243,8 @@ class Family:
     hub_architecture: str = "other"
     head_keys: tuple[str, str] = ("head.weight", "head.bias")
     crop: float = 0.875
+    # Of MLP-Mixer's authors, vit_jax/configs/common.py of google-research/vision_transformer. ConvMixer's have none.
+    sgd_rate: tuple[float, int] = (0.03, 512)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     licence: str

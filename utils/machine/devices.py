@@ -57,14 +57,18 @@ def choose_strategy(environment: Mapping[str, str] = os.environ) -> tf.distribut
     return tf.distribute.get_strategy()
 
 
-def describe(strategy: tf.distribute.Strategy) -> str:
-    """Such as "1 x CPU, no distribution"."""
+def kind() -> str:
+    """The fastest kind of device that TensorFlow has here: "TPU", "GPU" or "CPU"."""
     import tensorflow as tf
 
-    kind = type(strategy).__name__
     devices = {device.device_type for device in tf.config.list_logical_devices()}
-    best = next(name for name in ("TPU", "GPU", "CPU") if name in devices)
-    return f"{strategy.num_replicas_in_sync} x {best}, {'no distribution' if kind.startswith('_Default') else kind}"
+    return next(name for name in ("TPU", "GPU", "CPU") if name in devices)
+
+
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """Such as "1 x CPU, no distribution"."""
+    name = type(strategy).__name__
+    return f"{strategy.num_replicas_in_sync} x {kind()}, {'no distribution' if name.startswith('_Default') else name}"
 
 
 def gains_from_float16() -> bool:

@@ -70,13 +70,20 @@ class Notice:
     def __init__(self, text: str) -> None:
         self.text = printed_lines(text)
 
+    _MARK, _STYLE = "!!! ", "border-left:6px solid #c44e52;background:#fbe9e7;color:#7b1c1c;font-weight:bold"
+
     def __repr__(self) -> str:
-        return f"!!! {self.text}"
+        return f"{self._MARK}{self.text}"
 
     def _repr_html_(self) -> str:
-        style = "padding:0.6em 1em;border-left:6px solid #c44e52;background:#fbe9e7;color:#7b1c1c;font-weight:bold"
-        style += ";white-space:pre-line"
+        style = f"padding:0.6em 1em;{self._STYLE};white-space:pre-line"
         return f"<div style='{style}'>{html.escape(self.text)}</div>"
+
+
+class Remark(Notice):
+    """A line that is good to know, and no warning."""
+
+    _MARK, _STYLE = "", "border-left:6px solid #8c9bb0;background:#f1f4f8;color:#2b3a4f"
 
 
 def notices(*texts: str) -> None:
@@ -85,6 +92,14 @@ def notices(*texts: str) -> None:
 
     for text in filter(None, texts):
         display(Notice(text))
+
+
+def remarks(*texts: str) -> None:
+    """Shows each that says something as a `Remark`."""
+    from IPython.display import display
+
+    for text in filter(None, texts):
+        display(Remark(text))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ So a run that is stopped and started again in a later epoch sees the very same b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow as tf
 
@@ -44,8 +46,8 @@ def training_batches(
 
     def example(index: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         seeds = tf.stack([tf.constant(seed, tf.int64), number])
-        image, label = _read(images, images.train, index)
-        return augment(image, images.augmentation, preprocessing, seeds), label
+        label = tf.one_hot(tf.gather(tf.constant(images.train.labels), index), len(images.classes))
+        return augment(_image(images.train, index), images.augmentation, preprocessing, seeds), label
 
     order = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
     batches = order.map(example, tf.data.AUTOTUNE, deterministic=True).batch(batch_size, drop_remainder=True)
@@ -54,24 +56,40 @@ def training_batches(
 
 def validation_batches(images: LabelledImages, preprocessing: Preprocessing, batch_size: int) -> tf.data.Dataset:
     """Every validation image once, in order, preprocessed as the export does; shapes as of `training_batches`."""
+    split = images.validation
+    labels = tf.data.Dataset.from_tensor_slices(tf.one_hot(split.labels, len(images.classes))).batch(batch_size)
+    return tf.data.Dataset.zip((_plain(split, preprocessing, batch_size), labels))
 
-    def example(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label = _read(images, images.validation, index)
-        return preprocess(image[tf.newaxis], preprocessing)[0], label
 
-    order = tf.data.Dataset.range(len(images.validation))
+def plain_batches(split: Split, preprocessing: Preprocessing, batch_size: int) -> Iterator[np.ndarray]:
+    """Every image once, in order, preprocessed as the export does: float32 [batch, crop, crop, C]."""
+    yield from _plain(split, preprocessing, batch_size).as_numpy_iterator()
+
+
+def _plain(split: Split, preprocessing: Preprocessing, batch_size: int) -> tf.data.Dataset:
+    order = tf.data.Dataset.range(len(split))
+    example = lambda index: preprocess(_image(split, index)[tf.newaxis], preprocessing)[0]  # noqa: E731
     return order.map(example, tf.data.AUTOTUNE, deterministic=True).batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def augmented_examples(
-    images: LabelledImages, preprocessing: Preprocessing, count: int, seed: int
+def shown_examples(
+    images: LabelledImages, preprocessing: Preprocessing, count: int, seed: int, augmented: bool
 ) -> tuple[np.ndarray, list[str]]:
-    """The first `count` augmented training images, RGB in [0, 1] for showing, and the names of their classes."""
-    batch = min(count, len(images.train))
-    pixels, labels = next(iter(training_batches(images, preprocessing, batch, seed, range(1))))
-    names = [images.classes[index] for index in labels.numpy().argmax(axis=1)]
-    shown = np.clip(levels(pixels.numpy(), preprocessing) / 255, 0, 1)
-    return shown.repeat(3 // preprocessing.channels, axis=-1), names
+    """Some `count` training images, RGB in [0, 1] for showing, and the names of their classes.
+
+    augmented: as the first epoch begins; otherwise as the export sees them, chosen by `seed`.
+    """
+    count = min(count, len(images.train))
+    if augmented:
+        pixels, one_hot = next(training_batches(images, preprocessing, count, seed, range(1)).as_numpy_iterator())
+        labels = one_hot.argmax(axis=1)
+    else:
+        chosen = np.random.default_rng(seed).permutation(len(images.train))[:count]
+        labels = images.train.labels[chosen]
+        split = Split(lambda i: images.train.read(chosen[i]), labels)
+        pixels = next(plain_batches(split, preprocessing, count))
+    shown = np.clip(levels(pixels, preprocessing) / 255, 0, 1)
+    return shown.repeat(3 // preprocessing.channels, axis=-1), [images.classes[label] for label in labels]
 
 
 def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preprocessing, seed: tf.Tensor) -> tf.Tensor:
@@ -104,9 +122,8 @@ def augment(image: tf.Tensor, augmentation: Augmentation, preprocessing: Preproc
     return (image - preprocessing.mean) / preprocessing.std
 
 
-def _read(images: LabelledImages, split: Split, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """An image, uint8 [height, width, 3], and its one-hot label."""
+def _image(split: Split, index: tf.Tensor) -> tf.Tensor:
+    """An image, uint8 [height, width, 3]."""
     # Pillow decodes outside Python's global lock, so several of these run at a time.
     image = tf.numpy_function(lambda i: np.ascontiguousarray(split.read(int(i))), [index], tf.uint8, stateful=False)
-    label = tf.one_hot(tf.gather(tf.constant(split.labels), index), len(images.classes))
-    return tf.ensure_shape(image, [None, None, 3]), label
+    return tf.ensure_shape(image, [None, None, 3])

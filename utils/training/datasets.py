@@ -75,35 +75,27 @@ class LabelledImages:
     unpacked: Unpacked | None = None
 
 
-def load_dataset(dataset: str, batch_size: int, seed: int, corrupt_images: str = "refuse") -> LabelledImages:
+def load_dataset(dataset: str, seed: int, corrupt_images: str = "refuse") -> LabelledImages:
     """The data set that the notebook's `dataset` names, split into training and validation.
 
     Args:
         dataset: a folder, a zip file's path or URL, a name, or "auto".
-        batch_size: images in a batch.
         seed: of the split.
         corrupt_images: "refuse", or "skip" to leave out files that cannot be decoded.
 
     Raises:
         ParameterError: for corrupt files, an empty folder, fewer than two classes, a class with a single image, parts
-            of other classes, fewer training images than `batch_size`, or data that cannot be downloaded.
+            of other classes, or data that cannot be downloaded.
     """
     if dataset == "auto":
-        images = _flowers_or_digits(seed)
-    elif dataset == "digits":
-        images = _digits(seed)
-    elif dataset == "tf_flowers":
-        images = _tfds("tf_flowers", seed)
-    elif is_zip(dataset):
-        images = _zip(dataset, seed, corrupt_images)
-    else:
-        images = _folder(Path(dataset).expanduser(), seed, corrupt_images)
-    if len(images.train) < batch_size:
-        raise ParameterError(
-            f"dataset = {dataset}: {len(images.train)} images to train on are fewer than batch_size = {batch_size}. "
-            f"Use a batch_size of at most {len(images.train)}, or more images."
-        )
-    return images
+        return _flowers_or_digits(seed)
+    if dataset == "digits":
+        return _digits(seed)
+    if dataset == "tf_flowers":
+        return _tfds("tf_flowers", seed)
+    if is_zip(dataset):
+        return _zip(dataset, seed, corrupt_images)
+    return _folder(Path(dataset).expanduser(), seed, corrupt_images)
 
 
 def _flowers_or_digits(seed: int) -> LabelledImages:

@@ -3,10 +3,10 @@
 | | tf_keras | Keras 3, `.keras` file | Keras 3 without it |
 |---|---|---|---|
 | extractor | `hub.KerasLayer`, calls the SavedModel | Keras's own layers | `TFSMLayer`, calls `serving_default` |
-| BatchNorm in training | by the batch, moves its statistics | the same | stays at its moving statistics |
+| `batch_norm = "batch"` | normalises by the batch, moves its statistics | the same | not possible |
 
-All weights are trained in each of them. The last cell is what `TFSMLayer` cannot do: it hands no `training` flag on. An
-MLP-Mixer has no BatchNorm.
+All weights are trained in each of them, and by default BatchNorm stays at its moving statistics. `TFSMLayer` can do
+nothing else: it hands no `training` flag on. An MLP-Mixer has no BatchNorm.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -85,16 +85,25 @@ def _with_keras(model: str) -> Pretrained:
 
 @dataclass(frozen=True)
 class Trainable:
-    """A compiled Keras model, the `keras` module that all of it belongs to, and its learning rate by step.
+    """A Keras model of extractor and head, and the `keras` module that all of it belongs to.
 
-    layer: what the extractor is there, for people. arrays: all of its arrays as they are now.
+    features: the extractor alone. classifier: the same layers as `model`, flat, for a `.keras` file.
+    head: the Dense layer. layer: what the extractor is there, for people. batch_norm: whether in training BatchNorm
+    normalises by the batch. arrays: all of the arrays as they are now.
     """
 
     keras: ModuleType
     model: Any
-    schedule: Any
+    features: Any
+    classifier: Any
+    head: Any
     layer: str
+    batch_norm: bool
     arrays: Callable[[], Arrays]
+
+    def extract(self, images: np.ndarray) -> np.ndarray:
+        """Features, float32 [B, units], of float32 [B, crop, crop, C], in inference mode."""
+        return np.asarray(self.features.predict_on_batch(images))
 
 
 def variables_of(part: Any) -> list[tf.Variable]:
@@ -110,19 +119,13 @@ def learning_rate_schedule(keras: ModuleType, peak: float, steps: int) -> Any:
     )
 
 
-def build(
-    settings: TrainingSettings, extractor: Pretrained, classes: int, steps: int, float16: bool = False
-) -> Trainable:
-    """The compiled model. Call it within the strategy's scope.
-
-    The head starts at zero, as the Mixer authors' does: then the first steps change the head, not the backbone.
+def build(settings: TrainingSettings, extractor: Pretrained, classes: int) -> Trainable:
+    """The model, with a head of zeros. Call it within the strategy's scope.
 
     Args:
-        settings: how it is trained.
+        settings: how it is trained, without "auto".
         extractor: as `open_extractor` gives it; its preprocessing says which images the model takes.
         classes: how many.
-        steps: of the whole training.
-        float16: scale the loss, for `devices.set_mixed_precision(True)`.
 
     Raises:
         PackagingError: if a `.keras` file does not hold the SavedModel's weights.
@@ -132,12 +135,31 @@ def build(
     else:
         import keras
     keras.utils.set_random_seed(settings.seed)
-    if settings.keras == "keras_3" and extractor.keras_file:
-        inputs, features, layer, backbone = _native(extractor, settings.train_backbone)
-    else:
-        inputs, features, layer, backbone = _saved_model(keras, settings, extractor)
+    backbone = (_native if settings.keras == "keras_3" and extractor.keras_file else _saved_model)(
+        keras, settings, extractor
+    )
     head = keras.layers.Dense(classes, kernel_initializer="zeros", name="head")
-    model = keras.Model(inputs, head(features), name=extractor.variant.family)
+    model = keras.Model(backbone.inputs, head(backbone.features), name=extractor.variant.family)
+    flat = keras.Model(backbone.flat_inputs, head(backbone.flat_features), name=extractor.variant.family)
+    head_keys = FAMILIES[extractor.variant.family].head_keys
+
+    def arrays() -> Arrays:
+        return backbone.arrays() | {key: v.numpy() for key, v in zip(head_keys, variables_of(head), strict=True)}
+
+    features = keras.Model(backbone.inputs, backbone.features)
+    return Trainable(keras, model, features, flat, head, backbone.layer, backbone.batch_norm, arrays)
+
+
+def compile_model(trainable: Trainable, settings: TrainingSettings, steps: int, float16: bool = False) -> Any:
+    """Compiles the model, within the strategy's scope; returns the learning rate by step.
+
+    Args:
+        trainable: as `build` gives it.
+        settings: the optimizer's, without "auto".
+        steps: of the whole training.
+        float16: scale the loss, for `devices.set_mixed_precision(True)`.
+    """
+    keras, model = trainable.keras, trainable.model
     schedule = learning_rate_schedule(keras, settings.learning_rate, steps)
     clip = {"global_clipnorm": settings.clip_norm} if settings.clip_norm else {}
     if settings.optimizer == "adamw":
@@ -156,40 +178,44 @@ def build(
         jit_compile=False,
     )
     optimizer.build(model.trainable_variables)  # its variables exist before a checkpoint is read into them
-    head_keys = FAMILIES[extractor.variant.family].head_keys
-
-    def arrays() -> Arrays:
-        return backbone() | {key: v.numpy() for key, v in zip(head_keys, variables_of(head), strict=True)}
-
-    return Trainable(keras, model, schedule, layer, arrays)
+    return schedule
 
 
-_Backbone = tuple[Any, Any, str, Callable[[], Arrays]]  # inputs, features, layer, arrays
+class _Backbone(NamedTuple):
+    """Tensors of the model to train and of the flat one, which may be the same; the rest as of `Trainable`."""
+
+    inputs: Any
+    features: Any
+    flat_inputs: Any
+    flat_features: Any
+    layer: str
+    batch_norm: bool
+    arrays: Callable[[], Arrays]
 
 
 def _saved_model(keras: ModuleType, settings: TrainingSettings, extractor: Pretrained) -> _Backbone:
     size, channels, folder = extractor.preprocessing.crop, extractor.preprocessing.channels, str(extractor.folder)
-    inputs = keras.Input((size, size, channels), name="inputs")
+    inputs, whole = keras.Input((size, size, channels), name="inputs"), settings.train == "all"
+    by_batch = whole and settings.batch_norm == "batch" and settings.keras == "tf_keras"
     if settings.keras == "tf_keras":
         from utils.machine.hub_compat import import_hub
 
-        layer = import_hub().KerasLayer(folder, trainable=settings.train_backbone, name="backbone")
-        features = layer(inputs)
+        layer = import_hub().KerasLayer(folder, trainable=whole, name="backbone")
+        features = layer(inputs) if by_batch else layer(inputs, training=False)
     else:
-        chosen = {"call_endpoint": "serving_default", "trainable": settings.train_backbone}
-        layer = keras.layers.TFSMLayer(folder, name="backbone", **chosen)
+        layer = keras.layers.TFSMLayer(folder, name="backbone", call_endpoint="serving_default", trainable=whole)
         features = layer(inputs)["features"]
 
     def arrays() -> Arrays:
         return {saved_model.name_of(variable): variable.numpy() for variable in variables_of(layer)}
 
-    return inputs, features, type(layer).__name__, arrays
+    return _Backbone(inputs, features, inputs, features, type(layer).__name__, by_batch, arrays)
 
 
-def _native(extractor: Pretrained, train_backbone: bool) -> _Backbone:
+def _native(keras: ModuleType, settings: TrainingSettings, extractor: Pretrained) -> _Backbone:
     """The `.keras` file's layers themselves, so that what is trained is a flat model, as a converted classifier is."""
     loaded = load_candidate(extractor.keras_file, extractor.variant.family)
-    loaded.model.trainable = train_backbone
+    loaded.model.trainable = whole = settings.train == "all"
     saved = saved_model.Candidate(saved_model.load_model(extractor.folder)).variables()
 
     def arrays() -> Arrays:
@@ -201,4 +227,19 @@ def _native(extractor: Pretrained, train_backbone: bool) -> _Backbone:
             f"{extractor.keras_file} has other weights than {extractor.folder}. Convert the checkpoint again with "
             "formats = 'saved_model, keras', or remove the .keras file."
         )
-    return loaded.model.inputs[0], loaded.model.outputs[0], ".keras file", arrays
+    flat = loaded.model.inputs[0], loaded.model.outputs[0]
+    if whole and settings.batch_norm == "batch":
+        return _Backbone(*flat, *flat, ".keras file", True, arrays)
+
+    class MovingStatistics(keras.layers.Layer):
+        """Calls the model as in inference, whatever `fit` says: a model within a model would be told that it trains."""
+
+        def __init__(self) -> None:
+            super().__init__(name="backbone")
+            self.model = loaded.model
+
+        def call(self, inputs: Any) -> Any:
+            return self.model(inputs, training=False)
+
+    inputs = keras.Input(loaded.model.inputs[0].shape[1:], name="inputs")
+    return _Backbone(inputs, MovingStatistics()(inputs), *flat, ".keras file", False, arrays)

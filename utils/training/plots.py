@@ -1,4 +1,4 @@
-"""Pictures of a fine-tuning: augmented examples, learning rate, curves, confusion matrix, the worst mistakes."""
+"""Pictures of a fine-tuning: augmented examples, curves, confusion matrix, the worst mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.notebook.display import Notice, lettered, new_figure, show_picture
+from utils.notebook.display import Remark, lettered, new_figure, show_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,25 +32,26 @@ def plot_images(images: Sequence[np.ndarray], titles: Sequence[str], columns: in
     return figure
 
 
-def plot_learning_rate(schedule: Callable[[int], Any], steps: int) -> Figure:
-    """The learning rate of every step."""
-    figure, ((axis,),) = new_figure(1, 1, 6, 2.2)
-    at = np.unique(np.linspace(0, steps, 200).astype(int))
-    axis.plot(at, [float(schedule(int(step))) for step in at], color=_TRAINING)
-    axis.set(xlabel="step", ylabel="learning rate", xlim=(0, steps))
-    _whole_numbers(axis)
-    _plain(axis)
-    return figure
+def plot_history(
+    history: Mapping[str, Sequence[float]], best_epoch: int, schedule: Callable[[int], Any], steps: int
+) -> Figure:
+    """Loss and accuracy by epoch, of training and of validation, and the learning rate.
 
-
-def plot_history(history: Mapping[str, Sequence[float]], best_epoch: int) -> Figure:
-    """Loss and accuracy by epoch, of training and of validation; the epoch that is kept is marked."""
-    figure, (axes,) = new_figure(1, 2, 9.2, 3)
-    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+    Args:
+        history: by epoch.
+        best_epoch: which is kept, and marked; from 0, -1 is before the first.
+        schedule: the learning rate by step.
+        steps: of an epoch.
+    """
+    figure, (axes,) = new_figure(1, 3, 12, 3)
+    count = len(history["loss"])
+    for axis, name in zip(axes, ("loss", "accuracy"), strict=False):
         for prefix, label, colour in (("", "training", _TRAINING), ("val_", "validation", _VALIDATION)):
-            values = history[prefix + name]
-            axis.plot(range(1, len(values) + 1), values, "o-", markersize=3, color=colour, label=label)
+            axis.plot(range(1, count + 1), history[prefix + name], "o-", markersize=3, color=colour, label=label)
         axis.axvline(best_epoch + 1, color="#888888", linewidth=1, linestyle=":", label="kept")
+    at = np.linspace(0, count, 200)
+    axes[2].plot(at, [float(schedule(int(epoch * steps))) for epoch in at], color=_TRAINING)
+    for axis, name in zip(axes, ("loss", "accuracy", "learning rate"), strict=True):
         axis.set(xlabel="epoch", ylabel=name)
         _whole_numbers(axis)
         _plain(axis)
@@ -81,12 +82,12 @@ def plot_confusion(images: LabelledImages, probabilities: np.ndarray) -> Figure:
     return figure
 
 
-def plot_mistakes(images: LabelledImages, probabilities: np.ndarray, most: int = 6) -> Figure | Notice:
+def plot_mistakes(images: LabelledImages, probabilities: np.ndarray, most: int = 6) -> Figure | Remark:
     """The validation images that were mistaken most surely: what they are, and what was said how surely."""
     labels, guesses = images.validation.labels, probabilities.argmax(axis=1)
     wrong = np.flatnonzero(guesses != labels)
     if not len(wrong):
-        return Notice(f"Not one mistake in {len(labels)} validation images.")
+        return Remark(f"Not one mistake in {len(labels)} validation images.")
     sureness = probabilities[np.arange(len(labels)), guesses]
     worst = wrong[np.argsort(-sureness[wrong], kind="stable")][:most]
     titles = [f"{images.classes[labels[i]]}\nnot {images.classes[guesses[i]]} ({sureness[i]:.0%})" for i in worst]

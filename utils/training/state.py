@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +35,8 @@ class TrainingState:
 
         self.folder = folder
         self.history: dict[str, list[float]] = {}
-        self._text = tf.Variable("{}", dtype=tf.string, trainable=False)
+        self._start: dict[str, float] = {}
+        self._text = tf.Variable("[{}, {}]", dtype=tf.string, trainable=False)
         weights, optimizer = variables_of(model), variables_of(model.optimizer)
         self._latest = manager("latest", model=weights, optimizer=optimizer, history=self._text)
         self._best = manager("best", model=weights)
@@ -42,7 +44,7 @@ class TrainingState:
             return
         try:
             self._latest.checkpoint.restore(self._latest.latest_checkpoint).assert_consumed()
-            self.history = json.loads(self._text.numpy())
+            self._start, self.history = json.loads(self._text.numpy())
         except (OSError, AssertionError, ValueError, tf.errors.OpError) as error:
             raise PackagingError(
                 f"{folder} does not hold the state of this run, or is damaged ({str(error).splitlines()[0]}). "
@@ -56,19 +58,33 @@ class TrainingState:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch, from 0, of the best validation accuracy; among equals, of the lowest validation loss."""
-        accuracy, loss = self.history["val_accuracy"], self.history["val_loss"]
-        return min(range(self.epochs_done), key=lambda epoch: (-accuracy[epoch], loss[epoch]))
+        """The epoch, from 0, of the best validation accuracy; among equals, of the lowest validation loss.
+
+        -1 is before the first epoch, see `begin`.
+        """
+        accuracy, loss = ([self._start[name], *self.history.get(name, ())] for name in ("val_accuracy", "val_loss"))
+        return min(range(self.epochs_done + 1), key=lambda number: (-accuracy[number], loss[number])) - 1
+
+    def begin(self, figures: Mapping[str, float]) -> None:
+        """Keeps the weights that there are: what an epoch must surpass. figures: their val_accuracy and val_loss."""
+        self._start = dict(figures)
+        with self._explained():
+            self._best.save()
 
     def save(self, logs: Mapping[str, Any]) -> None:
         """Adds an epoch's figures to the history and writes it all; the best epoch's weights first."""
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
-        try:
+        with self._explained():
             if self.best_epoch == self.epochs_done - 1:
                 self._best.save()
-            self._text.assign(json.dumps(self.history))
+            self._text.assign(json.dumps([self._start, self.history]))
             self._latest.save()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, tf.errors.OpError) as error:
             raise PackagingError(
                 f"the state of training could not be written to {self.folder}: {error}. Free some space or choose "
