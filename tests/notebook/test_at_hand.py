@@ -77,6 +77,9 @@ def test_else_random_weights_are_taken_and_said_to_recognise_nothing(tmp_path, m
     assert converted == [("convmixer_tiny", "fe", "synthetic")]
     assert "SYNTHETIC WEIGHTS" in found.notice
     assert "make convert CHECKPOINT=official HEAD=fe" in found.notice
+    there = put("synthetic", tmp_path, 2000)
+    assert at_hand("auto", "classification", str(tmp_path), release=NOWHERE).model == str(there)
+    assert len(converted) == 1
 
 
 @pytest.mark.parametrize(("code", "status"), [("print('cell 1 of 2')", 0), ("raise SystemExit('error: disk full')", 1)])

@@ -55,10 +55,8 @@ def test_several_models_see_the_same_photograph(tmp_path):
 def test_it_runs_as_it_stands_without_a_network(tmp_path):
     with notebooks.offline(tmp_path):
         shown = text_of(run(NOTEBOOK, tmp_path))
-    assert "convmixer_tiny_classification_synthetic was converted" in shown
+    assert "convmixer_tiny_classification_synthetic has random weights" in shown
     assert list(written_in(tmp_path)["models"]) == ["convmixer_tiny_classification_synthetic"]
-    with notebooks.offline(tmp_path):
-        assert "the newest in exports" in text_of(run(NOTEBOOK, tmp_path))
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_the_backbone_learns_the_digits_and_beats_the_head_alone_and_the_manifes
 def test_it_runs_as_it_stands_without_a_network(tmp_path):
     with notebooks.offline(tmp_path):
         shown = text_of(run(tmp_path))
-    assert "convmixer_tiny_fe_synthetic was converted" in shown
+    assert "convmixer_tiny_fe_synthetic has random weights" in shown
     assert "dataset = auto: digits" in shown
     assert (tmp_path / "exports" / "convmixer_tiny_classification_digits_synthetic.tar.gz").is_file()
 
