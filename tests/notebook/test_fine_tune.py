@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -74,7 +75,7 @@ def test_the_tarball_verifies_as_a_download_does(whole):
 def test_the_notebook_shows_its_pictures(whole):
     _, notebook = whole
     outputs = text_of(notebook)
-    assert outputs.count("image/png") == 4  # examples, curves, confusion, mistakes
+    assert outputs.count("image/png") == 5  # examples, curves, confusion, mistakes, the last photograph
     assert "Traceback" not in outputs
 
 
@@ -95,16 +96,17 @@ def test_the_tarball_is_a_classifier_with_the_user_s_labels_that_takes_photograp
 
 
 @pytest.mark.slow
-def test_own_photographs_in_a_folder_with_a_corrupt_one_train_the_keras_file_of_a_mixer(tmp_path):
+def test_own_photographs_in_a_zip_file_with_a_corrupt_one_train_the_keras_file_of_a_mixer(tmp_path):
     data = folder_of(tmp_path / "My flowers", {"oak leaf": 8, "rose": 8, "tulip": 8})
     (data / "rose" / "000.png").write_bytes(b"damaged")
-    options = {"train": "all", "epochs": 1, "optimizer": "adamw"}
+    zipped = shutil.make_archive(str(data), "zip", tmp_path, data.name)
+    options = {"train": "all", "epochs": 1, "optimizer": "adamw", "tflite": "float32"}
     model = str(extractors.published("mixer native").folder.with_suffix(".keras"))
-    notebook = run(tmp_path, model=model, dataset=str(data), corrupt_images="skip", **options)
+    notebook = run(tmp_path, model=model, dataset=zipped, corrupt_images="skip", **options)
     assert "1 files cannot be decoded" in json.dumps(notebook)
-    assert "A batch has 17 images instead of 32" in json.dumps(notebook)
+    assert "A batch has 18 images instead of 32" in json.dumps(notebook)
     name = "mixer_tiny_classification_My_flowers"
-    manifest = manifest_of(tmp_path, name, ".keras")
+    manifest = manifest_of(tmp_path, name, ".keras", "_float32.tflite", "_float32.tflite.json")
     assert manifest["training"]["dataset"]["skipped_files"] == 1
     assert manifest["training"]["settings"]["keras"] == "keras_3"
     assert manifest["minimum_tensorflow"] == "2.14"
