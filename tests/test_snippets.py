@@ -40,6 +40,7 @@ ELSEWHERE = {
     ("docs/conversion.md", "make convert"): "a network; test_make.py reads what `make` is given",
     ("docs/conversion.md", ".venv/bin/papermill"): "a network; notebook/test_conversion_notebooks.py runs the notebook",
     ("docs/evaluation.md", "for model in"): "ImageNet; evaluate/test_evaluate.py has a folder like it",
+    ("docs/fine-tuning.md", "from google.colab"): "Colab",
     ("docs/fine-tuning.md", "make convert"): "a network; notebook/test_fine_tune.py runs the notebook",
     ("docs/keras.md", "make convert"): "a network; test_make.py reads what `make` is given",
     ("docs/predict.md", "pip install"): "a network, photographs; predict/test_cluster.py has a cluster",
