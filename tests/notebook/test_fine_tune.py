@@ -102,7 +102,7 @@ def test_own_photographs_in_a_folder_with_a_corrupt_one_train_the_keras_file_of_
     model = str(extractors.published("mixer native").folder.with_suffix(".keras"))
     notebook = run(tmp_path, model=model, dataset=str(data), corrupt_images="skip", **options)
     assert "1 files cannot be decoded" in json.dumps(notebook)
-    assert "A batch has 17 images instead of 32" in json.dumps(notebook)
+    assert "A batch has 18 images instead of 32" in json.dumps(notebook)
     name = "mixer_tiny_classification_My_flowers"
     manifest = manifest_of(tmp_path, name, ".keras")
     assert manifest["training"]["dataset"]["skipped_files"] == 1
