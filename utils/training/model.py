@@ -103,7 +103,8 @@ class Trainable:
 
     def extract(self, images: np.ndarray) -> np.ndarray:
         """Features, float32 [B, units], of float32 [B, crop, crop, C], in inference mode."""
-        return np.asarray(self.features.predict_on_batch(images))
+        # `predict_on_batch` would give every replica the whole batch.
+        return np.asarray(self.features.predict(images, batch_size=len(images), verbose=0))
 
 
 def variables_of(part: Any) -> list[tf.Variable]:
