@@ -26,14 +26,15 @@ run = functools.partial(notebooks.run, "fine-tune.ipynb")
 
 DIGITS = {"dataset": "digits"}  # the rest is the notebook's
 # The table has more for both families; another machine's rounding may move a run by a point.
-ACCURACY, HEAD_ACCURACY = 0.94, 0.9
+ACCURACY, HEAD_ACCURACY = 0.94, 0.85
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(folder, executed notebook): everything trained on the digits, at a rate that moves a tiny model far."""
     folder = tmp_path_factory.mktemp("whole")
-    options = {"train": "all", "learning_rate": 0.1, "epochs": 20, **DIGITS}
+    # By its moving statistics, which are made up, no epoch surpasses the head.
+    options = {"train": "all", "learning_rate": 0.1, "epochs": 20, "batch_norm": "batch", **DIGITS}
     return folder, run(folder, model=str(extractors.published("convmixer").tarball), **options)
 
 
