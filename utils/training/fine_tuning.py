@@ -32,7 +32,7 @@ from utils.machine.quiet import quiet_imports
 from utils.notebook.at_hand import at_hand
 from utils.notebook.display import plot_predictions
 from utils.parity import comparison, golden
-from utils.parity.judge import EXACT, OUTPUT_TOLERANCE
+from utils.parity.judge import EXACT, OUTPUT_TOLERANCE, RATIO, rounded_up
 from utils.parity.report import Report
 from utils.text import printed
 from utils.training.datasets import load_dataset
@@ -119,6 +119,7 @@ class FineTuning:
         self._samples = {
             title: photographs.pillow_preprocess(picture, extractor.preprocessing) for title, picture in pictures
         }
+        self._allowed = max(OUTPUT_TOLERANCE, rounded_up(RATIO * self._rounding(), digits=1))
         with staging, self.stages("export"):
             exported = classifier(extractor, self.learning.trainable.arrays())
         with staging, self.stages("save"):
@@ -147,7 +148,7 @@ class FineTuning:
             self._reloaded = saved_model.load_model(self._unpacked)
             candidate = saved_model.Candidate(self._reloaded)
             self.pixels, rows = signatures.compare_signatures(
-                self._reloaded, candidate, extractor.preprocessing, self._samples, "logits", OUTPUT_TOLERANCE
+                self._reloaded, candidate, extractor.preprocessing, self._samples, "logits", self._allowed
             )
             self.report = Report(self._compared(candidate, candidate.variables()) + rows)
             self.keras_reports: dict[str, Report] = {}  # by backend
@@ -220,7 +221,14 @@ class FineTuning:
     def _compared(self, candidate: comparison.Model, arrays: model.Arrays) -> list[comparison.Row]:
         rows = comparison.compare_arrays(self.learning.trainable.arrays(), arrays, output="variables", tolerance=EXACT)
         images = next(iter(self.learning.validation()))[0].numpy()[:8]
-        return rows + comparison.compare_outputs(self._trained, candidate, {"validation images": images}, "logits")
+        given = {"validation images": images}
+        return rows + comparison.compare_outputs(self._trained, candidate, given, "logits", self._allowed)
+
+    def _rounding(self) -> float:
+        """How much the trained model's own answers differ between a batch and its images alone, relative, in L2."""
+        batch = np.stack(list(self._samples.values()))
+        whole, single = self._trained(batch), np.concatenate([self._trained(image[None]) for image in batch])
+        return float(np.linalg.norm(whole - single) / np.linalg.norm(whole))
 
     def _write_keras(self, golden_data: golden.Golden) -> None:
         """What was trained from a `.keras` file as another one, without its optimizer; all can be trained again."""
@@ -231,7 +239,7 @@ class FineTuning:
             image_size=extractor.image_size,
             labels=self._labels,
             golden=golden_data,
-            tolerance=OUTPUT_TOLERANCE,
+            tolerance=self._allowed,
             training={"dataset": self.images.name, "extractor": extractor.name},
         )
         classifier.trainable = True
