@@ -42,6 +42,7 @@ ELSEWHERE = {
     ("docs/evaluation.md", "for model in"): "ImageNet; evaluate/test_evaluate.py has a folder like it",
     ("docs/fine-tuning.md", "from google.colab"): "Colab",
     ("docs/fine-tuning.md", "make convert"): "a network; notebook/test_fine_tune.py runs the notebook",
+    ("docs/fine-tuning.md", "python -m benchmarks"): "photographs of one's own; benchmarks/test_benchmarks.py",
     ("docs/keras.md", "make convert"): "a network; test_make.py reads what `make` is given",
     ("docs/predict.md", "pip install"): "a network, photographs; predict/test_cluster.py has a cluster",
     ("docs/releases.md", "make release"): "an hour; batch/test_batch.py has a stand-in for the conversions",
