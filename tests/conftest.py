@@ -54,26 +54,6 @@ def mixer_golden():
     return tiny.expected("mixer_tiny")
 
 
-@pytest.fixture(scope="session")
-def full_size(tmp_path_factory):
-    """Full-size classifiers from synthetic weights, by notebook and variant: (folder, executed notebook), only read.
-
-    Made as the notebooks stand: they find out themselves that official weights cannot be had here.
-    """
-    import notebooks
-
-    kept = {}
-
-    def get(notebook, variant):
-        if variant not in kept:
-            folder = tmp_path_factory.mktemp(variant)
-            with notebooks.offline(folder):
-                kept[variant] = folder, notebooks.run(notebook, folder, variant=variant)
-        return kept[variant]
-
-    return get
-
-
 @pytest.fixture(scope="module")
 def stand_in_conversions(tmp_path_factory):
     """Batches run no notebooks, and have a cache of their own, with the checkpoints in it."""

@@ -1,4 +1,4 @@
-"""The classification notebook by papermill: several models, an odd photograph, a full-size one of each family."""
+"""The classification notebook by papermill: several models, an odd photograph, no network."""
 
 import json
 
@@ -64,17 +64,3 @@ def test_the_keras_file_of_a_feature_extractor_alone_is_enough(tmp_path):
     executed = run(NOTEBOOK, tmp_path, model=str(extractors.published("mixer native").folder.with_suffix(".keras")))
     assert text_of(executed).count("image/png") == 2
     assert "This takes a SavedModel" in text_of(executed)
-
-
-@pytest.mark.parametrize(
-    ("notebook", "variant"),
-    [("conversion_convmixer.ipynb", "convmixer_768_32"), ("conversion_mlpmixer.ipynb", "mixer_b16_i1k")],
-)
-@pytest.mark.slow
-def test_a_full_size_model_names_its_classes(tmp_path, full_size, notebook, variant):
-    folder, _ = full_size(notebook, variant)
-    name = f"{variant}_classification_synthetic"
-    run(NOTEBOOK, tmp_path, model=str(folder / "exports" / f"{name}.tar.gz"))
-    best = written_in(tmp_path)["models"][name]["best"]
-    assert len(best) == 5
-    assert not any(each["name"].startswith("class ") for each in best)
