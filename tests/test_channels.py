@@ -90,7 +90,7 @@ def test_who_wants_photographs_for_a_model_of_ten_channels_is_told(ten, tmp_path
 def test_signatures_of_other_channels_than_the_preprocessing_are_refused(grey):
     manifest = json.loads(grey.manifest.read_text())
     assert _interface(manifest, 1) == ("logits", 7)
-    with pytest.raises(PackagingError, match=r"expected images \[B, height, width, 3\]"):
+    with pytest.raises(PackagingError, match=r"expected inputs \[B, height, width, 3\]"):
         _interface(manifest, 3)
 
 

@@ -88,7 +88,7 @@ def pins(name):
 
 def test_requirements_are_pinned_exactly():
     found = [pin for path in ROOT.glob("requirements*.txt") for pin in pins(path.name)]
-    assert [pin for pin in found if not re.fullmatch(r"[A-Za-z0-9_-]+==[0-9][0-9.]*", pin)] == []
+    assert [pin for pin in found if not re.fullmatch(r"[A-Za-z0-9_-]+(\[[a-z]+\])?==[0-9][0-9.]*", pin)] == []
 
 
 COMPILED_FROM = ("requirements.txt", "requirements-dev.txt")
