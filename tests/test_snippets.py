@@ -38,11 +38,12 @@ ELSEWHERE = {
     ("docs/clients.md", "name="): "Docker",
     ("docs/clients.md", "python -m utils.serving_client"): "a server; test_serving_client.py has a stand-in for it",
     ("docs/conversion.md", "make convert"): "a network; test_make.py reads what `make` is given",
+    ("docs/conversion.md", "from utils.conversion"): "test_conversion.py calls it, and README.md too",
     ("docs/conversion.md", ".venv/bin/papermill"): "a network; notebook/test_conversion_notebooks.py runs the notebook",
     ("docs/evaluation.md", "for model in"): "ImageNet; evaluate/test_evaluate.py has a folder like it",
     ("docs/fine-tuning.md", "from google.colab"): "Colab",
     ("docs/fine-tuning.md", "make convert"): "a network; notebook/test_fine_tune.py runs the notebook",
-    ("docs/fine-tuning.md", "python -m benchmarks"): "photographs of one's own; benchmarks/test_benchmarks.py",
+    ("docs/fine-tuning.md", "python -m benchmarks"): "photographs of one's own",
     ("docs/keras.md", "make convert"): "a network; test_make.py reads what `make` is given",
     ("docs/predict.md", "pip install"): "a network, photographs; predict/test_cluster.py has a cluster",
     ("docs/releases.md", "make release"): "an hour; batch/test_batch.py has a stand-in for the conversions",
@@ -54,7 +55,6 @@ ELSEWHERE = {
 }
 SLOW = {  # a minute or more
     ("README.md", "from utils.conversion"),
-    ("docs/conversion.md", "from utils.conversion"),
     ("docs/clients.md", "python -c"),
     ("docs/clients.md", "import tensorflow"),
     ("docs/keras.md", "import os"),

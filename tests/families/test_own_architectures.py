@@ -135,7 +135,7 @@ def test_keras_file_passes_the_gate(tmp_path, family, head, own):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "head", "own"), FILES)
+@pytest.mark.parametrize(("family", "head", "own"), FILES[1:])  # one of each family
 def test_keras_file_passes_the_gate_on_every_backend(tmp_path, family, head, own):
     variant = own_models.own(family, **own)
     arrays = own_models.weights(variant)
