@@ -49,9 +49,6 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(2),$(1) $(call quote,$(2)))
 # From the command line alone: systems, such as WSL, have a NAME of their own in the environment.
 name = $(if $(findstring command,$(origin NAME)),$(NAME))
-# There is no conversion without a SavedModel, so FORMATS=keras can mean one thing only.
-comma = ,
-formats = $(if $(filter-out saved_model%,$(firstword $(FORMATS))),saved_model$(comma) )$(FORMATS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup convert release verify.pyz test test-full bench compat lint clean
@@ -89,7 +86,7 @@ convert: setup
 	  --checkpoint $(call quote,$(CHECKPOINT)) --output-dir $(call quote,$(OUTPUT_DIR)) \
 	  $(call option,--image-size,$(IMAGE_SIZE)) $(call option,--seed,$(SEED)) \
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--labels,$(LABELS)) $(if $(USE_EMA),--use-ema) \
-	  $(call option,--formats,$(formats)) $(call option,--name,$(name)) $(if $(OVERWRITE),--overwrite) \
+	  $(call option,--formats,$(FORMATS)) $(call option,--name,$(name)) $(if $(OVERWRITE),--overwrite) \
 	  $(call option,--weights,$(WEIGHTS)) $(call option,--activation,$(ACTIVATION)) \
 	  $(call option,--epsilon,$(EPSILON)) $(call option,--mean,$(MEAN)) $(call option,--std,$(STD)) \
 	  $(call option,--interpolation,$(INTERPOLATION)) $(call option,--crop-pct,$(CROP_PCT)) \
@@ -105,7 +102,7 @@ release: setup
 	  --checkpoint $(call quote,$(if $(filter auto,$(CHECKPOINT)),official,$(CHECKPOINT))) \
 	  --output-dir $(call quote,$(OUTPUT_DIR)) --jobs $(call quote,$(JOBS)) \
 	  $(call option,--operations,$(OPERATIONS)) $(call option,--memory-mb,$(MEMORY_MB)) \
-	  $(call option,--seed,$(SEED)) $(call option,--formats,$(formats)) $(BATCH_ARGS)
+	  $(call option,--seed,$(SEED)) $(call option,--formats,$(FORMATS)) $(BATCH_ARGS)
 
 # A file's tests share what they make, so a file stays in one process. In their own order: xdist's leaves files with few
 # tests to the end, such as the notebooks, which take longest.

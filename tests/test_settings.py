@@ -4,7 +4,7 @@ import pytest
 
 from utils.errors import ParameterError
 from utils.families.variants import get_variant
-from utils.settings import Settings, preprocessing_for
+from utils.settings import Settings, formats_of, preprocessing_for
 
 
 def check(family, **changed):
@@ -43,8 +43,8 @@ def test_good_parameters_give_the_variant():
         ("mixer", {"formats": "saved_model, onnx"}, r"models of the family mixer have no \.onnx.*any of keras$"),
         (
             "convmixer",
-            {"formats": "onnx"},
-            "formats is 'onnx'; expected 'saved_model', and behind commas any of keras, onnx",
+            {"formats": "onnx, onnx"},
+            "formats is 'onnx, onnx'; expected 'saved_model', and behind commas any of keras, onnx",
         ),
         ("mixer", {"checkpoint": "official"}, "without an official file"),
         ("mixer", {"seed": -1}, "seed is -1"),
@@ -61,3 +61,9 @@ def test_another_size_keeps_the_crop_fraction(name, size, resize):
     found = preprocessing_for(variant, size)
     assert (found.crop, found.resize, found.mean) == (size, resize, variant.preprocessing.mean)
     assert preprocessing_for(variant, 0) == preprocessing_for(variant, variant.image_size) == variant.preprocessing
+
+
+def test_the_saved_model_goes_without_saying():
+    assert formats_of("onnx, keras") == formats_of("saved_model, onnx, keras") == ("saved_model", "onnx", "keras")
+    with pytest.raises(ParameterError, match="formats is None"):
+        formats_of(None)

@@ -218,13 +218,14 @@ def _number(name: str, value: object, least: float, most: float) -> None:
 
 
 def formats_of(formats: str, family: str = "") -> tuple[str, ...]:
-    """What `formats` names, separated by commas: "saved_model", and those of which there is to be a file beside it.
+    """What `formats` names, separated by commas: those of which there is to be a file beside the SavedModel.
 
-    ParameterError for anything else, and for a file that models of the `family` do not have.
+    "saved_model", which is always made, may be left out. ParameterError for anything else, and for a file that models
+    of the `family` do not have.
     """
     named = tuple(each.strip() for each in formats.split(",")) if isinstance(formats, str) else ()
     had = FAMILIES[family].formats if family else tuple(BESIDE)
-    if "saved_model" not in named or len(set(named)) < len(named) or set(named) - set(FORMATS):
+    if not named or len(set(named)) < len(named) or set(named) - set(FORMATS):
         raise ParameterError(
             f"formats is {formats!r}; expected 'saved_model', and behind commas any of {', '.join(had)} for a file "
             "beside it"
@@ -234,7 +235,7 @@ def formats_of(formats: str, family: str = "") -> tuple[str, ...]:
             f"formats is {formats!r}, and models of the family {family} have no .{others[0]} file; expected "
             f"'saved_model', and behind commas any of {', '.join(had)}"
         )
-    return named
+    return tuple(dict.fromkeys(("saved_model", *named)))
 
 
 def preprocessing_for(variant: Variant, image_size: int) -> Preprocessing:

@@ -103,7 +103,7 @@ def test_each_gets_the_formats_that_its_family_has_and_of_twins_one_gets_files_b
         (" ", {}, "variants is empty"),
         ("convmixer_tiny", {"checkpoint": "official"}, "without an official file"),
         ("all", {"seed": -1}, "seed is -1"),
-        ("all", {"formats": "keras"}, "formats is 'keras'"),
+        ("all", {"formats": "kera"}, "formats is 'kera'"),
         ("mixer_tiny", {"formats": "saved_model, onnx"}, r"none of these models has a \.onnx file.*: convmixer"),
     ],
 )

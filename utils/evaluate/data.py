@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import json
-import re
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -26,11 +25,10 @@ from utils.families.variants import Preprocessing
 from utils.images.folders import ByClass, Labelled, read_folder
 from utils.images.labels import Label
 from utils.images.photographs import SUFFIXES, load_image, pillow_preprocess
-from utils.images.tfds import open_tfds, read_tfds
+from utils.images.tfds import NAME, open_tfds, read_tfds
 from utils.machine.ahead import made_ahead
 from utils.text import printed
 
-_TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
 _SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
 
 
@@ -86,7 +84,7 @@ def open_data(
     folder = Path(data).expanduser()
     if folder.is_dir():
         return _open_folder(folder, labels, classes, limit, split)
-    if not _TFDS_NAME.fullmatch(data):
+    if not NAME.fullmatch(data):
         raise EvaluationError(
             f"--data {data}: there is no such folder. Give a folder with one sub-folder per class, or the name "
             "of a data set in TensorFlow Datasets, such as imagenet_v2."

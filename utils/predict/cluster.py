@@ -15,7 +15,6 @@ from typing import Any
 from utils.errors import ConversionError, ParameterError
 from utils.predict.run import Plan, Run
 
-LOCAL = "local"  # in place of an address: a cluster of this machine alone, for this run
 REQUIREMENTS = "requirements-ray.txt"
 _SECONDS = 10  # that a cluster has to answer
 

@@ -55,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         help="folders, files, zip files, .txt files with a path per line, or a data set of TensorFlow Datasets",
     )
     add("--output", required=True, help="the table: a name that ends in .parquet, .csv or .jsonl")
-    add("--top-k", type=positive, default=5, help="classes in a row, of a classifier (default: 5)")
-    add("--batch-size", type=positive, default=32, help="images at once (default: 32)")
-    add("--part", type=positive, default=10_000, help="rows that are written at once (default: 10,000)")
+    add("--top-k", type=positive, help="classes in a row, of a classifier (default: 5)")
+    add("--batch-size", type=positive, help="images at once (default: 32)")
+    add("--part", type=positive, help="rows that are written at once (default: 10,000)")
     add("--split", help="of a TensorFlow data set (default: test, else validation, else train)")
     add("--data-dir", help="where TensorFlow Datasets keeps its files (default: ~/tensorflow_datasets)")
     add("--overwrite", action="store_true", help="replace an output that is there")
@@ -67,5 +67,5 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 the table is there, 1 an error whose message was printed, 130 interrupted."""
-    options = vars(_parser().parse_args(arguments))
+    options = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
     return run_command(lambda: predict(**options), "Interrupted. The same command goes on where this one stopped.")

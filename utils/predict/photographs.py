@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +19,10 @@ from utils.files import user_path
 from utils.images.folders import read_images
 from utils.images.photographs import SUFFIXES
 from utils.images.source import MAX_BYTES
-from utils.images.tfds import open_tfds, read_tfds
+from utils.images.tfds import NAME, open_tfds, read_tfds
 from utils.images.zipped import Unpacked, is_zip
 from utils.text import printed
 
-TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[A-Za-z0-9_.-]+)?(:[0-9.*]+)?")  # name/config:version
 _SPLITS = ("test", "validation", "train")
 
 
@@ -62,7 +60,7 @@ def open_photographs(images: Sequence[str], split: str | None = None, data_dir: 
         ParameterError: something is not there, cannot be read, or there is no photograph at all.
     """
     name = images[0]
-    if len(images) == 1 and TFDS_NAME.fullmatch(name) and not user_path(name).exists():
+    if len(images) == 1 and NAME.fullmatch(name) and not user_path(name).exists():
         return _of_tfds(name, split, data_dir)
     if split or data_dir:
         raise ParameterError("--split and --data-dir are for a data set of TensorFlow Datasets. Leave them out.")

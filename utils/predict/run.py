@@ -15,12 +15,11 @@ from utils.errors import ParameterError
 from utils.families.variants import Preprocessing
 from utils.images.photographs import load_image, pillow_preprocess
 from utils.machine.ahead import made_ahead
+from utils.notebook.display import softmax
 from utils.predict.answers import Answers, Row, schema_of
 from utils.predict.model import Model, load_model
 from utils.predict.photographs import Photograph, Photographs, open_photographs
 from utils.text import printed
-
-PART = 10_000  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class Plan:
     output: str
     top_k: int = 5
     batch_size: int = 32
-    part: int = PART
+    part: int = 10_000
     split: str | None = None
     data_dir: str | None = None
     overwrite: bool = False
@@ -111,8 +110,7 @@ class Run:
         opened = self.model.opened
         if opened.output == "features":
             return row | {"features": output.astype(np.float32)}
-        probabilities = np.exp(output.astype(np.float64) - output.max())
-        probabilities /= probabilities.sum()
+        probabilities = softmax(output)
         best = np.argsort(-output, kind="stable")[: self.plan.top_k]
         return row | {
             "classes": best,

@@ -70,10 +70,7 @@ class FineTuning:
             self.extractor = model.open_extractor(chosen, settings.image_size, settings.keras)
         extractor, self._size = self.extractor, self.extractor.preprocessing.crop
         synthetic = extractor.weights == "synthetic"
-        said = self.notice.startswith("SYNTHETIC")  # in a box; two would say the same
-        self.weights_note = (
-            "The backbone starts from SYNTHETIC WEIGHTS, random numbers" if synthetic and not said else ""
-        )
+        self.weights_note = "The backbone starts from SYNTHETIC WEIGHTS, random numbers" if synthetic else ""
         self.notes = [f"{extractor.name}: {text}" for text in assumptions(extractor.manifest)]
         return {
             "model": extractor.name,

@@ -1,6 +1,6 @@
 """What is learned, from an extractor and images: the head, solved for features; then, if wanted, everything.
 
-Learning's steps, in their order: `build`, `fit_head`, `train`. It knows no artefact to be.
+Learning's steps, in their order: `build`, `fit_head`, `train`. What is published, `fine_tuning` decides.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Learning:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The manifest's `training`, the rest: what came of it. Epochs count from 1; 0 is the head before the first."""
+        """What the manifest's `training` says of the outcome. Epochs count from 1; 0 is the head before the first."""
         crossed = self.cross_validated
         found = {
             "val_accuracy": self.scores.accuracy,
