@@ -148,6 +148,13 @@ def test_a_stopped_run_goes_on_and_another_is_refused(photographs, loaded, monke
     with pytest.raises(ParameterError, match="another model"):
         predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
     loaded.sha256 = "a"
+    for changed in ({"top_k": 2}, {"batch_size": 3}, {"part": 4}):
+        with pytest.raises(ParameterError, match=f"another {next(iter(changed))}"):
+            predict("m", ["photos"], "out.parquet", **{"batch_size": 2, "part": 3} | changed)
+    coloured(photographs / "new.png", "red")
+    with pytest.raises(ParameterError, match="another list of photographs"):
+        predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
+    (photographs / "new.png").unlink()
     done = len(calls)
     predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
     assert len(calls) - done == 3  # of the two parts that were left: two batches and one
