@@ -85,7 +85,7 @@ def _converted(variant: str, head: str, checkpoint: str, folder: Path) -> Path:
     said = []
     with (
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-        tqdm(desc=f"converting {variant}", unit="cell", file=sys.stdout) as bar,
+        tqdm(desc=f"converting {variant}", unit="cell", file=sys.stdout, mininterval=3) as bar,
     ):
         try:
             for line in process.stdout:
