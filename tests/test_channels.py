@@ -13,11 +13,11 @@ from PIL import Image
 from utils.artefact.opening import _interface, open_model
 from utils.errors import PackagingError, ParameterError
 from utils.evaluate import command as evaluation
-from utils.evaluate.model import load_classifier
 from utils.export import saved_model
 from utils.export.signatures import WARMUP, compare_signatures, image_signatures, signature_outputs
 from utils.images.photographs import pillow_preprocess, sample_files, sample_photographs
 from utils.notebook.classification import Classification
+from utils.predict.model import load_model
 from utils.smaller.command import make_smaller
 from utils.training import batches
 from utils.training.datasets import GENTLE
@@ -75,7 +75,7 @@ def test_a_model_of_ten_channels_has_no_image_signatures_and_no_request_of_them(
     "use",
     [
         lambda model: Classification(model, "chelsea", 3, "out").open(),
-        lambda model: load_classifier(model),
+        lambda model: load_model(model),
         lambda model: open_extractor(model.replace("classification", "fe"), 0),
     ],
     ids=["classification", "evaluation", "fine-tuning"],
@@ -101,7 +101,7 @@ def test_a_grey_classifier_is_evaluated_on_photographs(grey, tmp_path):
         path = tmp_path / f"{preprocessing}.json"
         options = ["--data", str(data), "--output", str(path), "--preprocessing", preprocessing]
         assert evaluation.main(["--model", str(grey.folder), *options]) == 0
-        found.append(json.loads(path.read_text())["figures"]["savedmodel"])
+        found.append(json.loads(path.read_text())["figures"]["model"])
     assert found[0] == found[1]
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -291,19 +292,23 @@ class Conversion:
     def compare(self, progress: bool = False) -> Report:
         """Holds the export against the source: variables, outputs, normalisation, gradients, training, photographs.
 
-        progress: show a bar over the inputs. Whether all passes, the report says; `require` raises. ParityError where
+        progress: show a bar. Whether all passes, the report says; `require` raises. ParityError where
         the graph's preprocessing does not give Pillow's pixels.
         """
         from utils.export.signatures import compare_reference, compare_signatures
 
         batches, proof, candidate = self.proof.inputs | {"golden": self.golden.inputs}, self.proof, self.candidate
         with self._step("verify"):
-            self.rows = proof.compare_variables(candidate)
-            for name, batch in _bar(batches) if progress else batches.items():
-                self.rows += proof.compare_outputs(candidate, name, batch)
-            self.rows += proof.compare_normalisation(candidate)
-            self.rows += proof.compare_gradients(candidate)
-            self.rows += proof.compare_training(candidate)
+            self.rows = []
+            comparisons = [
+                partial(proof.compare_variables, candidate),
+                *(partial(proof.compare_outputs, candidate, *batch) for batch in batches.items()),
+                partial(proof.compare_normalisation, candidate),
+                partial(proof.compare_gradients, candidate),
+                partial(proof.compare_training, candidate),
+            ]
+            for compare in _bar(comparisons) if progress else comparisons:
+                self.rows += compare()
             self._extra.prove({"golden": self.golden.inputs})
             if self.preprocessing.takes_photographs:
                 allowed = Report(self.rows).tolerances[self.output]
@@ -411,7 +416,7 @@ _NO_PHOTOGRAPHS = (
 _STAGES = ("load", "export", "save", "package", "verify")  # in the manifest
 
 
-def _bar(batches: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def _bar(comparisons: list[Callable[[], list[Row]]]) -> Iterator[Callable[[], list[Row]]]:
     from tqdm.auto import tqdm
 
-    return tqdm(batches.items(), desc="inputs", file=sys.stdout)
+    return tqdm(comparisons, desc="comparisons", file=sys.stdout)

@@ -20,13 +20,14 @@ from PIL import Image
 
 from utils.errors import EvaluationError
 from utils.evaluate import command, data as evaluation_data
-from utils.evaluate.model import find_checkpoint
-from utils.evaluate.results import Progress
+from utils.evaluate.source import find_checkpoint
 from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
 from utils.files import hash_file
 from utils.images.labels import Label
 from utils.images.photographs import load_image, pillow_preprocess
+from utils.predict.answers import Parts
+from utils.predict.command import predict
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS = (0, 4, 1, 0, 6, 2, 5, 0, 3, 0, 6, 1, 0)  # of the right class, by image: 5 first, 10 among the first five
@@ -128,8 +129,9 @@ def folder(tmp_path, photographs, answers):
 
 
 @pytest.fixture
-def run(tmp_path, capsys):
-    """Runs the command: the result, without its times, and what was printed; or, where it fails, what was said."""
+def run(tmp_path, capsys, monkeypatch):
+    """Runs the command: the result and what was printed; or, where it fails, what was said."""
+    monkeypatch.setattr(command, "PART", 4)
 
     def call(model, data, *options, output="result.json"):
         arguments = ["--model", str(model), "--data", str(data), "--output", str(tmp_path / output), *options]
@@ -137,7 +139,6 @@ def run(tmp_path, capsys):
         if command.main(["--batch-size", "4", *arguments]) != 0:
             return capsys.readouterr().err
         result = json.loads((tmp_path / output).read_text())
-        del result["seconds"]
         return result, capsys.readouterr().out
 
     return call
@@ -155,7 +156,7 @@ def test_figures_are_those_that_the_folder_was_made_to_give(run, model_of, folde
     data = folder(name, (lambda index: LABELS[index][0]) if by_id else "{:04}".format)
     result, printed = run(model_of(name, labels=by_id), data, "--checkpoint", str(CHECKPOINTS[name]))
     assert (result["images"], result["data"]["matched_by"]) == (13, rule)
-    assert_by_construction(result["figures"]["savedmodel"])
+    assert_by_construction(result["figures"]["model"])
     assert_by_construction(result["figures"]["source"])
     agreement = result["figures"]["agreement"]
     assert (agreement["top1"], agreement["top5"]) == (100, 100)
@@ -164,17 +165,6 @@ def test_figures_are_those_that_the_folder_was_made_to_give(run, model_of, folde
     assert result["source"]["converted_from_it"] is True
     assert "38.46 %" in printed
     assert "76.92 %" in printed
-
-
-def test_batches_hold_the_files_as_pillow_prepares_them_in_the_order_of_the_listing(folder):
-    name, data = "convmixer_tiny", folder()
-    opened = evaluation_data.open_data(str(data), None, 10)
-    found = list(evaluation_data.batches(opened, 2, 4, get_variant(name).preprocessing, skip_corrupt=False))
-    paths = [data / example.name for example in opened.examples(2)]
-    assert [len(batch.labels) for batch in found] == [4, 4, 3]
-    assert np.concatenate([batch.labels for batch in found]).tolist() == [int(path.parent.name) for path in paths]
-    np.testing.assert_array_equal(np.concatenate([batch.inputs for batch in found]), prepared(paths, name))
-    np.testing.assert_array_equal(found[0].images[1], np.asarray(load_image(paths[1])))
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -193,23 +183,52 @@ def test_the_graphs_own_preprocessing_is_what_is_measured_when_asked_for(run, mo
 def test_another_checkpoint_shows_in_the_agreement_and_is_said(run, model_of, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MIXERS_CACHE", str(tmp_path / "cache"))
     result, printed = run(model_of(), folder(), "--checkpoint", "synthetic")
-    assert_by_construction(result["figures"]["savedmodel"])
+    assert_by_construction(result["figures"]["model"])
     assert result["figures"]["agreement"]["top1"] < 100
     assert result["figures"]["agreement"]["relative"] > 1e-2
     assert result["source"]["converted_from_it"] is False
     assert "another file than the one" in printed
 
 
-def stop_after(monkeypatch, saves):
-    """Progress is saved once at the start and once a batch; the program ends at that many."""
-    save, count = Progress.save, iter(range(saves))
+def by_class_of(answers):
+    """Images, and those among the first and the first five, of each right class."""
+    found = {}
+    for index, rank in zip(answers, RANKS, strict=True):
+        counts = found.setdefault(index, [0, 0, 0])
+        found[index] = [counts[0] + 1, counts[1] + (rank == 0), counts[2] + (rank < 5)]
+    return found
 
-    def stopping(self):
-        save(self)
+
+def test_answers_that_are_there_give_the_figures_of_an_evaluation(run, model_of, folder, answers, tmp_path):
+    model, data, table = model_of(), folder(), str(tmp_path / "answers.parquet")
+    predict(str(model), [str(data)], table, batch_size=4)
+    whole, _ = run(model, data)
+    found, _ = run(model, data, "--answers", table)
+    for result in (whole, found):
+        by_class = {each["index"]: [each["images"], each["top1"], each["top5"]] for each in result["by_class"]}
+        assert by_class == by_class_of(answers("convmixer_tiny"))
+    assert {**found, "settings": None} == {**whole, "settings": None}
+    assert "another model" in run(model_of(weights="synthetic"), data, "--answers", table)
+    assert "--checkpoint needs a model" in run(model, data, "--answers", table, *SOURCE)
+    first, *_ = sorted(data.rglob("*.*"))
+    first.rename(first.with_name("renamed.png"))
+    assert "not in" in run(model, data, "--answers", table)
+    predict(str(model), [str(data)], table, top_k=3, overwrite=True)
+    assert "--top-k 5" in run(model, data, "--answers", table)
+    (tmp_path / "other.parquet").write_bytes(b"PAR1 and nothing")
+    assert "cannot be read" in run(model, data, "--answers", str(tmp_path / "other.parquet"))
+
+
+def stop_after(monkeypatch, parts):
+    """The program ends when that many parts, of four images, have been written."""
+    write, count = Parts.write, iter(range(1, parts))
+
+    def stopping(self, part, rows):
+        write(self, part, rows)
         if next(count, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "save", stopping)
+    monkeypatch.setattr(Parts, "write", stopping)
 
 
 def test_a_stopped_evaluation_goes_on_to_identical_figures(run, model_of, folder, tmp_path, monkeypatch):
@@ -218,7 +237,7 @@ def test_a_stopped_evaluation_goes_on_to_identical_figures(run, model_of, folder
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         assert "Interrupted" in run(model, data, *SOURCE)
-    assert json.loads((tmp_path / "result.json.progress").read_text())["done"] == 4
+    assert len(list((tmp_path / "result.json.parts").glob("*.parquet"))) == 1
     assert not (tmp_path / "result.json").exists()
 
     seen = []
@@ -229,37 +248,33 @@ def test_a_stopped_evaluation_goes_on_to_identical_figures(run, model_of, folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json", "val", "whole.json"]
 
 
-def test_progress_of_other_settings_is_refused(run, model_of, folder, monkeypatch):
+def test_parts_of_other_settings_are_refused(run, model_of, folder, monkeypatch):
     data = folder()
     with monkeypatch.context() as patch:
         stop_after(patch, 1)
         run(model_of(), data)
     shutil.copy(next(data.rglob("*.png")), next(data.iterdir()) / "added.png")
     said = run(model_of(weights="synthetic"), data, "--batch-size", "2", *SOURCE)
-    for change in ("model", "checkpoint", "data", "images", "batch_size"):
-        assert f"  {change}: then" in said
-    assert "Remove result.json.progress" in said
+    for change in ("model", "checkpoint", "list of photographs", "number of images", "batch_size"):
+        assert change in said
 
 
-def test_corrupt_files_are_named_and_refused_or_left_out_and_counted(run, model_of, folder, monkeypatch):
+def test_corrupt_files_are_named_and_refused_or_left_out_and_counted(run, model_of, folder):
     data = folder()
     names = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.*"))
     broken = names[5:7]  # the second batch
     for name in broken:
         (data / name).write_bytes((data / name).read_bytes()[:300])
     said = run(model_of(), data)
+    assert "2 of 13 files" in said
     assert all(f"{name}: image {name} cannot be decoded" in said for name in broken)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1)
-        run(model_of(), data, "--skip-corrupt")  # goes on where it was refused
-    assert "left out 2 corrupt files so far" in run(model_of(), data)
 
-    result, printed = run(model_of(), data, "--skip-corrupt")
+    result, printed = run(model_of(), data, "--skip-corrupt")  # from the answers that are there
     left = [RANKS[int(Path(name).stem.removeprefix("part"))] for name in names if name not in broken]
     assert sorted(result["corrupt"]) == sorted(broken)
     assert result["images"] == 11
-    assert result["figures"]["savedmodel"]["top1"] == pytest.approx(100 * left.count(0) / 11)
-    assert result["figures"]["savedmodel"]["top5"] == pytest.approx(100 * sum(rank < 5 for rank in left) / 11)
+    assert result["figures"]["model"]["top1"] == pytest.approx(100 * left.count(0) / 11)
+    assert result["figures"]["model"]["top5"] == pytest.approx(100 * sum(rank < 5 for rank in left) / 11)
     assert "2 corrupt files were left out" in printed
 
 
@@ -316,7 +331,7 @@ def test_a_tensorflow_data_set_gives_the_same_figures_and_can_be_stopped(run, mo
     whole, _ = run(model, *data_set)
     assert (whole["data"]["name"], whole["data"]["matched_by"]) == ("tiny_images/1.0.0 test", "WordNet id")
     assert whole["images"] == 13
-    assert_by_construction(whole["figures"]["savedmodel"])
+    assert_by_construction(whole["figures"]["model"])
     with monkeypatch.context() as patch:
         stop_after(patch, 2)
         run(model, *data_set, output="stopped.json")
@@ -330,8 +345,8 @@ def test_split_and_limit_of_a_tensorflow_data_set_take_effect_and_what_is_not_th
         return evaluation_data.open_data(name, [Label(*label) for label in LABELS], 10, data_dir=folder, **options)
 
     found = opened(name, split="train")
-    assert (found.name, found.count) == ("tiny_images/1.0.0 train", 1)
-    assert len(list(opened(name, limit=6).examples(2))) == 4
+    assert (found.name, found.photographs.count) == ("tiny_images/1.0.0 train", 1)
+    assert len(list(opened(name, limit=6).photographs.since(2, 9))) == 4
     with pytest.raises(EvaluationError, match="has the splits train, test"):
         opened(name, split="validation")
     with pytest.raises(EvaluationError, match="cannot provide it"):

@@ -1,7 +1,6 @@
 """The parts of an evaluation, apart: whose class a name is, what a folder holds, how counts and progress are kept."""
 
 import unicodedata
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +11,10 @@ from utils.artefact.manifest import model_facts
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
 from utils.evaluate.data import Data, match_classes, open_data
-from utils.evaluate.results import Progress, Tally, result_of, table
+from utils.evaluate.results import Tally, compared, result_of, table
 from utils.families.variants import get_variant
 from utils.images.labels import Label, read_labels
+from utils.predict.photographs import Photographs
 
 IMAGENET = read_labels("imagenet1k", 1000)
 
@@ -94,18 +94,18 @@ def test_a_folder_is_listed_in_order_and_from_any_position(tmp_path):
     (tmp_path / "2" / "notes.txt").write_text("no image")
     data = open_data(str(tmp_path), None, 11)
     listed = [("10/a.png", 10), ("10/deep.png/x.png", 10), ("2/a.jpg", 2), ("2/b.JPEG", 2)]
-    assert (data.count, data.classes, data.rule) == (4, 2, "class index")
-    assert [example[:2] for example in data.examples(0)] == listed
-    assert [example[:2] for example in data.examples(2)] == listed[2:]
-    assert next(data.examples(2)).read() == (tmp_path / "2" / "a.jpg").read_bytes()
+    assert (data.photographs.count, data.classes, data.rule) == (4, {10: "10", 2: "2"}, "class index")
+    assert [(each.path, each.label) for each in data.photographs.since(0, 4)] == listed
+    assert [(each.path, each.label) for each in data.photographs.since(2, 3)] == listed[2:3]
+    assert next(data.photographs.since(2, 3)).read() == (tmp_path / "2" / "a.jpg").read_bytes()
 
 
 def test_a_limit_spreads_over_the_classes(tmp_path):
     fill(tmp_path, *(f"{index}/{number}.png" for index in range(5) for number in range(4)))
     data = open_data(str(tmp_path), None, 5, limit=5)
-    assert [example.label for example in data.examples(0)] == [0, 1, 2, 3, 4]
-    assert data.count == 5
-    assert open_data(str(tmp_path), None, 5, limit=99).count == 20
+    assert [example.label for example in data.photographs.since(0, 9)] == [0, 1, 2, 3, 4]
+    assert data.photographs.count == 5
+    assert open_data(str(tmp_path), None, 5, limit=99).photographs.count == 20
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,22 @@ def test_another_listing_has_another_hash(tmp_path, change):
 def test_other_files_of_the_same_names_and_sizes_are_another_state(tmp_path):
     fill(tmp_path, "0/a.png", "1/a.png")
     before = open_data(str(tmp_path), None, 3)
-    assert open_data(str(tmp_path), None, 3).state == before.state
+    assert open_data(str(tmp_path), None, 3).photographs.sha256 == before.photographs.sha256
     for name, other in (("0", "x"), ("1", "0"), ("x", "1")):
         (tmp_path / name).rename(tmp_path / other)
     after = open_data(str(tmp_path), None, 3)
-    assert (after.sha256 == before.sha256, after.state == before.state) == (True, False)
+    assert (after.sha256 == before.sha256, after.photographs.sha256 == before.photographs.sha256) == (True, False)
 
 
 def test_of_a_split_folder_the_part_to_validate_with_is_evaluated_and_what_is_not_read_is_said(tmp_path):
     fill(tmp_path, *(f"{part}/{index}/a.png" for part in ("train", "val", "test") for index in (0, 1)))
     (tmp_path / "val" / "0" / "x.svg").write_text("<svg/>")
     data = open_data(str(tmp_path), None, 3)
-    assert [example[:2] for example in data.examples(0)] == [("val/0/a.png", 0), ("val/1/a.png", 1)]
-    assert "1 .svg" in data.notice
-    assert next(open_data(str(tmp_path), None, 3, split="train").examples(0)).name == "train/0/a.png"
+    listed = [(each.path, each.label) for each in data.photographs.since(0, 9)]
+    assert listed == [("val/0/a.png", 0), ("val/1/a.png", 1)]
+    assert "1 .svg" in data.photographs.notice
+    train = open_data(str(tmp_path), None, 3, split="train").photographs
+    assert next(train.since(0, 1)).path == "train/0/a.png"
     with pytest.raises(EvaluationError, match="--split other"):
         open_data(str(tmp_path), None, 3, split="other")
 
@@ -162,6 +164,13 @@ def test_a_folder_of_another_shape_is_an_error(tmp_path, folder, files, message)
         open_data(str(tmp_path / folder), None, 3)
 
 
+def counted(*given):
+    tally = Tally()
+    for row in compared(*given):
+        tally.add(row)
+    return tally
+
+
 def test_counts_are_those_of_a_worked_example():
     source = np.array(
         [[9, 8, 7, 6, 5, 4, 3], [0, 1, 2, 3, 4, 5, 6], [1, 0, 0, 0, 0, 0, 0.5], [7, 6, 5, 4, 3, 2, 1]], np.float32
@@ -169,100 +178,62 @@ def test_counts_are_those_of_a_worked_example():
     logits = source.copy()
     logits[0, 5] = 5.5  # in the first five of one, not of the other
     logits[1, 0] = 8  # another first
-    tally = Tally()
-    tally.add(np.array([0, 0, 6, 6]), logits, source)
+    tally = counted([0, 0, 6, 6], logits, source)
     assert (tally.images, tally.top1, tally.top5) == (4, 2, 3)
     assert (tally.source_top1, tally.source_top5) == (1, 2)
     assert (tally.same_top1, tally.shared_top5) == (3, 4 + 4 + 5 + 5)
     assert tally.max_abs == 8
     assert tally.relative == pytest.approx(8 / 6)
     figures = tally.figures(True, 7)
-    assert (figures["savedmodel"]["top1"], figures["savedmodel"]["top5"]) == (50, 75)
+    assert (figures["model"]["top1"], figures["model"]["top5"]) == (50, 75)
     assert (figures["source"]["top1"], figures["source"]["top5"]) == (25, 50)
     assert (figures["agreement"]["top1"], figures["agreement"]["top5"]) == (75, 90)
 
 
 def test_of_equal_logits_the_lower_index_comes_first_and_fewer_than_five_classes_agree_wholly():
-    tally = Tally()
-    tally.add(np.array([0, 1, 5]), np.zeros((3, 7), np.float32))
+    tally = counted([0, 1, 5], np.zeros((3, 7), np.float32), None)
     assert (tally.top1, tally.top5) == (1, 2)
-    tally, logits = Tally(), np.array([[0.0, 1.0]], np.float32)
-    tally.add(np.array([0]), logits, logits)
-    figures = tally.figures(True, 2)
-    assert (figures["savedmodel"]["top1"], figures["savedmodel"]["top5"]) == (0, 100)
+    logits = np.array([[0.0, 1.0]], np.float32)
+    figures = counted([0], logits, logits).figures(True, 2)
+    assert (figures["model"]["top1"], figures["model"]["top5"]) == (0, 100)
     assert figures["agreement"]["top5"] == 100
 
 
-@pytest.mark.parametrize("side", ["the SavedModel", "the source framework"])
+@pytest.mark.parametrize("side", ["the model", "the source framework"])
 def test_logits_that_are_no_numbers_or_not_the_same_classes_are_refused(side):
     good, bad = np.zeros((2, 7), np.float32), np.zeros((2, 7), np.float32)
     for bad[1, 3] in (np.nan, np.inf):
         with pytest.raises(EvaluationError, match=side):
-            Tally().add(np.array([0, 0]), *((bad, good) if side == "the SavedModel" else (good, bad)))
+            counted([0, 0], *((bad, good) if side == "the model" else (good, bad)))
     with pytest.raises(EvaluationError, match="not the same model"):
-        Tally().add(np.array([0, 0]), good, np.zeros((2, 10), np.float32))
-
-
-BINDING = {"model": "ab" * 32, "data": "cd" * 32, "batch_size": 4}
-
-
-@pytest.fixture
-def saved(tmp_path):
-    progress = Progress(tmp_path / "x.progress", BINDING, 3, Tally(2, 1, 2, max_abs=1 / 3), {"0/a.png": "why"}, 1.5)
-    progress.save()
-    return progress
-
-
-def test_progress_comes_back_whole(saved):
-    assert Progress.load(saved.path, BINDING) == saved
-    other = saved.path.with_name("other")
-    assert Progress.load(other, BINDING) == Progress(other, BINDING)
-
-
-def test_progress_of_another_binding_says_what_differs(saved):
-    with pytest.raises(EvaluationError, match="batch_size: then 4, now 8\n  checkpoint: then None, now x") as caught:
-        Progress.load(saved.path, BINDING | {"batch_size": 8, "checkpoint": "x"})
-    assert "model" not in str(caught.value)
-
-
-@pytest.mark.parametrize("damage", [lambda text: text[:-3], lambda text: "", lambda text: "[]", lambda text: "{}"])
-def test_what_this_version_has_not_written_is_refused(saved, damage):
-    saved.path.write_text(damage(saved.path.read_text()))
-    with pytest.raises(EvaluationError, match=r"Remove x\.progress"):
-        Progress.load(saved.path, BINDING)
-
-
-def test_progress_that_cannot_be_saved_is_an_error(saved):
-    saved.path = saved.path / "below a file"
-    with pytest.raises(EvaluationError, match="cannot be written"):
-        saved.save()
+        counted([0, 0], good, np.zeros((2, 10), np.float32))
 
 
 def result(variant="convmixer_768_32", weights="official", images=50_000, source=None, preprocessing="pillow"):
     """A result without a model: 80.16 per cent of 50,000."""
-    tally = Tally(images, 40_080 * images // 50_000, images, images, images, images, 5 * images)
+    right = 40_080 * images // 50_000
+    tally = Tally(images, right, images, images, images, images, 5 * images, by_class={0: [images, right, images]})
     row = get_variant(variant)
     manifest = {"name": f"{variant}_classification", "weights": weights, "source": {"sha256": "12" * 32}}
     manifest["model"] = model_facts(row, row.preprocessing)
     opened = SimpleNamespace(manifest=manifest, variant=row, units=1000)
-    classifier = SimpleNamespace(opened=opened, sha256="ab" * 32)
-    binding = {"batch_size": 32, "preprocessing": preprocessing, "versions": {}}
-    data = Data("val", "folder", "WordNet id", 1000, images, "cd" * 32, lambda start: iter(()))
-    progress = Progress(Path("x.progress"), binding, images, tally)
-    return result_of(classifier, source, data, progress, None)
+    model = SimpleNamespace(opened=opened, sha256="ab" * 32)
+    settings = {"batch_size": 32, "preprocessing": preprocessing, "versions": {}, "limit": None}
+    data = Data("val", "folder", "WordNet id", {0: "tench"}, "cd" * 32, Photographs(images, "ef" * 32, None))
+    return result_of(model, source, data, tally, settings)
 
 
 def test_the_reported_accuracy_stands_beside_the_measured_one():
     found = result()
     assert found["reported"]["top1"] == 80.16
-    assert found["figures"]["savedmodel"]["top1"] == pytest.approx(80.16)
+    assert found["figures"]["model"]["top1"] == pytest.approx(80.16)
     assert found["notes"] == []
     lines = table(found).splitlines()
-    assert [line.split()[:3] for line in lines if line.startswith(("SavedModel", "reported"))] == [
-        ["SavedModel", "80.16", "%"],
+    assert [line.split()[:3] for line in lines if line.startswith(("model", "reported"))] == [
+        ["model", "80.16", "%"],
         ["reported", "80.16", "%"],
     ]
-    assert "reported       none" in table(result("mixer_b32_sam"))  # nobody confirmed one
+    assert "\nreported     none " in table(result("mixer_b32_sam"))  # nobody confirmed one
 
 
 def test_what_cannot_be_compared_is_said():

@@ -43,7 +43,7 @@ def test_several_models_see_the_same_photograph(tmp_path):
     shown = text_of(executed)
     assert "427 x 640 pixels" in shown  # turned
     assert "SYNTHETIC WEIGHTS" in shown
-    assert shown.count("image/png") == 3  # the photograph, the bars, the similarities
+    assert shown.count("image/png") == 3  # the photograph, the bars, the neighbours
     best = written["models"][mixer.folder.name]["best"][0]
     said = f"{best['name']}, {display.percent(best['probability'])}"
     for way in ("Keras 3", "TF Hub"):  # the same batch

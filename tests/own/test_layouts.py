@@ -14,7 +14,7 @@ from own.definitions import BFLOAT16, convmixer, flax_mixer, mixer, several
 from own.opening import assert_computes, opened
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import CheckpointError
-from utils.evaluate.model import load_source
+from utils.evaluate.source import load_source
 from utils.families.convmixer import ConvMixerArchitecture
 from utils.families.mlp_mixer import MixerArchitecture
 

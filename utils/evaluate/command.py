@@ -1,103 +1,148 @@
-"""Top-1 and top-5 of a SavedModel, and of its source framework on the same batches.
+"""Top-1 and top-5 of a model, and of its source framework on the same batches.
 
-A stopped run leaves its progress beside the output; the same command goes on from there, to the same figures.
+A stopped run leaves its answers beside the output; the same command goes on from there, to the same figures.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import io
 import json
 import re
-import time
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.command import positive, run_command
-from utils.errors import EvaluationError, ParameterError
+from utils.errors import EvaluationError, PackagingError, ParameterError
 from utils.families import FAMILIES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+
     from utils.checkpoints.loading import Checkpoint
-    from utils.evaluate.data import Data
-    from utils.evaluate.model import Classifier
-    from utils.evaluate.results import Progress
+    from utils.evaluate.data import Data, Example
+    from utils.evaluate.results import Tally
+    from utils.evaluate.source import Predict
+    from utils.predict.answers import Row
+    from utils.predict.model import Model
+    from utils.predict.run import Run
+
+PART = 1000  # photographs whose answers are written at once: a minute's, on a laptop
 
 
 def _evaluate(options: argparse.Namespace) -> str:
     """Evaluates, and writes the JSON file; returns what to print. Raises ConversionError for whatever is wrong."""
     # Not at the top: they load frameworks, and a mistake in the command should show at once.
-    from utils.artefact.manifest import installed_versions
+    from utils.evaluate.answers import count_answers
     from utils.evaluate.data import open_data
-    from utils.evaluate.model import find_checkpoint, load_classifier
-    from utils.evaluate.results import Progress, result_of, table, write_json
+    from utils.evaluate.results import result_of, table, write_json
+    from utils.evaluate.source import find_checkpoint
+    from utils.predict.model import load_model
 
-    classifier = load_classifier(options.model)
-    opened = classifier.opened
-    if options.preprocessing == "graph" and classifier.predict_image is None:
+    _check(options)
+    model = load_model(options.model)
+    opened = model.opened
+    if opened.output != "logits":
+        raise PackagingError(f"{opened.name} is a feature extractor: it gives no classes to evaluate.")
+    if options.preprocessing == "graph" and model.run_image is None:
         raise ParameterError(
             f"--preprocessing graph: {options.model} has no signature serving_image. Use pillow, or convert again."
         )
     data = open_data(options.data, opened.labels, opened.units, options.limit, options.split, options.data_dir)
-    source = find_checkpoint(opened, options.checkpoint) if options.checkpoint is not None else None
     path = _output(options.output, f"{opened.name}_on_{_short(options.data)}.json")
-    binding = {
-        "model": classifier.sha256,
-        "checkpoint": source.sha256 if source else None,
-        "data": data.sha256,
-        "files": data.state,
-        "images": data.count,
-        "batch_size": options.batch_size,
-        "preprocessing": options.preprocessing,
-        "versions": installed_versions(("tensorflow", "pillow", "numpy", *FAMILIES[opened.variant.family].packages)),
-    }
-    progress = Progress.load(path.with_name(f"{path.name}.progress"), binding)
-    if progress.corrupt and not options.skip_corrupt:
+    source, run = None, None
+    if options.answers:
+        tally, settings = count_answers(Path(options.answers).expanduser(), model, data)
+    else:
+        source = find_checkpoint(opened, options.checkpoint) if options.checkpoint is not None else None
+        run = _opened_run(options, model, source, data, path)
+        tally, settings = _count(run), {key: run.parts.binding[key] for key in ("batch_size", "versions")}
+    if tally.corrupt and not options.skip_corrupt:
+        reasons = "\n".join(f"  {name}: {reason}" for name, reason in tally.corrupt.items())
         raise EvaluationError(
-            f"{progress.path} left out {len(progress.corrupt)} corrupt files so far: {', '.join(progress.corrupt)}. "
-            f"Go on with --skip-corrupt; or get them again, and remove {progress.path.name}."
+            f"{len(tally.corrupt):,} of {data.photographs.count:,} files cannot be evaluated:\n{reasons}\n"
+            "Get them again; or leave them out, counted: the same command with --skip-corrupt."
         )
-    progress.save()  # where nothing can be written, say so now
-    _run(classifier, source, data, progress, options.skip_corrupt)
-    if not progress.tally.images:
-        raise EvaluationError(f"--data {options.data}: not one of {data.count} files can be decoded.")
-    result = result_of(classifier, source, data, progress, options.limit)
-    write_json(path, result)
-    progress.path.unlink(missing_ok=True)
+    if not tally.images:
+        raise EvaluationError(f"--data {options.data}: not one of {data.photographs.count} files can be decoded.")
+    settings |= {"preprocessing": options.preprocessing, "limit": options.limit}
+    write_json(path, result := result_of(model, source, data, tally, settings))
+    if run:
+        run.parts.remove()
     return f"{table(result)}\n\nResult  {path}"
 
 
-def _run(classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, skip_corrupt: bool) -> None:
-    """Takes `progress` to the end of the data, saving it after every batch."""
+def _check(options: argparse.Namespace) -> None:
+    """ParameterError for what answers that are there already leave no choice of."""
+    given = {"--checkpoint": options.checkpoint, "--limit": options.limit, "--preprocessing": options.preprocessing}
+    if options.answers and (idle := [name for name, value in given.items() if value not in (None, "pillow")]):
+        raise ParameterError(f"{idle[0]} needs a model that answers now. Leave it out, or --answers.")
+
+
+def _opened_run(options: argparse.Namespace, model: Model, source: Checkpoint | None, data: Data, path: Path) -> Run:
+    """A run of `predict` over the data; the source model is loaded if anything is left to do."""
+    from utils.artefact.manifest import installed_versions
+    from utils.evaluate.results import schema
+    from utils.evaluate.source import load_source
+    from utils.predict.answers import Parts
+    from utils.predict.run import Run, binding_of
+
+    binding = binding_of(model, data.photographs)
+    binding |= {
+        "versions": binding["versions"] | installed_versions(FAMILIES[model.opened.variant.family].packages),
+        "checkpoint": source.sha256 if source else None,
+        "number of images": data.photographs.count,
+        "batch_size": options.batch_size,
+        "preprocessing": options.preprocessing,
+        "part": PART,
+    }
+    expected = functools.cache(lambda: load_source(model.opened, source)) if source else None
+
+    def answer(examples: Sequence[Example], inputs: np.ndarray) -> Iterator[Row]:
+        return _rows(model, expected and expected(), options.preprocessing == "graph", examples, inputs)
+
+    parts = Parts(path, schema(), binding)
+    return Run(data.photographs, model.opened, answer, parts, options.batch_size, PART)
+
+
+def _rows(
+    model: Model, expected: Predict | None, in_graph: bool, examples: Sequence[Example], inputs: np.ndarray
+) -> Iterator[Row]:
+    """Rows of `results.compared`. in_graph: the model prepares the photographs itself, one at a time."""
     import numpy as np
+
+    from utils.evaluate.results import compared
+    from utils.images.photographs import load_image
+
+    if in_graph:
+        images = (np.asarray(load_image(io.BytesIO(example.read()), example.path)) for example in examples)
+        logits = np.concatenate([model.run_image(image[None]) for image in images])
+    else:
+        logits = np.asarray(model.run(inputs))[: len(examples)]
+    source = expected(inputs)[: len(examples)] if expected else None
+    return compared([example.label for example in examples], logits, source)
+
+
+def _count(run: Run) -> Tally:
+    """The counts over all photographs: of parts that are done, and of those that are done now."""
     from tqdm import tqdm
 
-    from utils.evaluate.data import batches
-    from utils.evaluate.model import load_source
+    from utils.evaluate.results import Tally
 
-    opened, binding, expected = classifier.opened, progress.binding, None
-    if source and progress.done < data.count:
-        expected = load_source(opened, source)
-    since = time.monotonic()
-    upcoming = batches(data, progress.done, binding["batch_size"], opened.preprocessing, skip_corrupt)
-    bar = tqdm(total=data.count, initial=progress.done, unit="image", desc=opened.name)
-    with bar, closing(upcoming):
-        for batch in upcoming:
-            if batch.images:
-                if binding["preprocessing"] == "graph":
-                    logits = np.concatenate([classifier.predict_image(image[None]) for image in batch.images])
-                else:
-                    logits = classifier.predict(batch.inputs)
-                progress.tally.add(batch.labels, logits, expected(batch.inputs) if expected else None)
-            taken = len(batch.images) + len(batch.corrupt)
-            progress.done += taken
-            progress.corrupt |= batch.corrupt
-            now = time.monotonic()
-            progress.seconds, since = progress.seconds + now - since, now
-            progress.save()
-            bar.update(taken)
-            if progress.tally.images:
-                bar.set_postfix({"top-1": f"{100 * progress.tally.top1 / progress.tally.images:.2f} %"})
+    tally = Tally()
+    with tqdm(total=run.photographs.count, unit="image", desc=run.opened.name) as bar:
+        for part in range(run.count):
+            batches = [run.parts.read(part).to_pylist()] if run.parts.is_done(part) else run.work(part)
+            for rows in batches:
+                for row in rows:
+                    tally.add(row)
+                bar.update(len(rows))
+                if tally.images:
+                    bar.set_postfix({"top-1": f"{100 * tally.top1 / tally.images:.2f} %"})
+    return tally
 
 
 def _output(output: str | None, name: str) -> Path:
@@ -127,13 +172,18 @@ def _parser() -> argparse.ArgumentParser:
         + " ".join(__doc__.split("\n\n")[1].split()),
     )
     add = parser.add_argument
-    add("--model", required=True, help="a classifier's SavedModel folder, its tarball, or an address for TF Hub")
+    add(
+        "--model",
+        required=True,
+        help="a classifier: SavedModel's folder, tarball or address for TF Hub; .keras, .onnx or .tflite file",
+    )
     add(
         "--data",
         required=True,
         help="a folder with a sub-folder per class, all named by WordNet id, by class name or by index; "
         "or a name in TensorFlow Datasets, such as imagenet_v2 or imagenet2012",
     )
+    add("--answers", metavar="FILE", help="count this model's answers in a .parquet file of utils.predict: run nothing")
     add("--checkpoint", help="evaluate the source framework too: a file, official (downloads it), or synthetic")
     add("--batch-size", type=positive, default=32, help="images at once (default: 32)")
     add("--limit", type=positive, help="images at most; of a folder, spread evenly over its classes")
@@ -143,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         "--preprocessing",
         choices=("pillow", "graph"),
         default="pillow",
-        help="who resizes and normalises: pillow (default), or graph, the SavedModel's signature serving_image, one "
+        help="who resizes and normalises: pillow (default), or graph, a SavedModel's signature serving_image, one "
         "image at a time; the source framework gets Pillow's in either case",
     )
     add("--split", help="of a TensorFlow data set, or a folder with train and val (default: validation, else test)")

@@ -1,62 +1,51 @@
-"""Labelled photographs: which of a model's classes their labels mean, and their batches.
+"""Labelled photographs, and which of a model's classes their labels mean.
 
 A folder with a sub-folder per class, or a data set of TensorFlow Datasets: both give the files' own bytes, in one fixed
-order, from any position on, so that a stopped evaluation can go on. Pillow decodes and resizes them, because the source
-projects evaluated with it, in threads, while the model computes the batch before.
+order, from any position on, so that a stopped evaluation can go on.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import unicodedata
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from utils.errors import EvaluationError, ParameterError
-from utils.families.variants import Preprocessing
 from utils.images.folders import ByClass, Labelled, read_folder
 from utils.images.labels import Label
-from utils.images.photographs import SUFFIXES, load_image, pillow_preprocess
+from utils.images.photographs import SUFFIXES
 from utils.images.tfds import NAME, open_tfds, read_tfds
-from utils.machine.ahead import made_ahead
+from utils.predict.photographs import Photograph, Photographs
 from utils.text import printed
 
 _SPLITS = ("validation", "test")  # ImageNet's and ImageNetV2's
 
 
-class Example(NamedTuple):
-    """A file: its name, the index of its class in the model's order, and how to get its bytes."""
+@dataclass(frozen=True)
+class Example(Photograph):
+    """path: within its folder, or data set. label: the index of its class in the model's order."""
 
-    name: str
     label: int
-    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is evaluated on: `count` files, and `examples(start)`, which gives those from a position on.
+    """What is evaluated on.
 
-    rule: how the classes were matched. sha256: of the listing of the files, not of what is in them. state: changes
-    where files of the same names and sizes are others. notice: what was not read, or nothing.
+    rule: how the classes were matched. classes: their names in the data, by index. sha256: of the listing of the files,
+    not of what is in them. photographs: every `Example`, from any position on; their notice says what was not read.
     """
 
     name: str
     kind: str
     rule: str
-    classes: int
-    count: int
+    classes: Mapping[int, str]
     sha256: str
-    examples: Callable[[int], Iterator[Example]]
-    state: str = ""
-    notice: str = ""
+    photographs: Photographs
 
 
 def open_data(
@@ -122,20 +111,18 @@ def _open_folder(
     if limit is not None and limit < len(files):
         files = [files[i * len(files) // limit] for i in range(limit)]
 
-    def examples(start: int) -> Iterator[Example]:
-        for name, index in files[start:]:
-            yield Example(printed(name), index, functools.partial(_read, folder / name))
+    def since(start: int, stop: int) -> Iterator[Example]:
+        for name, index in files[start:stop]:
+            yield Example(printed(name), functools.partial(_read, folder / name), index)
 
+    state.update(listing.digest())
     return Data(
         name=printed(str(folder / part)),
         kind="folder",
         rule=rule,
-        classes=len(by_class),
-        count=len(files),
+        classes=dict(zip(indices, by_class, strict=True)),
         sha256=listing.hexdigest(),
-        examples=examples,
-        state=state.hexdigest(),
-        notice=labelled.notice,
+        photographs=Photographs(len(files), state.hexdigest(), since, labelled.notice),
     )
 
 
@@ -172,15 +159,21 @@ def _open_tfds(
     count = min(info.num_examples, limit or info.num_examples)
     listing = [builder.info.full_name, split, list(info.shard_lengths), names, indices]
 
-    def examples(start: int) -> Iterator[Example]:
-        for name, file, label in read_tfds(builder, f"{split}[{start}:{count}]") if start < count else ():
+    def since(start: int, stop: int) -> Iterator[Example]:
+        for name, file, label in read_tfds(builder, f"{split}[{start}:{min(stop, count)}]") if start < count else ():
             if not 0 <= label < len(indices):
                 raise EvaluationError(f"{data}, {name}: it has no label. Choose a --split that has labels.")
-            yield Example(name, indices[label], lambda file=file: file)
+            yield Example(name, lambda file=file: file, indices[label])
 
     sha256 = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-    full_name = f"{builder.info.full_name} {split}"
-    return Data(full_name, "TensorFlow Datasets", rule, len(names), count, sha256, examples)
+    return Data(
+        name=f"{builder.info.full_name} {split}",
+        kind="TensorFlow Datasets",
+        rule=rule,
+        classes=dict(zip(indices, names, strict=True)),
+        sha256=sha256,
+        photographs=Photographs(count, sha256, since),
+    )
 
 
 _IMAGENET_1K = 1000  # classes; as many folders, numbered from 0, are ImageNet-1k's whatever the model is
@@ -243,63 +236,3 @@ def _exact(name: str) -> str:
 
 def _plain(name: str) -> str:
     return " ".join(_exact(name).replace("_", " ").casefold().split())
-
-
-Prepared = tuple[np.ndarray, np.ndarray]  # the model's input float32 [crop, crop, C], the decoded image uint8 [H, W, 3]
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """The next files: `inputs` float32 [B, crop, crop, C], `labels` int64 [B], and why `corrupt` ones are no images.
-
-    `images` are the B files as decoded, uint8 [H, W, 3] each, for a model that does the rest itself.
-    """
-
-    inputs: np.ndarray
-    labels: np.ndarray
-    images: list[np.ndarray]
-    corrupt: dict[str, str]
-
-
-def batches(
-    data: Data, start: int, batch_size: int, preprocessing: Preprocessing, skip_corrupt: bool
-) -> Generator[ImageBatch]:
-    """The files from position `start` on, `batch_size` at a time; corrupt ones leave a smaller batch behind.
-
-    Args:
-        data: what is evaluated.
-        start: position of the first file.
-        batch_size: files in a batch.
-        preprocessing: the model's.
-        skip_corrupt: leave out what cannot be decoded, and name it in the batch.
-
-    Raises:
-        EvaluationError: names the corrupt files of a batch, unless `skip_corrupt`, and any file that cannot be read.
-    """
-    prepare = functools.partial(_prepare, preprocessing=preprocessing)
-    with closing(made_ahead(data.examples(start), prepare, batch_size)) as prepared:
-        for each in prepared:
-            yield _batch(each, skip_corrupt)
-
-
-def _prepare(example: Example, preprocessing: Preprocessing) -> Prepared | str:
-    """What a model needs of the file, or why the file gives nothing."""
-    data = io.BytesIO(example.read())
-    try:
-        image = load_image(data, example.name)
-        return pillow_preprocess(image, preprocessing), np.asarray(image)
-    except ParameterError as error:
-        return str(error)
-
-
-def _batch(prepared: list[tuple[Example, Prepared | str]], skip_corrupt: bool) -> ImageBatch:
-    corrupt = {example.name: found for example, found in prepared if isinstance(found, str)}
-    if corrupt and not skip_corrupt:
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in corrupt.items())
-        raise EvaluationError(
-            f"{len(corrupt)} of these {len(prepared)} files cannot be evaluated:\n{reasons}\n"
-            "Get them again, or leave them out, counted, with --skip-corrupt."
-        )
-    good = [(*found, example.label) for example, found in prepared if not isinstance(found, str)]
-    inputs, images, labels = zip(*good, strict=True) if good else ((), (), ())
-    return ImageBatch(np.array(inputs), np.array(labels, np.int64), list(images), corrupt)

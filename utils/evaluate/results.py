@@ -1,13 +1,13 @@
-"""Right answers: counted exactly, kept on disk so that a stopped evaluation can go on, and as the final result."""
+"""Right answers: what is noted of each photograph, the counts, and the final result."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,21 +15,64 @@ from utils.artefact.assumed import assumptions
 from utils.checkpoints.loading import Checkpoint
 from utils.errors import EvaluationError
 from utils.evaluate.data import Data
-from utils.evaluate.model import Classifier
 from utils.families import FAMILIES
 from utils.files import write_text
+from utils.predict.answers import Row
+from utils.predict.model import Model
 from utils.tables import aligned
 from utils.text import printed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BEST = 5  # classes of an image
+_VALIDATION_IMAGES = 50_000  # of ImageNet's validation set, which the reported accuracies are of
+
+
+def compared(labels: Sequence[int], logits: np.ndarray, source: np.ndarray | None) -> Iterator[Row]:
+    """A row of `schema` for each image, without its path.
+
+    Args:
+        labels: The right classes.
+        logits: The model's, float32 [B, classes].
+        source: The source framework's.
+
+    Raises:
+        EvaluationError: Logits are not finite, or of another number of classes.
+    """
+    rows: dict[str, Any] = {"label": labels, "classes": _best("the model", logits)}
+    if source is not None:
+        if source.shape != logits.shape:
+            raise EvaluationError(
+                f"The source framework gives logits {list(source.shape)}, the model {list(logits.shape)}: "
+                "they are not the same model. Give the checkpoint that the model was made from."
+            )
+        error = np.abs(logits.astype(np.float64) - source).max(axis=1)
+        scale = np.maximum(1.0, np.abs(source.astype(np.float64)).max(axis=1))
+        rows |= {"source_classes": _best("the source framework", source), "max_abs": error, "relative": error / scale}
+    for values in zip(*rows.values(), strict=True):
+        yield dict(zip(rows, values, strict=True))
+
+
+def schema() -> pa.Schema:
+    """The columns of a part: the right class, the best `BEST` of each, how far logits are from the source's."""
+    import pyarrow as pa
+
+    ranked = pa.list_(pa.int32())
+    kinds = {"path": pa.string(), "label": pa.int32(), "classes": ranked, "source_classes": ranked}
+    kinds |= {"max_abs": pa.float64(), "relative": pa.float64(), "error": pa.string()}
+    return pa.schema(list(kinds.items()))
 
 
 @dataclass
 class Tally:
-    """Counts over the images so far. Whole numbers, and maxima: no sum of fractions depends on where a run stopped.
+    """Counts over images.
 
-    top1, top5: of the SavedModel, images whose class is the first, or among the first five, of the logits.
+    top1, top5: of the model, images whose class is the first, or among the first five, of the logits.
     source_top1, source_top5: the same of the source framework. same_top1: images where both put the same class first;
     shared_top5: classes that are among the first five of both, over all images. max_abs: largest difference of a logit;
-    relative: largest of an image, over max(1, max |logit of the source|).
+    relative: largest of an image, over max(1, max |logit of the source|). by_class: of each class its images, top1 and
+    top5. corrupt: why there is no answer, by path.
     """
 
     images: int = 0
@@ -41,33 +84,32 @@ class Tally:
     shared_top5: int = 0
     max_abs: float = 0.0
     relative: float = 0.0
+    by_class: dict[int, list[int]] = field(default_factory=dict)
+    corrupt: dict[str, str] = field(default_factory=dict)
 
-    def add(self, labels: np.ndarray, logits: np.ndarray, source: np.ndarray | None = None) -> None:
-        """Counts a batch: `labels` int64 [B], logits float32 [B, classes]. EvaluationError if not all are finite."""
-        best = _best("the SavedModel", logits)
-        self.images += len(labels)
-        self.top1 += int((best[:, 0] == labels).sum())
-        self.top5 += int((best == labels[:, None]).sum())
-        if source is None:
+    def add(self, row: Row) -> None:
+        """Counts a row of `schema`, or an error."""
+        if row.get("error"):
+            self.corrupt[row["path"]] = row["error"]
             return
-        if source.shape != logits.shape:
-            raise EvaluationError(
-                f"The source framework gives logits {list(source.shape)}, the SavedModel {list(logits.shape)}: "
-                "they are not the same model. Give the checkpoint that the SavedModel was made from."
-            )
-        expected = _best("the source framework", source)
-        self.source_top1 += int((expected[:, 0] == labels).sum())
-        self.source_top5 += int((expected == labels[:, None]).sum())
-        self.same_top1 += int((best[:, 0] == expected[:, 0]).sum())
-        self.shared_top5 += int((best[:, :, None] == expected[:, None, :]).sum())
-        error = np.abs(logits.astype(np.float64) - source).max(axis=1)
-        self.max_abs = max(self.max_abs, float(error.max()))
-        scale = np.maximum(1.0, np.abs(source.astype(np.float64)).max(axis=1))
-        self.relative = max(self.relative, float((error / scale).max()))
+        label, best, expected = row["label"], list(row["classes"][:BEST]), row.get("source_classes")
+        first, among = int(best[0] == label), int(label in best)
+        self.images += 1
+        self.top1 += first
+        self.top5 += among
+        found = self.by_class.setdefault(int(label), [0, 0, 0])
+        found[:] = found[0] + 1, found[1] + first, found[2] + among
+        if expected is not None:
+            self.source_top1 += int(expected[0] == label)
+            self.source_top5 += int(label in expected)
+            self.same_top1 += int(best[0] == expected[0])
+            self.shared_top5 += len(set(best) & set(expected))
+            self.max_abs = max(self.max_abs, float(row["max_abs"]))
+            self.relative = max(self.relative, float(row["relative"]))
 
     def figures(self, source: bool, classes: int) -> dict[str, dict[str, float]]:
         """Per cent, by who answered; for `agreement`, of what both gave. standard_error is that of top1, in points."""
-        found = {"savedmodel": self._accuracy(self.top1, self.top5)}
+        found = {"model": self._accuracy(self.top1, self.top5)}
         if source:
             found["source"] = self._accuracy(self.source_top1, self.source_top5)
             found["agreement"] = {
@@ -88,48 +130,7 @@ def _best(who: str, logits: np.ndarray) -> np.ndarray:
     """The first five classes of each image, int64 [B, 5] or as many as there are; of equals, the lower index first."""
     if not np.isfinite(logits).all():
         raise EvaluationError(f"{who} gives logits that are NaN or infinite: its accuracy would mean nothing.")
-    return np.argsort(-logits, axis=1, kind="stable")[:, :5]
-
-
-@dataclass
-class Progress:
-    """How far an evaluation is: `done` files, with what they came to; saved after every batch.
-
-    binding: whatever the figures depend on, by name: model, data, settings. Progress of another binding is refused.
-    """
-
-    path: Path
-    binding: Mapping[str, Any]
-    done: int = 0
-    tally: Tally = field(default_factory=Tally)
-    corrupt: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @classmethod
-    def load(cls, path: Path, binding: Mapping[str, Any]) -> Progress:
-        """Goes on from the file, or starts where there is none.
-
-        EvaluationError for a file that belongs to another evaluation, saying what differs, or is damaged.
-        """
-        advice = f"Remove {path.name} to start again, or choose another --output."
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            found, tally = saved.pop("binding"), Tally(**saved.pop("tally"))
-            progress = cls(path, binding, tally=tally, **saved)
-        except FileNotFoundError:
-            return cls(path, binding)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise EvaluationError(f"{path} cannot be read as progress: {error}. {advice}") from error
-        if names := [name for name in {**binding, **found} if found.get(name) != binding.get(name)]:
-            differences = "\n".join(f"  {name}: then {found.get(name)}, now {binding.get(name)}" for name in names)
-            raise EvaluationError(f"{path} is of an evaluation with other settings:\n{differences}\n{advice}")
-        return progress
-
-    def save(self) -> None:
-        """Writes the file, whole or not at all."""
-        state = asdict(self)
-        del state["path"]
-        write_json(self.path, state)
+    return np.argsort(-logits, axis=1, kind="stable")[:, :BEST]
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -141,43 +142,44 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         raise EvaluationError(f"{path} cannot be written: {error}. Choose another --output.") from error
 
 
-_VALIDATION_IMAGES = 50_000  # of ImageNet's validation set, which the reported accuracies are of
-
-
 def result_of(
-    classifier: Classifier, source: Checkpoint | None, data: Data, progress: Progress, limit: int | None
+    model: Model, source: Checkpoint | None, data: Data, tally: Tally, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What was evaluated, on what, and the figures, in per cent; the reported accuracy beside the measured one.
 
     Args:
-        classifier: the model.
-        source: the checkpoint whose answers were compared, if any.
-        data: what it was evaluated on.
-        progress: the counts.
-        limit: as of `open_data`.
+        model: What was evaluated.
+        source: The checkpoint whose answers were compared, if any.
+        data: What it was evaluated on.
+        tally: The counts.
+        settings: How: "batch_size", "preprocessing", "versions", "limit".
     """
-    variant, manifest = classifier.opened.variant, classifier.opened.manifest
+    opened, counts = model.opened, asdict(tally)
+    variant, manifest = opened.variant, opened.manifest
+    corrupt, by_class = counts.pop("corrupt"), counts.pop("by_class")
     result = {
         "evaluated": manifest["name"],
         "variant": variant.name,
         "weights": manifest["weights"],
-        "model_sha256": classifier.sha256,
+        "model_sha256": model.sha256,
         "source": None,
         "data": {
             "name": data.name,
             "kind": data.kind,
-            "classes": data.classes,
+            "classes": len(data.classes),
             "matched_by": data.rule,
             "listing_sha256": data.sha256,
         },
-        "settings": {key: progress.binding[key] for key in ("batch_size", "preprocessing", "versions")}
-        | {"limit": limit},
-        "images": progress.tally.images,
-        "corrupt": progress.corrupt,
-        "figures": progress.tally.figures(source is not None, classifier.opened.units),
-        "counts": asdict(progress.tally),
+        "settings": settings,
+        "images": tally.images,
+        "corrupt": corrupt,
+        "figures": tally.figures(source is not None, opened.units),
+        "counts": counts,
+        "by_class": [
+            {"index": index, "name": printed(data.classes[index]), "images": images, "top1": top1, "top5": top5}
+            for index, (images, top1, top5) in sorted(by_class.items())
+        ],
         "reported": {"top1": variant.top1, "source": variant.top1_source},
-        "seconds": round(progress.seconds, 1),
     }
     if source:
         result["source"] = {
@@ -186,7 +188,7 @@ def result_of(
             "sha256": source.sha256,
             "converted_from_it": source.sha256 == manifest["source"]["sha256"],
         }
-    unread = [data.notice] if data.notice else []
+    unread = [data.photographs.notice] if data.photographs.notice else []
     result["notes"] = [*_notes(result), *unread, *assumptions(manifest)]
     return result
 
@@ -197,9 +199,9 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if result["weights"] == "synthetic":
         notes.append("SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing.")
     if result["source"] and not result["source"]["converted_from_it"]:
-        notes.append("The checkpoint is another file than the one that the SavedModel was converted from.")
+        notes.append("The checkpoint is another file than the one that the model was converted from.")
     if result["settings"]["preprocessing"] == "graph":
-        notes.append("The SavedModel prepared its images itself; Pillow is what the source projects evaluated with.")
+        notes.append("The model prepared its images itself; Pillow is what the source projects evaluated with.")
     if result["reported"]["top1"] is not None and result["images"] != _VALIDATION_IMAGES:
         notes.append(f"The reported top-1 is of the {_VALIDATION_IMAGES:,} images of ImageNet's validation set.")
     if result["corrupt"]:
@@ -212,7 +214,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 def table(result: Mapping[str, Any]) -> str:
     """The figures as text for a terminal, with the notes below."""
     figures, reported = result["figures"], result["reported"]
-    rows = [("", "top-1", "top-5", ""), ("SavedModel", *_accuracy(figures["savedmodel"]))]
+    rows = [("", "top-1", "top-5", ""), ("model", *_accuracy(figures["model"]))]
     if "source" in figures:
         rows.append((result["source"]["framework"], *_accuracy(figures["source"])))
         agreement = figures["agreement"]

@@ -1,4 +1,4 @@
-"""What classification.ipynb does: opens models, shows them a photograph, times them, and compares features."""
+"""What classification.ipynb does: opens models, shows them a photograph, times them, and finds similar ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.images.photographs import load_image, pillow_preprocess, sample_photo
 from utils.images.source import read_image_file
 from utils.machine.quiet import quiet_imports
 from utils.notebook.at_hand import at_hand
-from utils.notebook.display import Notice, notices, percent, plot_predictions, plot_similarities, softmax
+from utils.notebook.display import Notice, notices, percent, plot_neighbours, plot_predictions, softmax
 from utils.settings import check_output_dir, whole_number
 from utils.text import printed
 
@@ -124,7 +124,7 @@ class Classification:
                     "best": best(bars[title][0], each.names, self._top_k),
                 }
         if not bars:
-            return Notice("No classifier was chosen: feature extractors are compared below.")
+            return Notice("No classifier was chosen: feature extractors come below.")
         self._write({"image": self.title, "models": results})
         notices(self.weights_note)
         return plot_predictions({self.title: self.photograph}, bars, names, self._top_k)
@@ -135,21 +135,22 @@ class Classification:
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         print("written:", path)
 
-    def similarities(self) -> Figure | Notice:
-        """How similar each feature extractor considers the photograph and the samples."""
-        samples = sample_photographs()
+    def neighbours(self) -> Figure | Notice:
+        """The photograph, and the samples in the order of how similar each feature extractor considers them to it."""
+        samples = {title: each for title, each in sample_photographs().items() if title != self._image}
         # A file may be called as a sample is.
-        title = f"{self.title} (yours)" if self.title in samples and self._image not in samples else self.title
-        photographs = {title: self.photograph, **samples}
+        query = f"{self.title} (yours)" if self.title in samples else self.title
+        photographs = {query: self.photograph, **samples}
         found = {}
         for name, each in self.models.items():
             if each.output == "features":
                 batch = [pillow_preprocess(photograph, each.preprocessing) for photograph in photographs.values()]
-                found[name] = cosine_similarities(np.asarray(self._functions[name](np.stack(batch))))
+                features = np.asarray(self._functions[name](np.stack(batch)))
+                found[name] = dict(zip(samples, cosine_similarities(features)[0, 1:], strict=True))
         if not found:
             return Notice("No feature extractor was chosen: add one to `model`, such as a folder that ends in _fe.")
         notices(self.weights_note)
-        return plot_similarities(list(photographs), found)
+        return plot_neighbours(query, photographs, found)
 
 
 def _function(model: Pretrained) -> Callable[[np.ndarray], Any]:

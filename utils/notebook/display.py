@@ -241,16 +241,21 @@ def plot_answers(
     return figure
 
 
-def plot_similarities(titles: Sequence[str], similarities: Mapping[str, np.ndarray]) -> Figure:
-    """A matrix of cosine similarities, [N, N] between `titles`, for each model's title, with its numbers written in."""
-    size = 1.6 + 0.75 * len(titles)
-    figure, axes = new_figure(1, len(similarities), size * len(similarities), size)
-    for axis, (model, matrix) in zip(axes[0], similarities.items(), strict=True):
-        axis.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
-        axis.set_title(*lettered([model]), fontsize=10)
-        axis.set_xticks(range(len(titles)), lettered(titles), rotation=30, ha="right", fontsize=8)
-        axis.set_yticks(range(len(titles)), lettered(titles), fontsize=8)
-        for (row, column), value in np.ndenumerate(matrix):
-            colour = "white" if abs(value) > 0.6 else "black"
-            axis.text(column, row, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", color=colour)
+def plot_neighbours(
+    query: str, photographs: Mapping[str, Image.Image], similarities: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    """A row for each model: the query, then the other photographs, the most similar first.
+
+    Args:
+        query: title of one of the photographs.
+        photographs: by title.
+        similarities: of each other photograph to the query, by the model's title.
+    """
+    rows, columns = len(similarities), len(photographs)
+    figure, axes = new_figure(rows, columns, 2.6 * columns, 2.5 * rows)
+    for row, (model, found) in zip(axes, similarities.items(), strict=True):
+        show_picture(row[0], photographs[query], f"{query}, as seen by\n{model}")
+        ranked = sorted(found, key=found.__getitem__, reverse=True)
+        for axis, title in zip(row[1:], ranked, strict=True):
+            show_picture(axis, photographs[title], f"{title}\ncosine {found[title]:.2f}")
     return figure

@@ -1,7 +1,7 @@
 """The table of answers: a row for each photograph, in parts until all are there, then one file.
 
-A part gets its name when it is whole; the same run, begun again, goes on after the last one. Beside them
-lies what they belong to, the model and the list of photographs: another run is refused.
+A part gets its name when it is whole; the same run, begun again, does the ones that are left. Beside them lies what
+they depend on, such as the model and the list of photographs: another run is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ENDINGS = (".parquet", ".csv", ".jsonl")
+METADATA = b"mixers"  # of a Parquet file: what the answers depend on, as JSON
 Row = Mapping[str, Any]
 
 
@@ -38,106 +39,143 @@ def schema_of(output: str, units: int) -> pa.Schema:
     return pa.schema([pa.field("path", pa.string()), *answers, pa.field("error", pa.string())])
 
 
-class Answers:
-    """Rows on their way into `output`, by way of `<output>.parts/`."""
+class Parts:
+    """Rows on their way into a file, in a folder beside it: `<output>.parts`."""
 
-    def __init__(self, output: str, schema: pa.Schema, binding: Mapping[str, Any], overwrite: bool) -> None:
+    def __init__(self, output: Path, schema: pa.Schema, binding: Mapping[str, Any]) -> None:
         """Finds what an earlier run left.
 
         Args:
-            output: a path that ends in one of `ENDINGS`.
-            schema: as of `schema_of`.
-            binding: what the answers depend on, by name, for JSON.
-            overwrite: let the result take the place of a file that is there.
+            output: the file, which is not written here.
+            schema: the columns.
+            binding: what the rows depend on, by name, for JSON; also kept in the parts' metadata.
 
         Raises:
-            ParameterError: for another ending, a file that is there, or parts of another run.
-            PackagingError: where nothing can be written.
+            ParameterError: the parts there are of another run.
+            PackagingError: they are damaged, or nothing can be written.
         """
-        self.output, self._schema = Path(output).expanduser().absolute(), schema
-        if self.output.suffix not in ENDINGS:
-            raise ParameterError(f"--output {output}: expected a name that ends in {', '.join(ENDINGS)}.")
-        if os.path.lexists(self.output) and not overwrite:
-            raise ParameterError(f"--output {output} is there already. Choose another, or replace it: --overwrite.")
-        self.parts = self.output.with_name(f"{self.output.name}.parts")
-        record = self.parts / "run.json"
+        self.schema = schema.with_metadata({METADATA: json.dumps(binding)})
+        self.binding = binding
+        self.folder = output.with_name(f"{output.name}.parts")
+        record = self.folder / "run.json"
         if record.exists():
-            self._require_same(record, binding)
+            self._require_same(record)
             return
         try:
-            self.parts.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=not any(self.folder.glob("*")))
             write_text(record, json.dumps(binding, indent=2) + "\n")
         except OSError as error:
-            raise PackagingError(f"{self.parts} cannot be made: {error.strerror}. Choose another --output.") from error
+            raise PackagingError(f"{self.folder} cannot be made: {error.strerror}. Choose another --output.") from error
 
-    def _require_same(self, record: Path, binding: Mapping[str, Any]) -> None:
-        advice = f"Give the same command, choose another --output, or remove {self.parts}."
+    def _require_same(self, record: Path) -> None:
+        advice = f"Give the same command, choose another --output, or remove {self.folder}."
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
-            different = [key for key in {**found, **binding} if found.get(key) != binding.get(key)]
+            different = [key for key in {**found, **self.binding} if found.get(key) != self.binding.get(key)]
         except (OSError, ValueError, TypeError) as error:
             raise PackagingError(f"{record} is damaged: {error}. {advice}") from error
         if different:
-            raise ParameterError(f"{self.parts} is of a run with another {' and '.join(different)}. {advice}")
+            raise ParameterError(f"{self.folder} is of a run with another {' and '.join(different)}. {advice}")
 
     def is_done(self, part: int) -> bool:
         """Whether that part, counted from 0, is there."""
-        return self._part(part).is_file()
+        return self._path(part).is_file()
 
     def write(self, part: int, rows: Sequence[Row]) -> None:
         """Writes a part, whole or not at all; PackagingError where there is no room."""
         import pyarrow as pa
         from pyarrow import parquet
 
-        with self._explained(), written_whole(self._part(part)) as file:
-            parquet.write_table(pa.Table.from_pylist(list(rows), self._schema), file)
+        with self.explained(), written_whole(self._path(part)) as file:
+            parquet.write_table(pa.Table.from_pylist(list(rows), self.schema), file)
 
-    def finish(self, count: int) -> int:
-        """Puts the first `count` parts together as `output`, and removes them; returns how many rows have an error."""
-        from pyarrow import parquet
-
-        errors = 0
-
-        def read() -> Iterator[pa.Table]:
-            nonlocal errors
-            for part in range(count):
-                yield (table := self._read(part))
-                errors += table.num_rows - table.column("error").null_count
-
-        tables = read()
-        with self._explained(), written_whole(self.output) as file:
-            if self.output.suffix == ".parquet":
-                with parquet.ParquetWriter(file, self._schema) as writer:
-                    for table in tables:
-                        writer.write_table(table)
-            else:
-                for text in _texts(self.output.suffix, self._schema.names, tables):
-                    file.write(text.encode())
-        shutil.rmtree(self.parts)
-        return errors
-
-    def _part(self, part: int) -> Path:
-        return self.parts / f"{part:06}.parquet"
-
-    def _read(self, part: int) -> pa.Table:
+    def read(self, part: int) -> pa.Table:
+        """A part that is done; PackagingError if it is damaged."""
         import pyarrow as pa
         from pyarrow import parquet
 
-        path = self._part(part)
+        path = self._path(part)
         try:
-            return parquet.read_table(path, schema=self._schema)
+            return parquet.read_table(path, schema=self.schema)
         except (pa.ArrowException, OSError) as error:
             raise PackagingError(f"{path} cannot be read: {error}. Remove it, and give the same command.") from error
 
+    def remove(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.folder)
+
+    def _path(self, part: int) -> Path:
+        return self.folder / f"{part:06}.parquet"
+
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """What cannot be written is a PackagingError that says how to go on."""
         try:
             yield
         except OSError as error:
             raise PackagingError(
-                f"{self.parts}, or the file made of it, cannot be written: {error}. Make room, and give the same "
+                f"{self.folder}, or the file made of it, cannot be written: {error}. Make room, and give the same "
                 "command: it goes on."
             ) from error
+
+
+def check_output(output: str, overwrite: bool) -> Path:
+    """The file's absolute path; ParameterError for another ending than `ENDINGS`, or a file that is there."""
+    path = Path(output).expanduser().absolute()
+    if path.suffix not in ENDINGS:
+        raise ParameterError(f"--output {output}: expected a name that ends in {', '.join(ENDINGS)}.")
+    if os.path.lexists(path) and not overwrite:
+        raise ParameterError(f"--output {output} is there already. Choose another, or replace it: --overwrite.")
+    return path
+
+
+def put_together(parts: Parts, count: int, output: Path) -> int:
+    """Writes the first `count` parts as `output`, and removes them; returns how many rows have an error."""
+    from pyarrow import parquet
+
+    errors = 0
+
+    def read() -> Iterator[pa.Table]:
+        nonlocal errors
+        for part in range(count):
+            yield (table := parts.read(part))
+            errors += table.num_rows - table.column("error").null_count
+
+    tables = read()
+    with parts.explained(), written_whole(output) as file:
+        if output.suffix == ".parquet":
+            with parquet.ParquetWriter(file, parts.schema) as writer:
+                for table in tables:
+                    writer.write_table(table)
+        else:
+            for text in _texts(output.suffix, parts.schema.names, tables):
+                file.write(text.encode())
+    parts.remove()
+    return errors
+
+
+def read_answers(path: Path) -> tuple[dict[str, Any], Iterator[Row]]:
+    """What the answers in a `.parquet` file of a classifier's depend on, and its rows. ParameterError for others."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    advice = "Expected a .parquet file of a classifier's answers, which utils.predict wrote."
+    try:
+        file = parquet.ParquetFile(path)
+        binding = json.loads((file.schema_arrow.metadata or {}).get(METADATA, b"null"))
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise ParameterError(f"{path} cannot be read: {error}. {advice}") from error
+    if not isinstance(binding, dict) or not file.schema_arrow.equals(schema_of("logits", 0)):
+        raise ParameterError(f"{path} is another file. {advice}")
+
+    def rows() -> Iterator[Row]:
+        try:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise ParameterError(f"{path} is damaged: {error}. {advice}") from error
+
+    return binding, rows()
 
 
 def _texts(ending: str, names: Sequence[str], tables: Iterable[pa.Table]) -> Iterator[str]:

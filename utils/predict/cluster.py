@@ -9,20 +9,20 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from utils.errors import ConversionError, ParameterError
-from utils.predict.run import Plan, Run
+from utils.predict.run import Plan, Run, open_run
 
 REQUIREMENTS = "requirements-ray.txt"
 _SECONDS = 10  # that a cluster has to answer
 
 
-def on_cluster(address: str, run: Run, parts: Iterable[int]) -> Iterator[int]:
-    """Does these parts; yields the number of rows of each as it is done.
+def on_cluster(address: str, plan: Plan, run: Run) -> Iterator[int]:
+    """Does the parts that are left of the plan's run; yields the number of rows of each as it is done.
 
-    Raises ParameterError if Ray is missing or no cluster answers, and as `Run` for what a node finds otherwise.
+    Raises ParameterError if Ray is missing or no cluster answers, and as `open_run` for what a node finds otherwise.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is raised
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -39,7 +39,7 @@ def on_cluster(address: str, run: Run, parts: Iterable[int]) -> Iterator[int]:
     except (OSError, RuntimeError, ValueError) as error:
         raise ParameterError(f"--ray {address}: no cluster answers there ({error}). Is `ray start` running?") from error
     try:
-        yield from _done(ray, run, list(parts))
+        yield from _done(ray, plan, run)
     finally:
         ray.shutdown()
 
@@ -51,7 +51,8 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_SECONDS).close()
 
 
-def _done(ray: Any, run: Run, parts: list[int]) -> Iterator[int]:
+def _done(ray: Any, plan: Plan, run: Run) -> Iterator[int]:
+    parts = run.left
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     # Half of what it gets: the worker of a node that dies must find room on another.
@@ -61,7 +62,7 @@ def _done(ray: Any, run: Run, parts: list[int]) -> Iterator[int]:
     todo = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     done = todo.map(
         _Worker,
-        fn_constructor_args=(run.plan, run.binding, os.getcwd()),
+        fn_constructor_args=(plan, run.parts.binding, os.getcwd()),
         concurrency=min(len(parts), gpus or len(nodes)),
         scheduling_strategy="SPREAD",
         **share,
@@ -82,8 +83,8 @@ class _Worker:
     def __init__(self, plan: Plan, binding: Mapping[str, Any], folder: str) -> None:
         os.chdir(folder)
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # a GPU may have to hold two of them
-        self._run = Run(plan)
-        if different := [key for key, value in binding.items() if self._run.binding[key] != value]:
+        self._run = open_run(plan)
+        if different := [key for key, value in binding.items() if self._run.parts.binding[key] != value]:
             raise ParameterError(
                 f"a node finds another {' and '.join(different)} than this one. Both must be the same, "
                 "at the same paths, on every node."
@@ -91,7 +92,7 @@ class _Worker:
 
     def __call__(self, row: Mapping[str, int]) -> dict[str, int]:
         part = int(row["part"])
-        if not self._run.answers.is_done(part):  # by a node that died before it said so
+        if not self._run.parts.is_done(part):  # by a node that died before it said so
             for _ in self._run.work(part):
                 pass
         return {"rows": self._run.rows_in(part)}

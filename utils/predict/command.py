@@ -28,20 +28,24 @@ def predict(model: str, images: list[str], output: str, ray: str = "", **options
     """
     from tqdm import tqdm
 
+    from utils.predict.answers import check_output, put_together
     from utils.predict.cluster import on_cluster
-    from utils.predict.run import Plan, Run
+    from utils.predict.run import Plan, open_run
 
-    run = Run(Plan(model=model, images=tuple(images), output=output, **options))
-    left = [part for part in run.parts if not run.answers.is_done(part)]
-    done = run.photographs.count - sum(map(run.rows_in, left))
-    steps = on_cluster(ray, run, left) if ray and left else (rows for part in left for rows in run.work(part))
-    with tqdm(total=run.photographs.count, initial=done, unit="image", desc=run.model.opened.name) as bar:
-        for rows in steps:
-            bar.update(rows)
-    errors = run.answers.finish(len(run.parts))
-    synthetic = "SYNTHETIC WEIGHTS: the answers mean nothing. " if run.model.opened.weights == "synthetic" else ""
+    plan = Plan(model=model, images=tuple(images), output=output, **options)
+    run = open_run(plan)
+    if ray and run.left:
+        counts = on_cluster(ray, plan, run)
+    else:
+        counts = (len(rows) for part in run.left for rows in run.work(part))
+    with tqdm(total=run.photographs.count, initial=run.rows_done, unit="image", desc=run.opened.name) as bar:
+        for count in counts:
+            bar.update(count)
+    path = check_output(output, overwrite=True)
+    errors = put_together(run.parts, run.count, path)
+    synthetic = "SYNTHETIC WEIGHTS: the answers mean nothing. " if run.opened.weights == "synthetic" else ""
     notice = f"\n{run.photographs.notice}" if run.photographs.notice else ""
-    return f"{synthetic}{run.photographs.count:,} rows, {errors:,} of them with an error: {run.answers.output}{notice}"
+    return f"{synthetic}{run.photographs.count:,} rows, {errors:,} of them with an error: {path}{notice}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import numpy as np
 from utils.artefact.lite_file import MODEL
 from utils.artefact.opening import Pretrained, open_keras, open_lite, open_model, open_recorded
 from utils.artefact.record import record_from_texts
-from utils.errors import ParameterError
+from utils.errors import PackagingError, ParameterError
 from utils.files import user_path
 from utils.machine.quiet import quiet_imports
 
@@ -22,11 +22,15 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Model:
-    """opened: what is known of it. sha256: of all its files. run: float32 [B, crop, crop, C] -> float32 [B, units]."""
+    """opened: what is known of it. sha256: of all its files. run: float32 [B, crop, crop, C] -> float32 [B, units].
+
+    run_image: uint8 [1, H, W, 3] -> float32 [1, units], if the model prepares a photograph itself.
+    """
 
     opened: Pretrained
     sha256: str
     run: Run
+    run_image: Run | None = None
 
 
 def load_model(model: str) -> Model:
@@ -37,16 +41,29 @@ def load_model(model: str) -> Model:
     """
     ending = "" if "://" in model else Path(model).suffix
     with quiet_imports():
-        opened, run = _LOADERS.get(ending, _saved_model)(model)
+        opened, *runs = _LOADERS.get(ending, _saved_model)(model)
     opened.preprocessing.check_photographs(opened.name)
-    return Model(opened, hashlib.sha256(json.dumps(dict(opened.hashes)).encode()).hexdigest(), run)
+    return Model(opened, hash_of(opened), *runs)
 
 
-def _saved_model(model: str) -> tuple[Pretrained, Run]:
+def hash_of(opened: Pretrained) -> str:
+    """SHA-256 of all its files."""
+    return hashlib.sha256(json.dumps(dict(opened.hashes)).encode()).hexdigest()
+
+
+def _saved_model(model: str) -> tuple[Pretrained, Run, Run | None]:
     opened = open_model(model)
+    import tensorflow as tf
+
     from utils.export import saved_model
 
-    return opened, saved_model.as_function(saved_model.load_model(opened.folder))
+    loaded = saved_model.load_model(opened.folder)
+    found = saved_model.describe_signatures(loaded).get("serving_default")
+    if found != (told := opened.manifest["signatures"]["serving_default"]):
+        raise PackagingError(f"{model}: serving_default is {found}; its manifest says {told}. Convert it again.")
+    signature, output = loaded.signatures.get("serving_image"), opened.output
+    run_image = signature and (lambda image: signature(images=tf.constant(image))[output].numpy())
+    return opened, saved_model.as_function(loaded), run_image
 
 
 def _keras(model: str) -> tuple[Pretrained, Run]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.errors import ParameterError
 from utils.files import user_path
@@ -26,7 +25,8 @@ from utils.text import printed
 _SPLITS = ("test", "validation", "train")
 
 
-class Photograph(NamedTuple):
+@dataclass(frozen=True)
+class Photograph:
     """path: as given, or its name in a zip file or data set. read: gives the file's bytes, or raises OSError."""
 
     path: str
