@@ -182,3 +182,12 @@ def test_the_card_s_code_is_python():
     assert blocks
     for block in blocks:
         compile(block.split("```")[0], "card", "exec")
+
+
+@pytest.mark.parametrize(
+    ("made", "warns"),
+    [(official("mixer_b16_i1k"), True), (official("convmixer_768_32"), False), (manifest(), False)],
+    ids=["mixer", "convmixer", "custom"],
+)
+def test_a_card_warns_of_a_sigmoid_loss_where_it_is_known(made, warns):
+    assert ("sigmoid(logit)" in model_card(made)) == warns

@@ -64,6 +64,19 @@ def test_hub_keras_layer_predicts_without_moving_anything_and_trains_every_weigh
     assert not any(map(np.array_equal, values(model.variables), before))
 
 
+def test_hub_keras_layer_of_float32_works_under_a_policy_of_float16(directory):
+    import tensorflow_hub as hub
+    import tf_keras
+
+    tf_keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        layer = hub.KerasLayer(directory, trainable=True, dtype="float32")
+        model = tf_keras.Sequential([tf_keras.Input((48, 48, 3)), layer, tf_keras.layers.Dense(3)])
+        assert model(images()).dtype == "float16"
+    finally:
+        tf_keras.mixed_precision.set_global_policy("float32")
+
+
 def test_keras_3_layer_of_the_signature_sees_every_trainable_weight_and_trains_it(directory):
     import keras
 
