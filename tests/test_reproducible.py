@@ -29,6 +29,8 @@ made = {
     "convmixer": tiny.exported("convmixer_tiny", "classification", 48),
     "xla": tiny.mixer()[0],
     "plain": tiny.mixer(operations="plain")[0],
+    "convmixer features": tiny.exported("convmixer_tiny", "fe", 48),
+    "xla features": tiny.mixer("fe")[0],
 }
 for name, exported in made.items():
     saved_model.save_model(exported, folder / name, image_signatures(variant.preprocessing))
@@ -82,7 +84,8 @@ def test_saving_in_two_processes_gives_the_same_bytes(tmp_path):
         folder.mkdir()
         run([sys.executable, "-c", CONVERT, str(folder)], seed)
         found.append(hashes(folder))
-    assert list(found[0]) == ["a.keras", "a.onnx", "convmixer.tar.gz", "plain.tar.gz", "xla.tar.gz"]
+    saved = ["convmixer features", "convmixer", "plain", "xla features", "xla"]
+    assert list(found[0]) == ["a.keras", "a.onnx", *(f"{name}.tar.gz" for name in saved)]
     assert found[0] == found[1]
 
 

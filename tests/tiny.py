@@ -69,8 +69,10 @@ def graph(name, head="classification"):
 def exported(name, head="classification", image_size=None):
     """The TensorFlow function, with variables of its own."""
     from utils.export.onnx_to_tf import export_tensorflow
+    from utils.families.convmixer.models import taps
 
-    return export_tensorflow(graph(name, head), weights(name), image_size, OUTPUTS[head])
+    tapped = taps(architecture(name).depth) if head == "fe" else None
+    return export_tensorflow(graph(name, head), weights(name), image_size, OUTPUTS[head], tapped)
 
 
 def mixer_weights():

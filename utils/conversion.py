@@ -304,6 +304,7 @@ class Conversion:
                 partial(proof.compare_variables, candidate),
                 *(partial(proof.compare_outputs, candidate, *batch) for batch in batches.items()),
                 partial(proof.compare_normalisation, candidate),
+                *([partial(proof.compare_maps, candidate.maps)] if proof.has_maps else []),
                 partial(proof.compare_gradients, candidate),
                 partial(proof.compare_training, candidate),
             ]

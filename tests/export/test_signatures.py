@@ -23,6 +23,7 @@ from utils.parity.report import Report
 # A photograph in which one pixel of 3,000 is off by a level: 1/58 of the input there, less than 1e-3 after a model
 # that averages over the image. An image that is turned, shifted or in another colour order moves logits by 0.1.
 TOLERANCE = 5e-3
+MIXER_MAPS = ("stem", "block_0", "block_1")
 
 
 @pytest.fixture(
@@ -92,14 +93,17 @@ def test_signatures_have_the_names_dtypes_and_shapes_of_the_contract(saved_kind)
     outputs |= {"probabilities": outputs[output]} if output == "logits" else {}
     sides = [None if kind.endswith("any size") else 48] * 2
     images = {"images": {"dtype": "uint8", "shape": [None, None, None, 3]}}
-    assert saved_model.describe_signatures(model) == {
-        "serving_default": {
-            "inputs": {"inputs": {"dtype": "float32", "shape": [None, *sides, 3]}},
-            "outputs": {output: outputs[output]},
-        },
+    inputs = {"inputs": {"dtype": "float32", "shape": [None, *sides, 3]}}
+    expected = {
+        "serving_default": {"inputs": inputs, "outputs": {output: outputs[output]}},
         "serving_image": {"inputs": images, "outputs": outputs},
         "serving_image_bytes": {"inputs": {"image_bytes": {"dtype": "string", "shape": [None]}}, "outputs": outputs},
     }
+    if output == "features":
+        side, names = (12, ("stem", "block_0", "block_1", "block_2")) if "conv" in kind else (6, MIXER_MAPS)
+        maps = {"dtype": "float32", "shape": [None, side, side, units]}
+        expected["serving_features"] = {"inputs": inputs, "outputs": dict.fromkeys(names, maps)}
+    assert saved_model.describe_signatures(model) == expected
 
 
 def test_a_batch_of_images_of_one_size_is_taken_as_pixels_and_as_png(saved_kind):

@@ -45,7 +45,7 @@ class ResMlp(nn.Module):
 
 
 class ReferenceModel(pytorch.ReferenceModel):
-    has_kinks = has_statistics = False
+    has_kinks = has_maps = has_statistics = False
 
 
 def build(architecture, weights, head):

@@ -364,6 +364,28 @@ def test_image_signatures_are_called_and_compared(fault, text):
     assert check.passed is ("called;" in check.text)
 
 
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        (lambda maps: maps, "maps computed: stem"),
+        (lambda maps: maps[:, :, 1:], "map stem: [1, 2, 2, 5], expected [None, None, 3, 5]"),
+        (lambda maps: maps[..., 0], "map stem: [1, 2, 3], expected"),
+        (lambda maps: maps * np.nan, "not finite"),
+        (lambda maps: maps.no_such_method(), "cannot be computed"),
+    ],
+    ids=["none", "other width", "other rank", "NaN", "exception"],
+)
+def test_maps_are_computed_and_have_the_shapes_that_the_manifest_says(fault, text):
+    import tensorflow as tf
+
+    described = {"stem": {"dtype": "float32", "shape": [None, None, 3, 5]}}  # of any height
+    golden = SimpleNamespace(inputs=np.ones((2, 8, 12, 3), np.float32))
+    signature = lambda inputs: {"stem": fault(tf.ones([len(inputs), 2, 3, 5]))}  # noqa: E731
+    check = numbers._check_maps(tf, signature, described, golden)
+    assert text in check.text
+    assert check.passed is ("maps computed" in check.text)
+
+
 def test_golden_numbers_are_computed_in_float32_on_any_device():
     import tensorflow as tf
 

@@ -20,6 +20,8 @@ class ExportedFunction:
     trainable: those of `variables` that fine-tuning may change.
     output: what comes out, "logits" or "features".
     units: the size of the last dimension of the output.
+    maps: `(inputs)` -> float32 [B, h, w, C] by name: what comes out of the stem and of some blocks, in inference mode
+        and of the same `variables`; None for a model that gives none. Differentiable as `call` is.
     input_shape: (height, width, channels) without the batch; None where any size will do.
     axes: for a variable stored in another axis order than its source: the source's axes in the variable's order, so
         that `numpy.transpose(source, axes[name])` is the variable's value (and a source gradient, the variable's).
@@ -36,10 +38,11 @@ class ExportedFunction:
     axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     save_options: tf.saved_model.SaveOptions | None = None
     extra_versions: Mapping[str, str | int] = field(default_factory=dict)
+    maps: Callable[[tf.Tensor], dict[str, tf.Tensor]] | None = None
 
     def without_variables(self) -> ExportedFunction:
         """What is known of it, and not what it computes with, which is as large as the model."""
-        return replace(self, call=_gone, variables={}, trainable={})
+        return replace(self, call=_gone, variables={}, trainable={}, maps=None)
 
 
 def _gone(inputs: tf.Tensor, training: bool) -> tf.Tensor:

@@ -43,6 +43,7 @@ def export(
     parameters: Mapping[str, np.ndarray],
     input_shape: tuple[int, int, int],
     output: str,
+    predict_maps: Callable[[Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]] | None = None,
 ) -> ExportedFunction:
     """Converts a function of JAX to one of TensorFlow, float32 throughout, for any batch size B.
 
@@ -51,6 +52,7 @@ def export(
         parameters: arrays by name; each becomes a `tf.Variable` of that name, all trainable.
         input_shape: (height, width, channels).
         output: "logits" or "features".
+        predict_maps: `(parameters, inputs)` -> [B, h, w, C] by name, for `ExportedFunction.maps`; None for none.
 
     Raises:
         ConversionError: the function has side effects, or does not return one [B, units] float32 array.
@@ -60,12 +62,7 @@ def export(
     # JAX flattens a dict in the order of its sorted keys, and so must the arguments be.
     names = sorted(variables)
 
-    @tf.custom_gradient
-    def run(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return list(jax2tf._run_exported_as_tf((*arguments, upstream), inference.backward))
-
-        return jax2tf._run_exported_as_tf(arguments, inference.forward)[0], gradient
+    run = _differentiable(inference)
 
     @tf.custom_gradient
     def run_in_training(*arguments: tf.Tensor) -> tuple[tf.Tensor, Callable]:
@@ -76,9 +73,19 @@ def export(
 
         return result, gradient
 
+    def arguments_for(inputs: tf.Tensor) -> list[tf.Tensor]:
+        return [*(tf.convert_to_tensor(variables[name]) for name in names), inputs]
+
     def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        arguments = (*(tf.convert_to_tensor(variables[name]) for name in names), inputs)
-        return (run_in_training if training else run)(*arguments)
+        arguments = arguments_for(inputs)
+        return run_in_training(*arguments) if training else run(*arguments)[0]
+
+    if predict_maps:
+        map_names, lowered_maps = _lower_maps(predict_maps, parameters, input_shape)
+        run_maps = _differentiable(lowered_maps)
+
+    def maps(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(zip(map_names, run_maps(*arguments_for(inputs)), strict=True))
 
     return ExportedFunction(
         call=call,
@@ -95,6 +102,7 @@ def export(
             "minimum_tensorflow": MINIMUM_TENSORFLOW,
             "platforms": ", ".join(PLATFORMS),
         },
+        maps=maps if predict_maps else None,
     )
 
 
@@ -109,18 +117,48 @@ class _Pass(NamedTuple):
     backward: jax.export.Exported
 
 
+def _differentiable(lowered: _Pass) -> Callable[..., list[tf.Tensor]]:
+    """A pass without residuals as a function of tensors, (parameters ..., inputs) -> its outputs."""
+
+    @tf.custom_gradient
+    def run(*arguments: tf.Tensor) -> tuple[list[tf.Tensor], Callable]:
+        def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+            return list(jax2tf._run_exported_as_tf((*arguments, *upstream), lowered.backward))
+
+        return list(jax2tf._run_exported_as_tf(arguments, lowered.forward)), gradient
+
+    return run
+
+
 def _lower(
     predict: Callable, parameters: Mapping[str, np.ndarray], input_shape: tuple[int, int, int]
 ) -> tuple[_Pass, _Pass]:
     """The function for inference, without residuals, and for training."""
+    shapes, inputs = _arguments(parameters, input_shape)
+    _check(jax.jit(predict).trace(shapes, inputs), inputs.shape[0])
+    return _without_residuals(predict, shapes, inputs), _with_residuals(predict, shapes, inputs)
+
+
+def _lower_maps(
+    predict: Callable, parameters: Mapping[str, np.ndarray], input_shape: tuple[int, int, int]
+) -> tuple[list[str], _Pass]:
+    """A function that gives arrays by name: the names in the order of its outputs, which is JAX's, and the function."""
+    shapes, inputs = _arguments(parameters, input_shape)
+    return sorted(jax.eval_shape(predict, shapes, inputs)), _without_residuals(predict, shapes, inputs)
+
+
+def _arguments(
+    parameters: Mapping[str, np.ndarray], input_shape: tuple[int, int, int]
+) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the parameters, and of the inputs, whose batch is of any size."""
     (batch,) = jax.export.symbolic_shape("batch")
     shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in parameters.items()}
-    inputs = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
-    function = jax.jit(predict)
-    _check(function.trace(shapes, inputs), batch)
-    forward = jax.export.export(function, platforms=PLATFORMS)(shapes, inputs)
-    inference = _Pass(_for_old_tensorflow(forward), _for_old_tensorflow(forward.vjp()))
-    return inference, _with_residuals(predict, shapes, inputs)
+    return shapes, jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
+
+
+def _without_residuals(predict: Callable, shapes: Mapping[str, Any], inputs: jax.ShapeDtypeStruct) -> _Pass:
+    forward = jax.export.export(jax.jit(predict), platforms=PLATFORMS)(shapes, inputs)
+    return _Pass(_for_old_tensorflow(forward), _for_old_tensorflow(forward.vjp()))
 
 
 def _with_residuals(predict: Callable, shapes: Mapping[str, Any], inputs: jax.ShapeDtypeStruct) -> _Pass:

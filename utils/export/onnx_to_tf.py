@@ -53,6 +53,7 @@ def export_tensorflow(
     weights: Mapping[str, np.ndarray],
     image_size: int | None,
     output: str,
+    taps: Mapping[str, str] | None = None,
 ) -> ExportedFunction:
     """A TensorFlow function with variables that computes what the ONNX `graph` does.
 
@@ -61,9 +62,10 @@ def export_tensorflow(
         weights: float32 arrays by the names that the graph's inputs have, in ONNX's axis order.
         image_size: height and width of the inputs in pixels, or None (or 0) for any.
         output: "logits" or "features".
+        taps: weights by the names of maps; a map is what the node that reads the weight gives. None for no maps.
 
     Raises:
-        ConversionError: a weight is missing or misshapen, or an operator has no handler.
+        ConversionError: a weight is missing or misshapen, an operator has no handler, or a tap gives no map.
     """
     backend, _ = _with_handlers()
     nodes = [backend.OnnxNode(node) for node in graph.graph.node]
@@ -89,8 +91,11 @@ def export_tensorflow(
 
     chains = {False: _chains(nodes, set()), True: _chains(nodes, statistics)}
     traces: dict[Hashable, Callable] = {}
+    tapped = {name: _channels_last(nodes, weight) for name, weight in (taps or {}).items()}
+    if hidden := set(tapped.values()) - {chain[-1].outputs[0] for chain in chains[False]}:
+        raise ConversionError(f"maps are taken between blocks, and these tensors are within one: {sorted(hidden)}")
 
-    def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
+    def run(inputs: tf.Tensor, training: bool) -> dict[str, Any]:
         tensors = {"inputs": inputs}
         for name, variable in variables.items():
             tensors[name] = tf.transpose(variable, np.argsort(axes[name])) if name in axes else variable
@@ -100,7 +105,14 @@ def export_tensorflow(
                 tensors[chain[-1].outputs[0]] = _shared(traces, handlers, chain, arguments)(*arguments)
             else:
                 tensors.update(_run(handlers, chain, tensors | {TRAINING: training}))
-        return tf.reshape(tensors[result.name], [-1, units])  # a static width; TF.js cannot run EnsureShape
+        return tensors
+
+    def call(inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        return tf.reshape(run(inputs, training)[result.name], [-1, units])  # a static width; TF.js has no EnsureShape
+
+    def maps(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        tensors = run(inputs, training=False)
+        return {name: tensors[tensor] for name, tensor in tapped.items()}
 
     side = image_size or None
     return ExportedFunction(
@@ -112,7 +124,17 @@ def export_tensorflow(
         input_shape=(side, side, image.type.tensor_type.shape.dim[3].dim_value),
         axes=axes,
         extra_versions={"minimum_tensorflow": MINIMUM_TENSORFLOW},
+        maps=maps if tapped else None,
     )
+
+
+def _channels_last(nodes: list[Any], weight: str) -> str:
+    """The tensor that the node reading `weight` gives, channels last: what the Transpose behind it gives."""
+    results = {name for node in nodes if weight in node.inputs for name in node.outputs}
+    turned = [node.outputs[0] for node in nodes if node.op_type == "Transpose" and node.inputs[0] in results]
+    if len(turned) != 1:
+        raise ConversionError(f"no one node reads {weight} and is read channels last, so it gives no map")
+    return turned[0]
 
 
 def _chains(nodes: list[Any], updated: set[str]) -> list[list[Any]]:

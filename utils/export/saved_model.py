@@ -22,6 +22,8 @@ import tensorflow as tf
 from utils.errors import PackagingError
 from utils.export.function import ExportedFunction
 
+MAPS = "serving_features"  # the signature of maps
+
 # Gets the model's `serving_default`; gives further signatures, by name.
 ImageSignatures = Callable[[Callable], Mapping[str, tf.types.experimental.ConcreteFunction]]
 
@@ -60,7 +62,7 @@ def save_model(
     """Write `exported` as a SavedModel folder, complete or not at all: written beside, then renamed.
 
     image_signatures: gets the model's inference function (float32 NHWC -> output) and gives further signatures by
-    name, such as `serving_image`.
+    name, such as `serving_image`. A function with maps has them in a signature of its own, `MAPS`.
 
     The same model saved by two processes, each as its first, gives the same bytes (TensorFlow numbers functions by
     process, so a second one differs in their names). Raises PackagingError when the folder exists or cannot be written
@@ -75,6 +77,8 @@ def save_model(
             model = ReusableModel(exported)
             serving = _serving_default(model, exported)
             signatures = {"serving_default": serving, **(image_signatures(serving) if image_signatures else {})}
+            if exported.maps:  # last, so that all else is what it is without
+                signatures[MAPS] = _serving_features(exported)
             tf.saved_model.save(model, str(beside), signatures=signatures, options=exported.save_options)
         make_reproducible(beside)
         os.replace(beside, directory)
@@ -137,6 +141,18 @@ def _serving_default(model: ReusableModel, exported: ExportedFunction) -> tf.typ
     )
 
 
+def _serving_features(exported: ExportedFunction) -> tf.types.experimental.ConcreteFunction:
+    """float32 NHWC `inputs` -> float32 [B, h, w, C] by name: "stem", "block_0" and so on."""
+
+    @tf.function(autograph=False)
+    def serving_features(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return exported.maps(inputs)
+
+    return serving_features.get_concrete_function(
+        tf.TensorSpec([None, *exported.input_shape], tf.float32, name="inputs")
+    )
+
+
 def load_model(directory: str | os.PathLike) -> Any:
     """The reloaded SavedModel. Raises PackagingError, naming the folder, when it is not one."""
     gc.collect()  # what was saved may be as large, and given up; functions of TensorFlow lie in cycles
@@ -163,6 +179,12 @@ class Candidate:
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Float32 [B, H, W, C] -> [B, units], in inference mode."""
         return as_function(self.model)(inputs)
+
+    def maps(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Float32 [B, H, W, C] -> what the signature `MAPS` gives, float32 [B, h, w, C] by name; {} without one."""
+        if MAPS not in self.model.signatures:
+            return {}
+        return {name: each.numpy() for name, each in self.model.signatures[MAPS](inputs=tf.constant(inputs)).items()}
 
     def variables(self) -> dict[str, np.ndarray]:
         """Every variable, by the name that it has in the source."""

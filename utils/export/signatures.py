@@ -163,7 +163,8 @@ def compare_reference(
 def write_warmup(model_dir: str | os.PathLike, preprocessing: Preprocessing) -> None:
     """Writes requests that TensorFlow Serving runs before it says that a model is ready: no user waits for the first.
 
-    There is one for each signature, in a TFRecord file of `PredictionLog` messages. Their classes are in
+    There is one for each signature but that of maps, which few servers are asked for, in a TFRecord file of
+    `PredictionLog` messages. Their classes are in
     tensorflow-serving-api, which demands a TensorFlow and a protobuf as new as itself and would replace Colab's; what
     is needed of them are five fields, written here.
 

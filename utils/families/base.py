@@ -95,6 +95,14 @@ class Patches:
         return (height // self.patch_size) * (width // self.patch_size)
 
 
+def tapped_blocks(depth: int) -> dict[str, int]:
+    """The blocks whose maps a feature extractor gives, by the map's name: the last one of each quarter of the depth.
+
+    So the last block is always among them. Not all: a map of a large model has megabytes for each image.
+    """
+    return {f"block_{i}": i for i in sorted({math.ceil(depth * quarter / 4) - 1 for quarter in (1, 2, 3, 4)})}
+
+
 @dataclass(frozen=True)
 class KerasNames:
     """A family's checkpoint, as its Keras model has it.
@@ -175,7 +183,7 @@ class Models(Protocol):
         """The classifier as a function of float32 [B, H, W, C] -> float32 [B, classes], as fast as its framework is."""
 
     def export(self, source: ReferenceModel, weights: Weights, image_size: int, operations: str) -> Export:
-        """The source model as a TensorFlow function with variables.
+        """The source model as a TensorFlow function with variables; with maps, if `source.has_maps` and head is "fe".
 
         Args:
             source: what `build` gave.

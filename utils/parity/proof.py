@@ -32,6 +32,7 @@ class ReferenceModel(Protocol):
         one_core: a run takes one core, so that two can go side by side.
         has_kinks: rounding decides on which side of a kink (ReLU's) some units fall, so that one float32 run of the
             gradients is not enough.
+        has_maps: it tells what comes out of its blocks, and its feature extractors' exports do too.
         has_statistics: it has moving statistics, which training mode updates and does not use.
         shares_gradients: several exports have the same gradients, which are worth keeping between conversions.
         probe_factor: by what to multiply a variable so that the normalisation's epsilon decides what comes out.
@@ -40,6 +41,7 @@ class ReferenceModel(Protocol):
     framework: str
     one_core: bool
     has_kinks: bool
+    has_maps: bool
     has_statistics: bool
     shares_gradients: bool
     probe_factor: Callable[[str], float]
@@ -49,6 +51,9 @@ class ReferenceModel(Protocol):
 
     def outputs(self, inputs: np.ndarray, dtype: str, probed: bool = False) -> Arrays:
         """`features` and, of a classifier, `logits`; probed: with each variable multiplied by its `probe_factor`."""
+
+    def maps(self, inputs: np.ndarray, dtype: str) -> Arrays:
+        """What comes out of the stem and of `tapped_blocks`, [B, h, w, C] by name; only where it `has_maps`."""
 
     def gradients(self, inputs: np.ndarray, dtype: str) -> Arrays:
         """Of `sum(output ** 2) / batch`, by every trainable variable."""
@@ -116,6 +121,11 @@ class Proof:
             runs.append(("float32", jittered(self._noise)))
         self._gradients = [cache(partial(self._gradient_run, dtype, inputs)) for dtype, inputs in runs]
         self._training = [cache(partial(self._training_run, dtype)) for dtype in DTYPES]
+        self._maps = {  # for few inputs, and waiting on disk: together they are many times as large as their image
+            name: [cache(partial(self._map_run, dtype, batch)) for dtype in DTYPES]
+            for name, batch in inputs.items()
+            if self.has_maps and name.startswith("noise")
+        }
 
     def begin(self) -> None:
         """Starts all of it in a thread, in the order in which it will be asked for.
@@ -127,8 +137,14 @@ class Proof:
         ahead, batches = self._kept.ahead, list(self.inputs.values())
         self.truth, self.own = ahead(self.truth, batches, truth), ahead(self.own, batches, own)
         self._probed = [ahead(run, [self._noise], to) for run, to in zip(self._probed, (truth, own), strict=True)]
+        self._maps = {name: [self._kept.later(run, truth) for run in runs] for name, runs in self._maps.items()}
         self._gradients = [self._kept.later(run, truth) for run in self._gradients]
         self._training = [self._kept.later(run, truth) for run in self._training]
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether a SavedModel of this source has maps."""
+        return self.output == "features" and self.source.has_maps
 
     def compare(
         self, candidate: Candidate, more: Mapping[str, np.ndarray] | None = None, training: bool = True
@@ -168,6 +184,19 @@ class Proof:
         truth, own = self._probed
         with candidate.scaled_variables(self.source.probe_factor):
             return comparison.compare_outputs(truth, candidate, {"noise, probed": self._noise}, self.output, source=own)
+
+    def compare_maps(self, maps: Callable[[np.ndarray], Arrays]) -> list[Row]:
+        """What comes out of the stem and of blocks, for noise; a SavedModel alone gives it.
+
+        maps: float32 [B, H, W, C] -> float32 [B, h, w, C] by name.
+        """
+        rows = []
+        for name, runs in self._maps.items():
+            batch = self.inputs[name]
+            truth, own = (run() for run in runs)
+            settings = {"output": "maps", "sources": [own], "input_name": name, "batch": len(batch)}
+            rows += comparison.compare_arrays(truth, maps(batch.copy()), **settings)
+        return rows
 
     def compare_gradients(self, candidate: Candidate) -> list[Row]:
         """Gradients by every trainable variable; in both modes, where both are the same model."""
@@ -211,6 +240,10 @@ class Proof:
         return self._kept.large(
             f"gradients of {self.output}, {dtype}", inputs, run, shared=self.source.shares_gradients
         )
+
+    def _map_run(self, dtype: str, inputs: np.ndarray) -> Mapping[str, np.ndarray]:
+        run, shared = partial(self.source.maps, dtype=dtype), self.source.shares_gradients
+        return self._kept.large(f"maps, {dtype}", inputs, run, shared=shared)
 
     def _training_run(self, dtype: str) -> tuple[np.ndarray, Arrays]:
         if not self.source.has_statistics:  # the same model in both modes

@@ -79,7 +79,7 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
     """Loads a SavedModel, calls each signature, and computes the golden numbers twice, by call and by signature."""
     golden = golden_of(folder)
     tf = import_tensorflow()
-    from utils.export.saved_model import describe_signatures
+    from utils.export.saved_model import MAPS, describe_signatures
 
     try:
         model = tf.saved_model.load(str(folder))
@@ -97,6 +97,8 @@ def check_saved_model(folder: Path, manifest: Mapping[str, Any]) -> list[Check]:
         DEFAULT: lambda inputs: model.signatures[DEFAULT](inputs=tf.constant(inputs))[output].numpy(),
     }
     called = [_check_image_signatures(tf, model, described)] if IMAGES in described else []
+    if MAPS in described:
+        called.append(_check_maps(tf, model.signatures[MAPS], described[MAPS]["outputs"], golden))
     tolerance = manifest["parity"]["tolerance"].get(output)
     return called + [_check_numbers(golden, run, how, tolerance, output) for how, run in functions.items()]
 
@@ -246,6 +248,21 @@ def _check_image_signatures(tf: ModuleType, model: Any, described: Mapping[str, 
             if np.abs(value - first).max() > 1e-4 * max(1.0, np.abs(first).max()):  # PNG loses nothing
                 return Check("signatures", False, f"{key} differs between {IMAGES} and {BYTES}")
     return Check("signatures", True, f"{', '.join(found)} called; {DEFAULT}: see numbers")
+
+
+def _check_maps(tf: ModuleType, signature: Run, described: Mapping[str, Any], golden: Golden) -> Check:
+    """What the signature of maps gives for a golden image has the shapes that the manifest says, and is finite."""
+    try:
+        found = signature(inputs=tf.constant(golden.inputs[:1]))
+    except Exception as error:
+        return Check("signatures", False, f"the maps cannot be computed: {_first_line(error)}")
+    for name, tensor in found.items():
+        value, expected = tensor.numpy(), described[name]["shape"]
+        if not tf.TensorShape(expected).is_compatible_with(value.shape):
+            return Check("signatures", False, f"map {name}: {list(value.shape)}, expected {expected}")
+        if not np.isfinite(value).all():
+            return Check("signatures", False, f"map {name}: not finite")
+    return Check("signatures", True, f"maps computed: {', '.join(found)}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.families.base import Export, Weights
+from utils.families.base import Export, Weights, tapped_blocks
 from utils.families.convmixer import source as pytorch
 from utils.families.convmixer.source import ReferenceModel
 from utils.families.variants import ConvMixerArchitecture
@@ -42,8 +42,15 @@ def export(source: ReferenceModel, weights: Weights, image_size: int, operations
     graph = torch_to_onnx.export_onnx(source.model, source.output)
     operators = [node.op_type for node in graph.graph.node]
     shown = ", ".join(f"{operators.count(each)} {each}" for each in sorted(set(operators)))
-    function = onnx_to_tf.export_tensorflow(graph, weights, image_size, source.output)
+    tapped = taps(len(source.model.blocks)) if source.output == "features" else None
+    function = onnx_to_tf.export_tensorflow(graph, weights, image_size, source.output, tapped)
     return Export(function, {"ONNX operators": shown})
+
+
+def taps(depth: int) -> dict[str, str]:
+    """A weight of the last layer of the stem, and of each of `tapped_blocks`, by the name of the map."""
+    blocks = tapped_blocks(depth)
+    return {"stem": "stem.2.weight"} | {name: f"blocks.{index}.3.weight" for name, index in blocks.items()}
 
 
 def keras_model(architecture: ConvMixerArchitecture, weights: Weights, head: str, image_size: int) -> keras.Model:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from utils.errors import CheckpointError, ParameterError
+from utils.families.base import tapped_blocks
 from utils.families.variants import HEADS, ConvMixerArchitecture
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -132,6 +133,7 @@ class ReferenceModel:
     """
 
     framework, one_core, has_kinks, has_statistics, shares_gradients = "PyTorch", True, True, True, False
+    has_maps = True
 
     def __init__(self, model: ConvMixer) -> None:
         self.model, self.output = model, "features" if isinstance(model.head, nn.Identity) else "logits"
@@ -162,6 +164,22 @@ class ReferenceModel:
                     if (factor := self.probe_factor(name)) != 1:
                         tensor.mul_(factor)
         return _outputs(model, inputs)
+
+    def maps(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+        """What comes out of the stem and of `tapped_blocks`, [B, h, w, dim] by name."""
+        model, found = self._models[dtype], {}
+        layers = {"stem": model.stem}
+        layers |= {name: model.blocks[index] for name, index in tapped_blocks(len(model.blocks)).items()}
+        hooks = [
+            layer.register_forward_hook(lambda _, __, x, name=name: found.update({name: x.permute(0, 2, 3, 1).numpy()}))
+            for name, layer in layers.items()
+        ]
+        try:
+            _outputs(model, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
         """In PyTorch's axis order, by parameter name."""

@@ -41,8 +41,9 @@ def export(source: ReferenceModel, weights: Weights, image_size: int, operations
     if operations == "plain":
         function = plain(architecture, head, parameters)
     else:
-        predict = flax.predict_function(source.model)
-        function = jax_to_tf.export(predict, parameters, (image_size, image_size, architecture.channels), source.output)
+        predict, shape = flax.predict_function(source.model), (image_size, image_size, architecture.channels)
+        maps = flax.maps_function(source.model) if head == "fe" else None
+        function = jax_to_tf.export(predict, parameters, shape, source.output, maps)
     return Export(function, {key.replace("_", " "): str(value) for key, value in function.extra_versions.items()})
 
 

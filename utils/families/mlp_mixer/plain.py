@@ -8,13 +8,14 @@ dimensions Grappler fuses MatMul, BiasAdd and, with oneDNN, GELU into one kernel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
 from utils.export.function import ExportedFunction
+from utils.families.base import tapped_blocks
 from utils.families.variants import MixerArchitecture
 
 MINIMUM_TENSORFLOW = "2.14"  # as of the other kind; measured with benchmarks/compat.py, in which 2.13 runs it too
@@ -41,6 +42,12 @@ def export(architecture: MixerArchitecture, head: str, parameters: Mapping[str, 
         del training  # a Mixer has nothing that behaves otherwise in training
         return _mixer(inputs, architecture, head, variables.__getitem__)
 
+    def maps(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        stem, *blocks = _stream(inputs, architecture, variables.__getitem__)
+        found = {"stem": stem} | {name: blocks[i] for name, i in tapped_blocks(architecture.blocks).items()}
+        side = architecture.image_size // architecture.patch_size
+        return {name: tf.reshape(x, [-1, side, side, architecture.hidden_dim]) for name, x in found.items()}
+
     size = architecture.image_size
     return ExportedFunction(
         call=call,
@@ -50,18 +57,24 @@ def export(architecture: MixerArchitecture, head: str, parameters: Mapping[str, 
         units=architecture.hidden_dim if head == "fe" else architecture.classes,
         input_shape=(size, size, architecture.channels),
         extra_versions={"minimum_tensorflow": MINIMUM_TENSORFLOW},
+        maps=maps if head == "fe" else None,
     )
 
 
 def _mixer(inputs: tf.Tensor, architecture: MixerArchitecture, head: str, scope: Scope) -> tf.Tensor:
     tokens, channels = architecture.tokens, architecture.hidden_dim
-    x = tf.nn.conv2d(inputs, scope("stem/kernel"), strides=architecture.patch_size, padding="VALID")
-    x = tf.reshape(tf.nn.bias_add(x, scope("stem/bias")), [-1, channels])
-    for i in range(architecture.blocks):
-        x = _block(x, architecture, _within(scope, f"MixerBlock_{i}"))
+    *_, x = _stream(inputs, architecture, scope)
     x = _layer_norm(x, architecture.layer_norm_epsilon, _within(scope, "pre_head_layer_norm"))
     x = tf.reduce_mean(tf.reshape(x, [-1, tokens, channels]), axis=1)
     return x if head == "fe" else _dense(x, _within(scope, "head"))
+
+
+def _stream(inputs: tf.Tensor, architecture: MixerArchitecture, scope: Scope) -> Iterator[tf.Tensor]:
+    """What comes out of the stem, then of each block, [B * tokens, channels]."""
+    x = tf.nn.conv2d(inputs, scope("stem/kernel"), strides=architecture.patch_size, padding="VALID")
+    yield (x := tf.reshape(tf.nn.bias_add(x, scope("stem/bias")), [-1, architecture.hidden_dim]))
+    for i in range(architecture.blocks):
+        yield (x := _block(x, architecture, _within(scope, f"MixerBlock_{i}")))
 
 
 def _block(x: tf.Tensor, architecture: MixerArchitecture, scope: Scope) -> tf.Tensor:

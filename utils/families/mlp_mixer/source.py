@@ -19,6 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from utils.errors import CheckpointError, ParameterError
+from utils.families.base import tapped_blocks
 from utils.families.variants import HEADS, OUTPUTS, MixerArchitecture
 
 Arrays = dict[str, jax.Array]
@@ -127,6 +128,23 @@ def predict_function(model: MlpMixer) -> Callable[[Mapping[str, Any], jax.Array]
     return predict
 
 
+def maps_function(model: MlpMixer) -> Callable[[Mapping[str, Any], jax.Array], Arrays]:
+    """`(parameters, inputs)` -> what comes out of the stem and of `tapped_blocks`, [B, h, w, hidden_dim] by name."""
+    layers = {"stem": "stem"}
+    layers |= {f"MixerBlock_{index}": name for name, index in tapped_blocks(model.architecture.blocks).items()}
+    side = model.architecture.image_size // model.architecture.patch_size
+
+    def maps(parameters: Mapping[str, Any], inputs: jax.Array) -> Arrays:
+        tree = {"params": unflatten_dict(dict(parameters), sep="/")}
+        _, state = model.apply(
+            tree, inputs, capture_intermediates=lambda module, _: module.name in layers, mutable=["intermediates"]
+        )
+        found = {name: state["intermediates"][layer]["__call__"][0] for layer, name in layers.items()}
+        return {name: x.reshape(x.shape[0], side, side, x.shape[-1]) for name, x in found.items()}
+
+    return maps
+
+
 def as_function(model: MlpMixer, parameters: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
     """The model as a function of float32 NHWC arrays, to compare with an export of the same interface."""
     predict, parameters = jax.jit(predict_function(model)), jax.device_put(dict(parameters))
@@ -145,6 +163,11 @@ def _outputs(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Arr
     )
     (tokens,) = state["intermediates"][before_head]["__call__"]
     return {"features": jnp.mean(tokens, axis=1), "logits": logits}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _maps(model: MlpMixer, float64: bool, parameters: Arrays, inputs: jax.Array) -> Arrays:
+    return maps_function(model)(*_in(float64, (parameters, inputs)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -189,6 +212,7 @@ class ReferenceModel:
     """
 
     framework, one_core, has_statistics, shares_gradients = "JAX", False, False, True
+    has_maps = True
     merge_vanishing_gradients = staticmethod(join_vanishing)
 
     def __init__(self, model: MlpMixer, parameters: Mapping[str, Any]) -> None:
@@ -220,6 +244,14 @@ class ReferenceModel:
             there = jax.device_put(parameters)
             found = [_outputs(self.model, float64, there, image[np.newaxis]) for image in inputs]
             return {name: np.concatenate([np.asarray(each[name]) for each in found]) for name in found[0]}
+
+    def maps(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
+        """What comes out of the stem and of `tapped_blocks`, [B, h, w, hidden_dim] by name."""
+        float64 = dtype == "float64"
+        with _enable_x64(float64):
+            found = _maps(self.model, float64, dict(self._parameters), inputs)
+            names = ("stem", *tapped_blocks(self.model.architecture.blocks))  # JAX sorts them otherwise
+            return {name: np.asarray(found[name]) for name in names}
 
     def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
         """By key."""
