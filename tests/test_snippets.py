@@ -63,6 +63,7 @@ SLOW = {  # a minute or more
 }
 # Of the pages' full-size models, and of the tiny one that takes their place.
 NAMES = {"convmixer_768_32": "convmixer_tiny", "mixer_b16_i1k": "mixer_tiny", "224": "48"}
+NAMES |= {"block_15": "block_1", "block_31": "block_2", "blocks-15-3": "blocks-1-3"}
 
 
 BLOCKS = [

@@ -256,13 +256,13 @@ def _check_maps(tf: ModuleType, signature: Run, described: Mapping[str, Any], go
         found = signature(inputs=tf.constant(golden.inputs[:1]))
     except Exception as error:
         return Check("signatures", False, f"the maps cannot be computed: {_first_line(error)}")
-    for name, tensor in found.items():
-        value, expected = tensor.numpy(), described[name]["shape"]
+    for name, tensor in described.items():
+        value, expected = found[name].numpy(), tensor["shape"]
         if not tf.TensorShape(expected).is_compatible_with(value.shape):
             return Check("signatures", False, f"map {name}: {list(value.shape)}, expected {expected}")
         if not np.isfinite(value).all():
             return Check("signatures", False, f"map {name}: not finite")
-    return Check("signatures", True, f"maps computed: {', '.join(found)}")
+    return Check("signatures", True, f"maps computed: {', '.join(described)}")
 
 
 def _first_line(error: BaseException) -> str:
