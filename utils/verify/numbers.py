@@ -250,7 +250,7 @@ def _check_image_signatures(tf: ModuleType, model: Any, described: Mapping[str, 
     return Check("signatures", True, f"{', '.join(found)} called; {DEFAULT}: see numbers")
 
 
-def _check_maps(tf: ModuleType, signature: Run, described: Mapping[str, Any], golden: Golden) -> Check:
+def _check_maps(tf: ModuleType, signature: Callable[..., Any], described: Mapping[str, Any], golden: Golden) -> Check:
     """What the signature of maps gives for a golden image has the shapes that the manifest says, and is finite."""
     try:
         found = signature(inputs=tf.constant(golden.inputs[:1]))
