@@ -59,6 +59,13 @@ def test_maps_of_images_that_are_not_square_have_height_before_width(models):
         assert tiny.relative_l2(found[name], expected) < 1e-6
 
 
+def test_a_convmixer_s_features_are_the_mean_of_its_last_map(models):
+    """By which the page computes its class-activation picture."""
+    images = tiny.expected(CONVMIXER)["inputs"]
+    last = saved_model.Candidate(models["convmixer"]).maps(images)["block_2"]
+    assert tiny.relative_l2(last.mean((1, 2)), tiny.expected(CONVMIXER)["features"]) < 1e-5
+
+
 def other_epsilon(graph, weights):
     """In the last BatchNorm of block 1: the stem has one, each block two."""
     set_attributes(nodes(graph, "BatchNormalization")[4], epsilon=1e-2)

@@ -167,19 +167,15 @@ class ReferenceModel:
 
     def maps(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
         """What comes out of the stem and of `tapped_blocks`, [B, h, w, dim] by name."""
-        model, found = self._models[dtype], {}
-        layers = {"stem": model.stem}
-        layers |= {name: model.blocks[index] for name, index in tapped_blocks(len(model.blocks)).items()}
-        hooks = [
-            layer.register_forward_hook(lambda _, __, x, name=name: found.update({name: x.permute(0, 2, 3, 1).numpy()}))
-            for name, layer in layers.items()
-        ]
-        try:
-            _outputs(model, inputs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return found
+        model = self._models[dtype]
+        # Layer by layer: hooks would also see what another thread runs the model on.
+        with torch.inference_mode(), _one_thread():
+            found = {"stem": model.stem(_nchw(inputs, model))}
+            blocks, x = tapped_blocks(len(model.blocks)), found["stem"]
+            for index, block in enumerate(model.blocks):
+                x = block(x)
+                found |= {name: x for name, tapped in blocks.items() if tapped == index}
+        return {name: x.permute(0, 2, 3, 1).numpy() for name, x in found.items()}
 
     def gradients(self, inputs: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
         """In PyTorch's axis order, by parameter name."""
