@@ -186,7 +186,11 @@ def test_the_card_s_code_is_python():
 
 @pytest.mark.parametrize(
     ("made", "warns"),
-    [(official("mixer_b16_i1k"), True), (official("convmixer_768_32"), False), (manifest(), False)],
+    [
+        (official("mixer_b16_i1k", signatures=THREE), True),
+        (official("convmixer_768_32", signatures=THREE), False),
+        (manifest(signatures=THREE), False),
+    ],
     ids=["mixer", "convmixer", "custom"],
 )
 def test_a_card_warns_of_a_sigmoid_loss_where_it_is_known(made, warns):
