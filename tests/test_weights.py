@@ -1,6 +1,7 @@
 """Weights out again: the checkpoint that went in, and what its framework computes with what comes out."""
 
 import json
+import sys
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from safetensors import safe_open
+from snippets import snippets
 
 from utils import weights
 from utils.artefact.opening import open_model
@@ -139,6 +141,26 @@ def test_the_source_computes_with_a_fine_tuned_model_s_file_what_tensorflow_does
     expected = saved_model.as_function(saved_model.load_model(model.folder))(inputs)
     assert expected.shape == (4, 3)
     assert tiny.relative_error(source.outputs(inputs, "float32")["logits"], expected) < OUTPUT_TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "index"), [("classifier", 0), ("plain", 1)])
+def test_the_page_s_lines_load_the_file_into_the_source(kind, index, tmp_path, monkeypatch):
+    import torch
+    from flax.traverse_util import flatten_dict
+
+    from utils.families.convmixer.source import ConvMixer
+
+    def create_model(name, num_classes):
+        """Stands for timm's, whose model has the same names."""
+        return ConvMixer(replace(tiny.architecture("convmixer_tiny"), classes=num_classes))
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    monkeypatch.chdir(tmp_path)
+    names = ("convmixer.safetensors", "mixer.npz")
+    path = written(extractors.published(kind).folder, tmp_path).rename(names[index])
+    exec(snippets("fine-tuning.md", "Back to PyTorch or JAX")[index], found := {})  # noqa: S102
+    loaded = found["model"].state_dict() if kind == "classifier" else flatten_dict(found["params"], sep="/")
+    assert_same({key: np.asarray(torch.as_tensor(value)) for key, value in loaded.items()}, read(path))
 
 
 @pytest.mark.parametrize("kind", ["synthetic", "plain"])
