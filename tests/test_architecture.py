@@ -57,6 +57,7 @@ def test_an_import_that_no_contract_allows_is_found(tmp_path, module, line, said
         "evaluate",
         "batch.command",
         "release.command",
+        "weights",
         "parity",
         "artefact.card",
     ],

@@ -10,6 +10,7 @@ import keras_tiny
 import manifests
 import numpy as np
 import pytest
+import tiny
 import yaml
 from server import running
 
@@ -17,10 +18,12 @@ from utils import publish
 from utils.artefact.contents import check_artefact
 from utils.artefact.record import build_record
 from utils.artefact.staging import Staging
+from utils.export import saved_model
 from utils.families.variants import VARIANTS
 from utils.files import hash_file
 from utils.keras_models import saving
 from utils.parity.golden import make_golden
+from utils.weights import weights_out
 
 OWNER, TOKEN = "somebody", "hf_a-secret-that-nothing-prints"
 NAME = "convmixer_768_32_classification"
@@ -247,6 +250,37 @@ def test_a_model_of_ones_own_goes_to_kaggle_under_its_licence(flowers, kaggle):
     assert handle.endswith("/flowers-classification")
     assert said["licenseName"] == "CC-BY-4.0"
     assert said["files"]["assets.extra/README.md"].decode().rstrip().endswith(WORDS)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A folder with a real model of one's own, the options that publish it, and its weights as `utils.weights` does."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "card.md").write_text(WORDS)
+    exported = tiny.exported("convmixer_tiny", "classification", 48)
+    with Staging(folder / "exports", OWN) as stage:
+        saved_model.save_model(exported, stage.model_dir)
+        stage.unpacked_candidate()
+        stage.publish(manifests.manifest(stage.files, name=OWN, variant=manifests.own()))
+    weights_out(str(folder / "exports" / OWN), str(folder / "expected.safetensors"))
+    options = ("--licence", "CC-BY-4.0", "--card", str(folder / "card.md"), "--weights", "--send")
+    return folder / "exports", options, (folder / "expected.safetensors").read_bytes()
+
+
+def test_the_weights_go_to_the_hub_beside_the_saved_model_and_are_taken_away_without_them(real, hub):
+    folder, options, expected = real
+    assert run("huggingface", folder, *options) == 0
+    assert hub.files(f"{OWNER}/{OWN}")[f"{OWN}.safetensors"] == expected
+    assert run("huggingface", folder, *(each for each in options if each != "--weights")) == 0
+    assert f"{OWN}.safetensors" not in hub.files(f"{OWNER}/{OWN}")
+
+
+def test_the_weights_are_a_variation_of_their_framework_on_kaggle(real, kaggle):
+    folder, options, expected = real
+    assert run("kaggle", folder, *options) == 0
+    (handle,) = (each for each in kaggle.variations if "PY_TORCH" in each)
+    assert handle.endswith("/convmixer/MODEL_FRAMEWORK_PY_TORCH/flowers-classification")
+    assert kaggle.variations[handle]["files"] == {f"{OWN}.safetensors": expected}
 
 
 @pytest.mark.parametrize(

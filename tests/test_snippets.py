@@ -42,6 +42,8 @@ ELSEWHERE = {
     ("docs/conversion.md", ".venv/bin/papermill"): "a network; notebook/test_conversion_notebooks.py runs the notebook",
     ("docs/evaluation.md", "for model in"): "ImageNet; evaluate/test_evaluate.py has a folder like it",
     ("docs/fine-tuning.md", "from google.colab"): "Colab",
+    ("docs/fine-tuning.md", "import timm"): "it is not installed; test_weights.py has a stand-in for it",
+    ("docs/fine-tuning.md", "import numpy"): "a Mixer's file; test_weights.py makes one",
     ("docs/fine-tuning.md", "make convert"): "a network; notebook/test_fine_tune.py runs the notebook",
     ("docs/fine-tuning.md", "python -m benchmarks"): "photographs of one's own",
     ("docs/keras.md", "make convert"): "a network; test_make.py reads what `make` is given",

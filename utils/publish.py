@@ -8,7 +8,8 @@ On the Hugging Face Hub an artefact is a repository: one model, one card, one ta
 are the members of the `.keras` file, because `keras.saving.load_model("hf://owner/name")` looks for them there and
 knows no archive; beside them is the SavedModel, in a folder of its name, which once downloaded is what everything here
 takes. TFLite files are for Kaggle alone, and ONNX files for neither: `hf://` fetches whole repositories, and they would
-double those. On Kaggle a family is a model, and each file a variation under its framework.
+double those. On Kaggle a family is a model, and each file a variation under its framework. With --weights, the weights
+that `utils.weights` makes of the SavedModel go along, for who trains on in PyTorch or JAX.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ from utils.families.variants import VARIANTS
 from utils.files import hash_file, paths_below
 from utils.keras_models.archive import CONFIG, METADATA, WEIGHTS
 from utils.release.folder import check_folder
+from utils.weights import ENDINGS, write_weights
 
 Manifest = Mapping[str, Any]
 
+_OF_KAGGLE = {"PyTorch": "pyTorch", "JAX": "jax"}  # names of source frameworks
 KAGGLEHUB = "kagglehub==1.0.3"  # as requirements-dev.txt has it
 _MAX_WORDS = 64 << 10  # bytes of --card
 # A name as both sites have them: "apache-2.0", "CC0: Public Domain", "Attribution 4.0 International (CC BY 4.0)".
@@ -76,7 +79,13 @@ class Parcel:
 
 
 def publish(
-    site: str, folder: Path, owner: str, patterns: list[str], send: bool = False, maker: Maker | None = None
+    site: str,
+    folder: Path,
+    owner: str,
+    patterns: list[str],
+    send: bool = False,
+    maker: Maker | None = None,
+    weights: bool = False,
 ) -> str:
     """Prints all that goes to a site; returns a sentence on what was done.
 
@@ -87,6 +96,7 @@ def publish(
         patterns: of names, a tarball's without its ending.
         send: whether to send it, too.
         maker: of custom weights; None for official ones.
+        weights: whether to send each artefact's weights for its source framework, too.
 
     Raises:
         PackagingError: a file is not what its manifest says, or may not be published, before anything is sent
@@ -108,6 +118,10 @@ def publish(
         try:
             with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
                 parts = _checked_copies(folder, name, manifest, Path(scratch))
+                if weights and "tensorFlow2" in parts:
+                    framework = FAMILIES[manifest["model"]["family"]].framework
+                    made = parts[_OF_KAGGLE[framework]] = Path(scratch) / f"{name}{ENDINGS[framework]}"
+                    write_weights(open_model(str(parts["tensorFlow2"])), made)
                 if "tensorFlow2" in parts and maker.licence:
                     card = model_card(maker.told(packed_manifest(manifest)), words=maker.words)
                     (parts["tensorFlow2"] / UNLISTED[1]).write_text(card, encoding="utf-8")
@@ -237,6 +251,7 @@ def _hub_parcels(owner: str, manifest: Manifest, parts: Mapping[str, Path], make
         with zipfile.ZipFile(parts["keras"]) as archive:
             unpacked = parts["keras"].with_suffix(".unpacked")
             files |= {member: Path(archive.extract(member, unpacked)) for member in (CONFIG, METADATA, WEIGHTS)}
+    files |= {parts[key].name: parts[key] for key in _OF_KAGGLE.values() if key in parts}
     send = partial(_send_to_hub, repository, files, _notes(manifest))
     yield Parcel(f"huggingface.co/{repository}", files, hub_header(maker.told(manifest)), send)
 
@@ -245,10 +260,10 @@ def _send_to_hub(repository: str, files: Mapping[str, Path | bytes], notes: str)
     """All in one commit, with what it replaces; `upload_folder` would make several of large files."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    api, folder = HfApi(), f"{repository.split('/')[1]}/"
+    api, name = HfApi(), repository.split("/")[1]
     api.create_repo(repository, private=True, exist_ok=True)
-    ours = (CONFIG, METADATA, WEIGHTS)
-    there = [path for path in api.list_repo_files(repository) if path.startswith(folder) or path in ours]
+    ours = (CONFIG, METADATA, WEIGHTS, *(f"{name}{ending}" for ending in ENDINGS.values()))
+    there = [path for path in api.list_repo_files(repository) if path.startswith(f"{name}/") or path in ours]
     operations = [CommitOperationDelete(path) for path in there if path not in files]
     operations += [CommitOperationAdd(path, content) for path, content in files.items()]
     api.create_commit(repository, operations, commit_message=notes)
@@ -311,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="artefacts' names, or patterns (all)")
     parser.add_argument("--licence", metavar="NAME", help="of a model of your own, as the site spells it")
     parser.add_argument("--card", type=Path, metavar="FILE", help="your words on a model of your own, in Markdown")
+    parser.add_argument("--weights", action="store_true", help="send the weights for PyTorch or JAX, too")
     parser.add_argument("--send", action="store_true", help="really send it; without, it is only shown")
     options = parser.parse_args(arguments)
     return run_command(
@@ -321,6 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.only,
             options.send,
             _maker(options.licence, options.card),
+            options.weights,
         ),
         "Interrupted: what was not said to be sent is not there, or private.",
     )

@@ -6,7 +6,6 @@ Everything gets a jitter, because a BatchNorm left near its defaults would hide 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from utils.checkpoints.download import Checkpoint, cache_folder, read_record, write_record
+from utils.checkpoints.writing import write_npz
 from utils.errors import CheckpointError
 from utils.families import FAMILIES
 from utils.families.variants import Variant
@@ -51,7 +51,7 @@ def write(variant: Variant, path: Path, seed: int) -> None:
         with written_whole(path) as file:
             arrays = family.synthetic.arrays(variant.architecture, seed)
             if family.suffix == ".npz":
-                _write_npz(file, arrays)
+                write_npz(file, arrays)
             else:
                 _write_torch(file, arrays, variant.name)
     except (OSError, RuntimeError) as error:  # torch.save wraps a failing write in a RuntimeError
@@ -64,12 +64,3 @@ def _write_torch(file: BinaryIO, arrays: Arrays, name: str) -> None:
     tensors = {key: torch.from_numpy(array) for key, array in arrays}
     # Saving to an open file, not to a path, keeps the file's name out of the archive's bytes.
     torch.save({"state_dict": tensors, "epoch": 0, "arch": name}, file)
-
-
-def _write_npz(file: BinaryIO, arrays: Arrays) -> None:
-    """Uncompressed, one array in memory at a time."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for key, array in arrays:
-            # ZipFile.open with a name alone dates the member 1980: the bytes do not depend on the clock.
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)

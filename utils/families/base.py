@@ -109,7 +109,7 @@ class KerasNames:
 
     Layers have the checkpoint's names with a dash for each `separator`: a backend or another forbids slashes and dots.
     parts: the last part of a key by Keras's name of the variable. axes: by pattern of the key, the checkpoint's axes in
-    Keras's order; those of other keys stay.
+    Keras's order; those of other keys stay. A SavedModel's variables have that order too, but for axes of length one.
     """
 
     separator: str
@@ -123,8 +123,22 @@ class KerasNames:
 
     def to_export_layout(self, key: str, array: np.ndarray) -> np.ndarray:
         """The checkpoint's array, or a gradient of it, in Keras's axis order; what has other axes is as it was."""
-        axes = next((axes for pattern, axes in self.axes.items() if re.fullmatch(pattern, key)), None)
+        axes = self._axes_of(key)
         return array if axes is None or array.ndim != len(axes) else array.transpose(axes)
+
+    def to_checkpoint(self, key: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The checkpoint's array, of this shape, from a Keras model's or a SavedModel's; one that cannot be it stays.
+
+        A SavedModel has a depthwise kernel's axis of length one elsewhere, which changes nothing else.
+        """
+        axes = self._axes_of(key) or tuple(range(len(shape)))
+        turned = tuple(shape[axis] for axis in axes)
+        if [size for size in array.shape if size != 1] != [size for size in turned if size != 1]:
+            return array
+        return array.reshape(turned).transpose(sorted(range(len(axes)), key=axes.__getitem__))
+
+    def _axes_of(self, key: str) -> tuple[int, ...] | None:
+        return next((axes for pattern, axes in self.axes.items() if re.fullmatch(pattern, key)), None)
 
 
 class Export(NamedTuple):
