@@ -28,7 +28,7 @@ from utils.tables import markdown
 
 MODELS = ("convmixer_768_32", "mixer_b16_i1k")
 SIZES = {"0.2": (512, 384), "12": (4000, 3000)}  # megapixels -> width, height
-BATCH = 32
+BATCH = 8
 
 
 def samples(names: Sequence[str], batches: int, rounds: int) -> Iterator[dict[str, Any]]:
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "method": f"batches of {BATCH}, Pillow's decoding and resizing on the same cores as the model, medians",
     }
     rounds = options.repeats or (1 if options.quick else 3)
-    found = command.shown(samples(names, 2, rounds))
+    found = command.shown(samples(names, 4, rounds))
     command.leave(options, "predict", "Answers for a folder of photographs", notes, table, found)
 
 
