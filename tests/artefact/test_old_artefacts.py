@@ -14,6 +14,7 @@ from utils.verify.command import main as verify
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "artefacts"  # its README says how they were made
 FILES = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".gz", ".keras", ".onnx", ".tflite"))
 SCHEMAS = ("schema_0", "schema_1")
+NAME = "{0.parent.name}/{0.name}".format
 
 
 def test_every_schema_has_an_artefact_of_each_kind():
@@ -22,7 +23,7 @@ def test_every_schema_has_an_artefact_of_each_kind():
         assert kinds == {".gz", ".keras", ".onnx", ".tflite"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=NAME)
 def test_an_old_artefact_verifies_and_computes(path, capsys):
     assert verify([str(path)]) == 0, capsys.readouterr().out
     model = load_model(str(path))
@@ -30,9 +31,8 @@ def test_an_old_artefact_verifies_and_computes(path, capsys):
     assert outputs.shape == (2, model.opened.units)
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
-def test_an_old_saved_model_trains_a_step(schema, tmp_path):
-    (path,) = (each for each in FILES if each.parent.name == schema and each.suffix == ".gz")
+@pytest.mark.parametrize("path", (each for each in FILES if each.suffix == ".gz"), ids=NAME)
+def test_an_old_saved_model_trains_a_step(path):
     opened = load_model(str(path)).opened
     model = saved_model.load_model(opened.folder)
     before = [variable.numpy() for variable in model.trainable_variables]
