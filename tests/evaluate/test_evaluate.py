@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import artefacts
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from labelled import store_tfds
@@ -215,6 +217,10 @@ def test_answers_that_are_there_give_the_figures_of_an_evaluation(run, model_of,
     assert "not in" in run(model, data, "--answers", table)
     predict(str(model), [str(data)], table, top_k=3, overwrite=True)
     assert "--top-k 5" in run(model, data, "--answers", table)
+    odd = pq.read_table(table)
+    nulls = pa.array([None] * odd.num_rows, odd.schema.field("classes").type)
+    pq.write_table(odd.set_column(1, odd.schema.field("classes"), nulls), tmp_path / "odd.parquet")
+    assert "too few classes" in run(model, data, "--answers", str(tmp_path / "odd.parquet"))
     (tmp_path / "other.parquet").write_bytes(b"PAR1 and nothing")
     assert "cannot be read" in run(model, data, "--answers", str(tmp_path / "other.parquet"))
 

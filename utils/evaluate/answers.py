@@ -33,16 +33,16 @@ def count_answers(path: Path, model: Model, data: Data) -> tuple[Tally, dict[str
             f"{path} has the answers of another model than {model.opened.name}. Predict with this one."
         )
     wanted = min(BEST, model.opened.units)
-    if binding.get("top_k", 0) < wanted:
-        raise EvaluationError(f"{path} has too few classes of each photograph: predict with --top-k {wanted} or more.")
     labels = {example.path: example.label for example in data.photographs.since(0, data.photographs.count)}
     left, tally = dict(labels), Tally()
     for row in rows:
-        name = _name(row["path"], labels)
+        name = _name(row["path"] or "", labels)
         if name not in left:
-            raise EvaluationError(f"{path}: {printed(row['path'])} is there twice, or not in {data.name}.")
+            raise EvaluationError(f"{path}: {printed(str(row['path']))} is there twice, or not in {data.name}.")
         if row["error"] == NOT_FINITE:
             raise EvaluationError(f"{path}: {printed(row['path'])}: {NOT_FINITE}. Its accuracy would mean nothing.")
+        if row["error"] is None and len(row["classes"] or []) < wanted:
+            raise EvaluationError(f"{path}: {printed(row['path'])} has too few classes: predict with --top-k {wanted}.")
         tally.add({"path": name, "label": left.pop(name), "classes": row["classes"], "error": row["error"]})
     if left:
         raise EvaluationError(f"{path} has no answer for {len(left):,} of the photographs, such as {next(iter(left))}.")

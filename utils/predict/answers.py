@@ -129,16 +129,17 @@ def check_output(output: str, overwrite: bool) -> Path:
     return path
 
 
-def put_together(parts: Parts, count: int, output: Path) -> int:
-    """Writes the first `count` parts as `output`, and removes them; returns how many rows have an error."""
+def put_together(parts: Parts, count: int, output: Path) -> tuple[int, int]:
+    """Writes the first `count` parts as `output`, and removes them; returns the numbers of rows and of errors."""
     from pyarrow import parquet
 
-    errors = 0
+    rows = errors = 0
 
     def read() -> Iterator[pa.Table]:
-        nonlocal errors
+        nonlocal rows, errors
         for part in range(count):
             yield (table := parts.read(part))
+            rows += table.num_rows
             errors += table.num_rows - table.column("error").null_count
 
     tables = read()
@@ -151,7 +152,7 @@ def put_together(parts: Parts, count: int, output: Path) -> int:
             for text in _texts(output.suffix, parts.schema.names, tables):
                 file.write(text.encode())
     parts.remove()
-    return errors
+    return rows, errors
 
 
 def read_answers(path: Path) -> tuple[dict[str, Any], Iterator[Row]]:
