@@ -58,7 +58,7 @@ def photographs(folder: Path, size: tuple[int, int], count: int) -> None:
 
 def prepare(model: str, cores: int) -> Callable[..., dict[str, float]]:
     """In a process of its own: the function that times both ways."""
-    os.sched_setaffinity(0, range(cores))  # before TensorFlow counts them
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before TensorFlow counts them
     from utils.predict.run import Plan, open_run
 
     def timed(folder: str, preprocessing: Any) -> dict[str, float]:

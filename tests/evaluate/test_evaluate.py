@@ -209,12 +209,13 @@ def test_answers_that_are_there_give_the_figures_of_an_evaluation(run, model_of,
     for result in (whole, found):
         by_class = {each["index"]: [each["images"], each["top1"], each["top5"]] for each in result["by_class"]}
         assert by_class == by_class_of(answers("convmixer_tiny"))
-    assert {**found, "settings": None} == {**whole, "settings": None}
+    assert {**found, "settings": 0, "notes": 0} == {**whole, "settings": 0, "notes": 0}
+    assert "answers that were there" in found["notes"][0]
     assert "another model" in run(model_of(weights="synthetic"), data, "--answers", table)
     assert "--checkpoint needs a model" in run(model, data, "--answers", table, *SOURCE)
     first, *_ = sorted(data.rglob("*.*"))
     first.rename(first.with_name("renamed.png"))
-    assert "not in" in run(model, data, "--answers", table)
+    assert "is not in" in run(model, data, "--answers", table)
     predict(str(model), [str(data)], table, top_k=3, overwrite=True)
     assert "--top-k 5" in run(model, data, "--answers", table)
     odd = pq.read_table(table)
@@ -316,7 +317,10 @@ def test_what_cannot_be_evaluated_is_refused(run, model_of, folder, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == {"name": "a manifest"}
     with pytest.raises(EvaluationError, match="was fine-tuned here"):
         find_checkpoint(SimpleNamespace(manifest={"training": {}}, name="tuned"), "official")
-    own = SimpleNamespace(manifest={}, name="mine", variant=SimpleNamespace(name="own"))
+    own = SimpleNamespace(manifest={}, folder="mine", name="mine", variant=SimpleNamespace(name="own"))
+    record = SimpleNamespace(manifest={"training": None}, folder=None, name="mine", weights="custom")
+    with pytest.raises(EvaluationError, match="does not record"):
+        find_checkpoint(record, "official")
     with pytest.raises(EvaluationError, match="path of that file"):
         find_checkpoint(own, "official")
 

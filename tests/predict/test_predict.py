@@ -162,6 +162,22 @@ def test_a_stopped_run_goes_on_and_another_is_refused(photographs, loaded, monke
     assert not (photographs.parent / "out.parquet.parts").exists()
 
 
+@pytest.mark.parametrize("damage", ["cut", "short", "foreign"])
+def test_a_part_that_is_not_this_run_s_is_named(photographs, loaded, monkeypatch, damage):
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.predict.answers.put_together", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict("m", ["photos"], "out.parquet", part=4)
+    path = photographs.parent / "out.parquet.parts" / "000000.parquet"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        table = pq.read_table(path)
+        pq.write_table(table.slice(0, 3) if damage == "short" else table.replace_schema_metadata({}), path)
+    with pytest.raises(PackagingError, match=r"000000\.parquet .* Remove it"):
+        predict("m", ["photos"], "out.parquet", part=4)
+
+
 @pytest.mark.parametrize(
     ("images", "output", "said"),
     [

@@ -38,15 +38,16 @@ def count_answers(path: Path, model: Model, data: Data) -> tuple[Tally, dict[str
     for row in rows:
         name = _name(row["path"] or "", labels)
         if name not in left:
-            raise EvaluationError(f"{path}: {printed(str(row['path']))} is there twice, or not in {data.name}.")
+            where = "is there twice" if name in labels else f"is not in {data.name}"
+            raise EvaluationError(f"{path}: {printed(str(row['path']))} {where}. Predict for the same photographs.")
         if row["error"] == NOT_FINITE:
             raise EvaluationError(f"{path}: {printed(row['path'])}: {NOT_FINITE}. Its accuracy would mean nothing.")
-        if row["error"] is None and len(row["classes"] or []) < wanted:
+        if not row["error"] and len({each for each in row["classes"] or [] if each is not None}) < wanted:
             raise EvaluationError(f"{path}: {printed(row['path'])} has too few classes: predict with --top-k {wanted}.")
         tally.add({"path": name, "label": left.pop(name), "classes": row["classes"], "error": row["error"]})
     if left:
         raise EvaluationError(f"{path} has no answer for {len(left):,} of the photographs, such as {next(iter(left))}.")
-    return tally, {key: binding.get(key) for key in ("batch_size", "versions")}
+    return tally, {"answers": path.name} | {key: binding.get(key) for key in ("batch_size", "versions")}
 
 
 def _name(path: str, labels: Mapping[str, int]) -> str | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from utils.command import positive, run_command
 from utils.errors import EvaluationError, PackagingError, ParameterError
 from utils.families import FAMILIES
+from utils.files import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,8 +55,8 @@ def _evaluate(options: argparse.Namespace) -> str:
     data = open_data(options.data, opened.labels, opened.units, options.limit, options.split, options.data_dir)
     path = _output(options.output, f"{opened.name}_on_{_short(options.data)}.json")
     source, run = None, None
-    if options.answers:
-        tally, settings = count_answers(Path(options.answers).expanduser(), model, data)
+    if options.answers is not None:
+        tally, settings = count_answers(user_path(options.answers), model, data)
     else:
         source = find_checkpoint(opened, options.checkpoint) if options.checkpoint is not None else None
         run = _opened_run(options, model, source, data, path)
@@ -64,7 +65,7 @@ def _evaluate(options: argparse.Namespace) -> str:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in tally.corrupt.items())
         raise EvaluationError(
             f"{len(tally.corrupt):,} of {data.photographs.count:,} files cannot be evaluated:\n{reasons}\n"
-            "Get them again; or leave them out, counted: the same command with --skip-corrupt."
+            "Leave them out, counted: the same command with --skip-corrupt. Or get them again, and begin anew."
         )
     if not tally.images:
         raise EvaluationError(f"--data {options.data}: not one of {data.photographs.count} files can be decoded.")
@@ -78,7 +79,9 @@ def _evaluate(options: argparse.Namespace) -> str:
 def _check(options: argparse.Namespace) -> None:
     """ParameterError for what answers that are there already leave no choice of."""
     given = {"--checkpoint": options.checkpoint, "--limit": options.limit, "--preprocessing": options.preprocessing}
-    if options.answers and (idle := [name for name, value in given.items() if value not in (None, "pillow")]):
+    if options.answers is not None and (
+        idle := [name for name, value in given.items() if value not in (None, "pillow")]
+    ):
         raise ParameterError(f"{idle[0]} needs a model that answers now. Leave it out, or --answers.")
 
 
@@ -135,7 +138,9 @@ def _count(run: Run) -> Tally:
     tally = Tally()
     with tqdm(total=run.photographs.count, unit="image", desc=run.opened.name) as bar:
         for part in range(run.count):
-            batches = [run.parts.read(part).to_pylist()] if run.parts.is_done(part) else run.work(part)
+            batches = (
+                [run.parts.read(part, run.rows_in(part)).to_pylist()] if run.parts.is_done(part) else run.work(part)
+            )
             for rows in batches:
                 for row in rows:
                     tally.add(row)
@@ -147,7 +152,7 @@ def _count(run: Run) -> Tally:
 
 def _output(output: str | None, name: str) -> Path:
     """Where the result goes; a file that is there already is replaced only if it is a result."""
-    path = Path(output or name).expanduser().absolute()
+    path = user_path(output or name).absolute()
     if path.exists():
         try:
             known = "evaluated" in json.loads(path.read_text(encoding="utf-8"))

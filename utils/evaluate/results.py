@@ -200,6 +200,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         notes.append("SYNTHETIC WEIGHTS: random numbers in the official format, which recognise nothing.")
     if result["source"] and not result["source"]["converted_from_it"]:
         notes.append("The checkpoint is another file than the one that the model was converted from.")
+    if result["settings"].get("answers"):
+        notes.append("Counted from answers that were there: by the photographs' paths, whatever the files were then.")
     if result["settings"]["preprocessing"] == "graph":
         notes.append("The model prepared its images itself; Pillow is what the source projects evaluated with.")
     if result["reported"]["top1"] is not None and result["images"] != _VALIDATION_IMAGES:

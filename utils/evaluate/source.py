@@ -20,9 +20,14 @@ Predict = Callable[[np.ndarray], np.ndarray]  # float32 [B, H, W, C], normalised
 
 def find_checkpoint(model: Pretrained, checkpoint: str) -> Checkpoint:
     """The file of the source model: a path, "official", or "synthetic" with the seed that the manifest records."""
-    if "training" in model.manifest:
+    if model.manifest.get("training") is not None:
         raise EvaluationError(
             f"{model.name} was fine-tuned here, so no source framework has its weights. Leave --checkpoint out."
+        )
+    if model.folder is None and model.weights != "official":
+        raise EvaluationError(
+            f"{model.name}: this file does not record how its checkpoint was read. Give the SavedModel, or leave "
+            "--checkpoint out."
         )
     if model.variant.name == OWN and checkpoint in KEYWORDS:
         raise EvaluationError(

@@ -12,12 +12,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import PackagingError, ParameterError
-from utils.files import write_text, written_whole
+from utils.files import user_path, write_text, written_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ class Parts:
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
             different = [key for key in {**found, **self.binding} if found.get(key) != self.binding.get(key)]
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise PackagingError(f"{record} is damaged: {error}. {advice}") from error
         if different:
             raise ParameterError(f"{self.folder} is of a run with another {' and '.join(different)}. {advice}")
@@ -89,20 +89,28 @@ class Parts:
         with self.explained(), written_whole(self._path(part)) as file:
             parquet.write_table(pa.Table.from_pylist(list(rows), self.schema), file)
 
-    def read(self, part: int) -> pa.Table:
-        """A part that is done; PackagingError if it is damaged."""
+    def read(self, part: int, rows: int) -> pa.Table:
+        """A part that is done, of so many rows; PackagingError if it is damaged, or of another run."""
         import pyarrow as pa
         from pyarrow import parquet
 
         path = self._path(part)
         try:
-            return parquet.read_table(path, schema=self.schema)
+            table = parquet.read_table(path)
+            table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
             raise PackagingError(f"{path} cannot be read: {error}. Remove it, and give the same command.") from error
+        same = (table.schema.metadata or {}).get(METADATA) == self.schema.metadata[METADATA]
+        if not same or not table.schema.equals(self.schema) or table.num_rows != rows:
+            raise PackagingError(f"{path} is damaged, or of another run. Remove it, and give the same command.")
+        return table
 
     def remove(self) -> None:
-        """Removes the folder."""
-        shutil.rmtree(self.folder)
+        """Removes the folder; what of it cannot be removed is no part of a run any more."""
+        gone = self.folder.with_name(f".{self.folder.name}.gone")
+        with suppress(OSError):
+            self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _path(self, part: int) -> Path:
         return self.folder / f"{part:06}.parquet"
@@ -121,7 +129,7 @@ class Parts:
 
 def check_output(output: str, overwrite: bool) -> Path:
     """The file's absolute path; ParameterError for another ending than `ENDINGS`, or a file that is there."""
-    path = Path(output).expanduser().absolute()
+    path = user_path(output).absolute()
     if path.suffix not in ENDINGS:
         raise ParameterError(f"--output {output}: expected a name that ends in {', '.join(ENDINGS)}.")
     if os.path.lexists(path) and not overwrite:
@@ -129,17 +137,16 @@ def check_output(output: str, overwrite: bool) -> Path:
     return path
 
 
-def put_together(parts: Parts, count: int, output: Path) -> tuple[int, int]:
-    """Writes the first `count` parts as `output`, and removes them; returns the numbers of rows and of errors."""
+def put_together(parts: Parts, rows_in: Sequence[int], output: Path) -> int:
+    """Writes all parts, of so many rows each, as `output`, and removes them; returns how many rows have an error."""
     from pyarrow import parquet
 
-    rows = errors = 0
+    errors = 0
 
     def read() -> Iterator[pa.Table]:
-        nonlocal rows, errors
-        for part in range(count):
-            yield (table := parts.read(part))
-            rows += table.num_rows
+        nonlocal errors
+        for part, rows in enumerate(rows_in):
+            yield (table := parts.read(part, rows))
             errors += table.num_rows - table.column("error").null_count
 
     tables = read()
@@ -152,7 +159,7 @@ def put_together(parts: Parts, count: int, output: Path) -> tuple[int, int]:
             for text in _texts(output.suffix, parts.schema.names, tables):
                 file.write(text.encode())
     parts.remove()
-    return rows, errors
+    return errors
 
 
 def read_answers(path: Path) -> tuple[dict[str, Any], Iterator[Row]]:
@@ -164,14 +171,21 @@ def read_answers(path: Path) -> tuple[dict[str, Any], Iterator[Row]]:
     try:
         file = parquet.ParquetFile(path)
         binding = json.loads((file.schema_arrow.metadata or {}).get(METADATA, b"null"))
-    except (OSError, pa.ArrowException, ValueError) as error:
+    except (OSError, pa.ArrowException, ValueError, RecursionError) as error:
         raise ParameterError(f"{path} cannot be read: {error}. {advice}") from error
-    if not isinstance(binding, dict) or not file.schema_arrow.equals(schema_of("logits", 0)):
+    versions = binding.get("versions") if isinstance(binding, dict) else None
+    known = isinstance(versions, dict) and all(isinstance(each, str) for each in versions.values())
+    if (
+        not known
+        or not isinstance(binding.get("batch_size"), int)
+        or not file.schema_arrow.equals(schema_of("logits", 0))
+    ):
         raise ParameterError(f"{path} is another file. {advice}")
 
     def rows() -> Iterator[Row]:
         try:
             for batch in file.iter_batches():
+                batch.validate(full=True)
                 yield from batch.to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise ParameterError(f"{path} is damaged: {error}. {advice}") from error

@@ -42,10 +42,10 @@ def predict(model: str, images: list[str], output: str, ray: str = "", **options
         for count in counts:
             bar.update(count)
     path = check_output(output, overwrite=True)
-    rows, errors = put_together(run.parts, run.count, path)
+    errors = put_together(run.parts, list(map(run.rows_in, range(run.count))), path)
     synthetic = "SYNTHETIC WEIGHTS: the answers mean nothing. " if run.opened.weights == "synthetic" else ""
     notice = f"\n{run.photographs.notice}" if run.photographs.notice else ""
-    return f"{synthetic}{rows:,} rows, {errors:,} of them with an error: {path}{notice}"
+    return f"{synthetic}{run.photographs.count:,} rows, {errors:,} of them with an error: {path}{notice}"
 
 
 def _parser() -> argparse.ArgumentParser:
