@@ -21,7 +21,7 @@ from labelled import store_tfds
 from PIL import Image
 
 from utils.errors import EvaluationError
-from utils.evaluate import command, data as evaluation_data
+from utils.evaluate import command, data as evaluation_data, run as running
 from utils.evaluate.source import find_checkpoint
 from utils.export.signatures import image_signatures
 from utils.families.variants import get_variant
@@ -133,7 +133,7 @@ def folder(tmp_path, photographs, answers):
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
     """Runs the command: the result and what was printed; or, where it fails, what was said."""
-    monkeypatch.setattr(command, "PART", 4)
+    monkeypatch.setattr(running, "PART", 4)
 
     def call(model, data, *options, output="result.json"):
         arguments = ["--model", str(model), "--data", str(data), "--output", str(tmp_path / output), *options]

@@ -50,7 +50,7 @@ def loaded(monkeypatch):
         **{"names": CLASSES, "labels": [Label(f"n{i}", name) for i, name in enumerate(CLASSES)]},
     )
     found = SimpleNamespace(
-        opened=opened, sha256="a", run=lambda x: batches.append(x.shape) or of_colours(x), batches=[]
+        opened=opened, sha256="a", runtime="NumPy", run=lambda x: batches.append(x.shape) or of_colours(x), batches=[]
     )
     batches = found.batches
     monkeypatch.setattr(running, "load_model", lambda _: found)
@@ -147,7 +147,10 @@ def test_a_stopped_run_goes_on_and_another_is_refused(photographs, loaded, monke
     loaded.sha256 = "b"
     with pytest.raises(ParameterError, match="another model"):
         predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
-    loaded.sha256 = "a"
+    loaded.sha256, loaded.runtime = "a", "another"
+    with pytest.raises(ParameterError, match="another versions"):
+        predict("m", ["photos"], "out.parquet", batch_size=2, part=3)
+    loaded.runtime = "NumPy"
     for changed in ({"top_k": 2}, {"batch_size": 3}, {"part": 4}):
         with pytest.raises(ParameterError, match=f"another {next(iter(changed))}"):
             predict("m", ["photos"], "out.parquet", **{"batch_size": 2, "part": 3} | changed)

@@ -6,32 +6,13 @@ A stopped run leaves its answers beside the output; the same command goes on fro
 from __future__ import annotations
 
 import argparse
-import functools
-import io
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from utils.command import positive, run_command
 from utils.errors import EvaluationError, PackagingError, ParameterError
-from utils.families import FAMILIES
 from utils.files import user_path
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy as np
-
-    from utils.checkpoints.loading import Checkpoint
-    from utils.evaluate.data import Data, Example
-    from utils.evaluate.results import Tally
-    from utils.evaluate.source import Predict
-    from utils.predict.answers import Row
-    from utils.predict.model import Model
-    from utils.predict.run import Run
-
-PART = 1000  # photographs whose answers are written at once: a minute's, on a laptop
 
 
 def _evaluate(options: argparse.Namespace) -> str:
@@ -40,6 +21,7 @@ def _evaluate(options: argparse.Namespace) -> str:
     from utils.evaluate.answers import count_answers
     from utils.evaluate.data import open_data
     from utils.evaluate.results import result_of, table, write_json
+    from utils.evaluate.run import count, open_run
     from utils.evaluate.source import find_checkpoint
     from utils.predict.model import load_model
 
@@ -59,8 +41,8 @@ def _evaluate(options: argparse.Namespace) -> str:
         tally, settings = count_answers(user_path(options.answers), model, data)
     else:
         source = find_checkpoint(opened, options.checkpoint) if options.checkpoint is not None else None
-        run = _opened_run(options, model, source, data, path)
-        tally, settings = _count(run), {key: run.parts.binding[key] for key in ("batch_size", "versions")}
+        run = open_run(model, source, data, path, options.batch_size, options.preprocessing)
+        tally, settings = count(run), {key: run.parts.binding[key] for key in ("batch_size", "versions")}
     if tally.corrupt and not options.skip_corrupt:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in tally.corrupt.items())
         raise EvaluationError(
@@ -79,75 +61,9 @@ def _evaluate(options: argparse.Namespace) -> str:
 def _check(options: argparse.Namespace) -> None:
     """ParameterError for what answers that are there already leave no choice of."""
     given = {"--checkpoint": options.checkpoint, "--limit": options.limit, "--preprocessing": options.preprocessing}
-    if options.answers is not None and (
-        idle := [name for name, value in given.items() if value not in (None, "pillow")]
-    ):
+    idle = [name for name, value in given.items() if value not in (None, "pillow")]
+    if options.answers is not None and idle:
         raise ParameterError(f"{idle[0]} needs a model that answers now. Leave it out, or --answers.")
-
-
-def _opened_run(options: argparse.Namespace, model: Model, source: Checkpoint | None, data: Data, path: Path) -> Run:
-    """A run of `predict` over the data; the source model is loaded if anything is left to do."""
-    from utils.artefact.manifest import installed_versions
-    from utils.evaluate.results import schema
-    from utils.evaluate.source import load_source
-    from utils.predict.answers import Parts
-    from utils.predict.run import Run, binding_of
-
-    binding = binding_of(model, data.photographs)
-    binding |= {
-        "versions": binding["versions"] | installed_versions(FAMILIES[model.opened.variant.family].packages),
-        "checkpoint": source.sha256 if source else None,
-        "number of images": data.photographs.count,
-        "batch_size": options.batch_size,
-        "preprocessing": options.preprocessing,
-        "part": PART,
-    }
-    expected = functools.cache(lambda: load_source(model.opened, source)) if source else None
-
-    def answer(examples: Sequence[Example], inputs: np.ndarray) -> Iterator[Row]:
-        return _rows(model, expected and expected(), options.preprocessing == "graph", examples, inputs)
-
-    parts = Parts(path, schema(), binding)
-    return Run(data.photographs, model.opened, answer, parts, options.batch_size, PART)
-
-
-def _rows(
-    model: Model, expected: Predict | None, in_graph: bool, examples: Sequence[Example], inputs: np.ndarray
-) -> Iterator[Row]:
-    """Rows of `results.compared`. in_graph: the model prepares the photographs itself, one at a time."""
-    import numpy as np
-
-    from utils.evaluate.results import compared
-    from utils.images.photographs import load_image
-
-    if in_graph:
-        images = (np.asarray(load_image(io.BytesIO(example.read()), example.path)) for example in examples)
-        logits = np.concatenate([model.run_image(image[None]) for image in images])
-    else:
-        logits = np.asarray(model.run(inputs))[: len(examples)]
-    source = expected(inputs)[: len(examples)] if expected else None
-    return compared([example.label for example in examples], logits, source)
-
-
-def _count(run: Run) -> Tally:
-    """The counts over all photographs: of parts that are done, and of those that are done now."""
-    from tqdm import tqdm
-
-    from utils.evaluate.results import Tally
-
-    tally = Tally()
-    with tqdm(total=run.photographs.count, unit="image", desc=run.opened.name) as bar:
-        for part in range(run.count):
-            batches = (
-                [run.parts.read(part, run.rows_in(part)).to_pylist()] if run.parts.is_done(part) else run.work(part)
-            )
-            for rows in batches:
-                for row in rows:
-                    tally.add(row)
-                bar.update(len(rows))
-                if tally.images:
-                    bar.set_postfix({"top-1": f"{100 * tally.top1 / tally.images:.2f} %"})
-    return tally
 
 
 def _output(output: str | None, name: str) -> Path:

@@ -22,13 +22,15 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Model:
-    """opened: what is known of it. sha256: of all its files. run: float32 [B, crop, crop, C] -> float32 [B, units].
+    """opened: what is known of it. sha256: of all its files. runtime: what computes it, with its version.
 
-    run_image: uint8 [1, H, W, 3] -> float32 [1, units], if the model prepares a photograph itself.
+    run: float32 [B, crop, crop, C] -> float32 [B, units]. run_image: uint8 [1, H, W, 3] -> float32 [1, units], if the
+    model prepares a photograph itself.
     """
 
     opened: Pretrained
     sha256: str
+    runtime: str
     run: Run
     run_image: Run | None = None
 
@@ -41,17 +43,13 @@ def load_model(model: str) -> Model:
     """
     ending = "" if "://" in model else Path(model).suffix
     with quiet_imports():
-        opened, *runs = _LOADERS.get(ending, _saved_model)(model)
+        opened, runtime, *runs = _LOADERS.get(ending, _saved_model)(model)
     opened.preprocessing.check_photographs(opened.name)
-    return Model(opened, hash_of(opened), *runs)
+    sha256 = hashlib.sha256(json.dumps(dict(opened.hashes)).encode()).hexdigest()
+    return Model(opened, sha256, runtime, *runs)
 
 
-def hash_of(opened: Pretrained) -> str:
-    """SHA-256 of all its files."""
-    return hashlib.sha256(json.dumps(dict(opened.hashes)).encode()).hexdigest()
-
-
-def _saved_model(model: str) -> tuple[Pretrained, Run, Run | None]:
+def _saved_model(model: str) -> tuple[Pretrained, str, Run, Run | None]:
     opened = open_model(model)
     import tensorflow as tf
 
@@ -63,31 +61,37 @@ def _saved_model(model: str) -> tuple[Pretrained, Run, Run | None]:
         raise PackagingError(f"{model}: serving_default is {found}; its manifest says {told}. Convert it again.")
     signature, output = loaded.signatures.get("serving_image"), opened.output
     run_image = signature and (lambda image: signature(images=tf.constant(image))[output].numpy())
-    return opened, saved_model.as_function(loaded), run_image
+    return opened, f"TensorFlow {tf.__version__}", saved_model.as_function(loaded), run_image
 
 
-def _keras(model: str) -> tuple[Pretrained, Run]:
+def _keras(model: str) -> tuple[Pretrained, str, Run]:
     opened = open_keras(path := user_path(model))
+    import keras
+
     from utils.keras_models import saving
 
-    return opened, saving.load(path).predict_on_batch
+    runtime = f"Keras {keras.__version__} on {keras.backend.backend()}"
+    return opened, runtime, saving.load(path).predict_on_batch
 
 
-def _onnx(model: str) -> tuple[Pretrained, Run]:
+def _onnx(model: str) -> tuple[Pretrained, str, Run]:
+    import onnxruntime
+
     from utils.export.onnx_session import Session
 
     if not (path := user_path(model)).is_file():
         raise ParameterError(f"model '{path}': there is no such file. Convert one with formats = 'saved_model, onnx'.")
     session = Session(path)
-    return open_recorded(path, record_from_texts(session.metadata, path.name)), session
+    opened = open_recorded(path, record_from_texts(session.metadata, path.name))
+    return opened, f"ONNX Runtime {onnxruntime.__version__}", session
 
 
-def _lite(model: str) -> tuple[Pretrained, Run]:
+def _lite(model: str) -> tuple[Pretrained, str, Run]:
     opened = open_lite(user_path(model))
-    from utils.verify.numbers import lite_function
+    from utils.verify.numbers import lite_function, lite_runtime
 
     run = lite_function(opened.folder / MODEL, opened.preprocessing)
-    return opened, lambda inputs: run(inputs)[opened.output]
+    return opened, lite_runtime()[1], lambda inputs: run(inputs)[opened.output]
 
 
 _LOADERS = {".keras": _keras, ".onnx": _onnx, ".tflite": _lite}

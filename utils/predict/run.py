@@ -139,7 +139,7 @@ def open_run(plan: Plan) -> Run:
 
 def binding_of(model: Model, photographs: Photographs) -> dict[str, Any]:
     """What every answer depends on."""
-    versions = installed_versions(("tensorflow", "pillow", "numpy"))
+    versions = {"runtime": model.runtime, **installed_versions(("pillow", "numpy"))}
     return {"model": model.sha256, "list of photographs": photographs.sha256, "versions": versions}
 
 
